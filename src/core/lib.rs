@@ -1,0 +1,17 @@
+//! What streamshield decides, free of clocks, I/O and threads.
+//!
+//! Every other crate depends on this one and none of them on each other (only `server` sees all): they meet in the
+//! traits of [`ports`]. The vocabulary is that of `docs/glossary.md`; the invariants (E-1 … M-1) are those of
+//! `ARCHITECTURE.md`.
+//!
+//! - [`ids`]: newtypes for regions, epochs, fences.
+//! - [`watermark`]: event-time progress and the one definition of "closed" and "late" (E-5).
+//! - [`epoch`]: the epoch record, the proof of what was committed (E-1 … E-4).
+//! - [`table`]: a SQL table as connectors see it.
+//! - [`ports`]: the traits between engine, connectors and state.
+
+pub mod epoch;
+pub mod ids;
+pub mod ports;
+pub mod table;
+pub mod watermark;

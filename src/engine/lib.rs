@@ -1,0 +1,3 @@
+//! What streamshield does: runs a [`plan::JobPlan`] in epochs over a log.
+
+pub mod plan;

@@ -1,0 +1,1 @@
+//! No code here: see the description in `Cargo.toml`.

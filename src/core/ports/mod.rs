@@ -11,3 +11,22 @@ pub mod log;
 pub mod sink;
 pub mod source;
 pub mod state;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// The connectors that a binary knows, by the value of the `connector` option.
+#[derive(Clone, Default)]
+pub struct Connectors {
+    pub sources: BTreeMap<&'static str, Arc<dyn source::SourceConnector>>,
+    pub sinks: BTreeMap<&'static str, Arc<dyn sink::SinkConnector>>,
+}
+
+impl Connectors {
+    pub fn add_source(&mut self, connector: Arc<dyn source::SourceConnector>) {
+        self.sources.insert(connector.name(), connector);
+    }
+    pub fn add_sink(&mut self, connector: Arc<dyn sink::SinkConnector>) {
+        self.sinks.insert(connector.name(), connector);
+    }
+}

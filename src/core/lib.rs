@@ -6,10 +6,12 @@
 //!
 //! - [`ids`]: newtypes for regions, epochs, fences.
 //! - [`watermark`]: event-time progress and the one definition of "closed" and "late" (E-5).
+//! - [`control`]: who owns the job (O-1).
 //! - [`epoch`]: the epoch record, the proof of what was committed (E-1 … E-4).
 //! - [`table`]: a SQL table as connectors see it.
 //! - [`ports`]: the traits between engine, connectors and state.
 
+pub mod control;
 pub mod epoch;
 pub mod ids;
 pub mod ports;

@@ -1,0 +1,72 @@
+# Everything here works on a fresh clone: each target first lets scripts/bootstrap.sh check, or install, what it needs.
+# There is one profile, release: tests, benchmarks and the shipped binary share one build of the dependencies.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+# Outside of the clone, so that a new clone finds the dependencies built.
+CARGO_TARGET_DIR ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/streamshield/target
+export CARGO_TARGET_DIR
+export PATH := $(PATH):$(HOME)/.cargo/bin
+STREAMSHIELD := $(CARGO_TARGET_DIR)/release/streamshield
+
+DEMO_SECONDS ?=
+KILLS ?= 100
+KILL_RECORDS ?=
+EVENTS ?=
+ARGS ?=
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: bootstrap
+bootstrap: ## check or install what a build needs
+	@scripts/bootstrap.sh build
+
+.PHONY: build
+build: bootstrap ## the binary, in $CARGO_TARGET_DIR/release/streamshield
+	cargo build --release --workspace
+
+.PHONY: demo
+demo: build ## hot items of a generated auction, live in the terminal; no broker, no Java (DEMO_SECONDS=10 ends by itself)
+	@$(STREAMSHIELD) run examples/hot-items.yaml $(if $(DEMO_SECONDS),--duration $(DEMO_SECONDS)s) --summary json
+
+.PHONY: test
+test: bootstrap ## everything, with a real Apache Kafka on loopback (ARGS="-- name" for some tests)
+	@scripts/test.sh $(ARGS)
+
+.PHONY: test-kill
+test-kill: build ## the short kill test, as in `make test`
+	@scripts/with-kafka.sh cargo test --release --workspace --test integration -- --nocapture kill::
+
+.PHONY: kill-test
+kill-test: build ## the long kill test: KILLS=100 → target/bench/kill-test.json
+	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/kill-test --kills $(KILLS) $(if $(KILL_RECORDS),--records $(KILL_RECORDS)) $(ARGS)
+
+.PHONY: bench
+bench: build ## Nexmark q0 q1 q2 q12 beside Apache Flink → target/bench/nexmark.json (EVENTS=…)
+	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench nexmark $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
+
+.PHONY: bench-latency
+bench-latency: build ## Kafka append to committed output, two stages, 20,000 events/s → target/bench/latency.json
+	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench latency $(ARGS)
+
+.PHONY: bench-memory
+bench-memory: build ## 10 million keys in one window, 512 MiB budget → target/bench/memory.json
+	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench memory $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
+
+.PHONY: fmt
+fmt: ## format the code
+	@scripts/bootstrap.sh build lint
+	cargo fmt --all
+
+.PHONY: lint
+lint: ## formatting and clippy, as strict as a review
+	@scripts/bootstrap.sh build lint
+	cargo fmt --all --check
+	cargo clippy --release --workspace --all-targets -- -D warnings
+
+.PHONY: clean-kafka
+clean-kafka: ## stop and wipe the Kafka of an interrupted run
+	@for folder in target/kafka/*; do [ ! -d "$$folder" ] || scripts/kafka.sh stop "$$folder" --wipe; done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bootstrap.sh [build|kafka|flink]…: makes sure that what the project needs is on this machine (default: build).
 #
-#   build   Rust, a C and a C++ compiler, cmake, libclang, pkg-config, headers of OpenSSL, zlib and curl
+#   build   Rust, a C and a C++ compiler, make, libclang, pkg-config, headers of OpenSSL and zlib
 #   kafka   a JDK from 17 on and Maven, for tests and benchmarks with a real broker
 #   flink   the same, for the peer of `make bench`
 #   lint    rustfmt and clippy
@@ -56,13 +56,10 @@ check_build() {
   have cc || need gcc "a C compiler"
   have c++ || need g++ "a C++ compiler"
   have make || need make "make"
-  have cmake || need cmake "cmake (builds librdkafka)"
   have pkg-config || need pkg-config "pkg-config"
   have_libclang || need libclang-dev "libclang (bindings of RocksDB)"
   have_header openssl/ssl.h || need libssl-dev "OpenSSL with headers"
   have_header zlib.h || need zlib1g-dev "zlib with headers"
-  # librdkafka's sources include this header even where curl itself is switched off.
-  have_header curl/curl.h || need libcurl4-openssl-dev "curl's headers"
 }
 check_java() {
   java_is_recent || need default-jdk-headless "a JDK from 17 on"

@@ -1,0 +1,130 @@
+//! What is asked of DataFusion's aggregate functions: accumulators for many groups, and how their states merge.
+//!
+//! A function's *state columns* are its partial result: they go through the exchange, are stored in the region's state, and are merged
+//! there. Sums, counts and averages, minima and maxima merge by a kernel of the state table; all else by the function's own accumulator.
+
+use crate::operators::OperatorError;
+use crate::plan::AggregateCall;
+use arrow_array::{Array, ArrayRef, UInt32Array};
+use arrow_schema::DataType;
+use arrow_select::take::take;
+use datafusion_common::Result as DataFusionResult;
+use datafusion_expr::{EmitTo, GroupsAccumulator};
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
+use datafusion_physical_expr::{GroupsAccumulatorAdapter, PhysicalExpr};
+use std::sync::Arc;
+use streamshield_core::ports::state::{AggregateState, Merge, StateError, StateErrorKind, StateMerger};
+
+/// A fresh accumulator: the function's own for groups, or one boxed accumulator per group.
+pub fn groups_accumulator(function: &Arc<AggregateFunctionExpr>) -> DataFusionResult<Box<dyn GroupsAccumulator>> {
+    if function.groups_accumulator_supported() {
+        return function.create_groups_accumulator();
+    }
+    let function = function.clone();
+    Ok(Box::new(GroupsAccumulatorAdapter::new(move || function.create_accumulator())))
+}
+
+/// Arguments of `update_batch`: those of the call, then those of its ORDER BY.
+pub fn arguments(function: &AggregateFunctionExpr) -> Vec<Arc<dyn PhysicalExpr>> {
+    let mut arguments = function.expressions();
+    arguments.extend(function.order_bys().iter().map(|sort| sort.expr.clone()));
+    arguments
+}
+
+/// How the state of a call is stored and merged.
+pub fn aggregate_state(call: &AggregateCall) -> AggregateState {
+    AggregateState { fields: call.state_fields.clone(), merge: merge(call) }
+}
+
+fn merge(call: &AggregateCall) -> Merge {
+    let function = &call.function;
+    let state_types: Vec<&DataType> = call.state_fields.iter().map(|field| field.data_type()).collect();
+    if !function.is_distinct() {
+        match (function.fun().name(), state_types.as_slice()) {
+            ("count", [count]) if is_summable(count) => return Merge::Sum,
+            ("sum", [sum]) if is_summable(sum) => return Merge::Sum,
+            ("avg", [count, sum]) if is_summable(count) && is_summable(sum) => return Merge::Sum,
+            ("min", [value]) if is_comparable(value) => return Merge::Min,
+            ("max", [value]) if is_comparable(value) => return Merge::Max,
+            _ => {}
+        }
+    }
+    Merge::Other(Arc::new(AccumulatorMerger { function: function.clone() }))
+}
+
+fn is_summable(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Int64 | DataType::UInt64 | DataType::Float64 | DataType::Decimal128(..))
+}
+
+/// Types on which the state's comparison and the function's agree. Not floats: the function has its own rules for NaN.
+fn is_comparable(data_type: &DataType) -> bool {
+    use DataType::*;
+    matches!(data_type, Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Decimal128(..) | Date32 | Time32(_) | Timestamp(..) | Utf8)
+}
+
+/// Merges states by the function's accumulator.
+struct AccumulatorMerger {
+    function: Arc<AggregateFunctionExpr>,
+}
+
+impl StateMerger for AccumulatorMerger {
+    fn merge(&self, stored: &[ArrayRef], incoming: &[ArrayRef], groups: &[usize]) -> Result<Vec<ArrayRef>, StateError> {
+        let merge = || -> DataFusionResult<Vec<ArrayRef>> {
+            let count = stored.first().map_or(0, |column| column.len());
+            let mut accumulator = groups_accumulator(&self.function)?;
+            let (stored, places) = with_value(stored)?;
+            accumulator.merge_batch(&stored, &places, count)?;
+            accumulator.merge_batch(incoming, groups, count)?;
+            accumulator.state(EmitTo::All)
+        };
+        merge().map_err(|error| StateError { kind: StateErrorKind::Internal, message: format!("merging states of {}: {error}", self.function.name()) })
+    }
+}
+
+/// The rows that hold a state, with their places. A row of nulls is a group that is new to the table.
+fn with_value(stored: &[ArrayRef]) -> DataFusionResult<(Vec<ArrayRef>, Vec<usize>)> {
+    let count = stored.first().map_or(0, |column| column.len());
+    if stored.iter().any(|column| column.null_count() == 0) {
+        return Ok((stored.to_vec(), (0..count).collect()));
+    }
+    let places: Vec<usize> = (0..count).filter(|row| stored.iter().any(|column| column.is_valid(*row))).collect();
+    let indices = UInt32Array::from_iter_values(places.iter().map(|place| *place as u32));
+    let columns: Result<Vec<ArrayRef>, _> = stored.iter().map(|column| take(column, &indices, None)).collect();
+    Ok((columns?, places))
+}
+
+/// Turns state columns into results.
+pub struct Finalizer {
+    function: Arc<AggregateFunctionExpr>,
+    /// The state is the result.
+    is_state: bool,
+    output_type: DataType,
+}
+
+impl Finalizer {
+    pub fn new(call: &AggregateCall) -> Self {
+        let output_type = call.function.field().data_type().clone();
+        let plain = !call.function.is_distinct() && matches!(call.function.fun().name(), "count" | "sum" | "min" | "max");
+        let is_state = plain && call.state_fields.len() == 1 && call.state_fields[0].data_type() == &output_type;
+        Finalizer { function: call.function.clone(), is_state, output_type }
+    }
+
+    /// One result per row of the state columns.
+    pub fn results(&self, states: &[ArrayRef]) -> Result<ArrayRef, OperatorError> {
+        if self.is_state {
+            return Ok(states[0].clone());
+        }
+        let evaluate = || -> DataFusionResult<ArrayRef> {
+            let count = states.first().map_or(0, |column| column.len());
+            let mut accumulator = groups_accumulator(&self.function)?;
+            accumulator.merge_batch(states, &(0..count).collect::<Vec<_>>(), count)?;
+            accumulator.evaluate(EmitTo::All)
+        };
+        let results = evaluate().map_err(OperatorError::datafusion("aggregate"))?;
+        if results.data_type() != &self.output_type {
+            let message = format!("{} gives {} instead of {}", self.function.name(), results.data_type(), self.output_type);
+            return Err(OperatorError::plan("aggregate", message));
+        }
+        Ok(results)
+    }
+}

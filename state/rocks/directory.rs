@@ -1,0 +1,89 @@
+//! The directory of a region's store: private, ours, and never reached through a link.
+
+use crate::error::io;
+use std::fs::{self, DirBuilder, Permissions};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use streamshield_core::ids::RegionId;
+use streamshield_core::ports::state::StateError;
+
+const PRIVATE: u32 = 0o700;
+
+/// What was found in a store's directory.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Found {
+    /// Nothing of worth: no directory, an empty one, or a store whose creation was interrupted.
+    Nothing,
+    Store,
+    /// Data without the file that says what is valid.
+    Remains,
+}
+
+fn failed(what: &str, path: &Path, error: &std::io::Error) -> StateError {
+    io(format!("{what} {}: {error}", path.display()))
+}
+
+/// `<state_dir>/<stage>-<partition>`: numbers only, so no name leads elsewhere.
+pub(super) fn region_path(state_dir: &Path, region: RegionId) -> PathBuf {
+    state_dir.join(format!("{}-{}", region.stage.0, region.partition))
+}
+
+/// Creates a private directory, or takes over one that is there.
+pub(super) fn create(path: &Path) -> Result<(), StateError> {
+    refuse_link(path)?;
+    let created = DirBuilder::new().recursive(true).mode(PRIVATE).create(path);
+    created.map_err(|error| failed("cannot create the state directory", path, &error))
+}
+
+/// Closes a store's directory to other users.
+pub(super) fn make_private(path: &Path) -> Result<(), StateError> {
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE))
+        .map_err(|error| failed("cannot restrict the permissions of", path, &error))
+}
+
+pub(super) fn refuse_link(path: &Path) -> Result<(), StateError> {
+    match fs::symlink_metadata(path) {
+        Ok(found) if found.is_symlink() => Err(io(format!("{} is a symbolic link: refused", path.display()))),
+        Ok(found) if !found.is_dir() => Err(io(format!("{} is not a directory", path.display()))),
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed("cannot examine", path, &error)),
+    }
+}
+
+/// Looks at a store's directory before RocksDB does: without its `CURRENT` it would quietly start an empty store
+/// among the old files.
+pub(super) fn inspect(path: &Path) -> Result<Found, StateError> {
+    refuse_link(path)?;
+    let entries = match fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Found::Nothing),
+        Err(error) => return Err(failed("cannot list", path, &error)),
+    };
+    let (mut has_current, mut has_tables) = (false, false);
+    for entry in entries {
+        let entry = entry.map_err(|error| failed("cannot list", path, &error))?;
+        let kind = entry.file_type().map_err(|error| failed("cannot examine", &entry.path(), &error))?;
+        if kind.is_symlink() {
+            return Err(io(format!("{} is a symbolic link: refused", entry.path().display())));
+        }
+        let name = entry.file_name();
+        has_current |= name == "CURRENT";
+        has_tables |= Path::new(&name).extension().is_some_and(|extension| extension == "sst");
+    }
+    Ok(match (has_current, has_tables) {
+        (true, _) => Found::Store,
+        (false, true) => Found::Remains,
+        (false, false) => Found::Nothing,
+    })
+}
+
+/// Deletes a store's directory; links in it are deleted, not followed.
+pub(super) fn delete(path: &Path) -> Result<(), StateError> {
+    refuse_link(path)?;
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("cannot delete", path, &error)),
+        _ => Ok(()),
+    }
+}

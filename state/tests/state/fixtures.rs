@@ -1,0 +1,86 @@
+//! Tables, batches and stores for the tests.
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
+use arrow_array::{ArrayRef, Int64Array};
+use arrow_schema::{DataType, Field, FieldRef};
+use std::path::Path;
+use std::sync::Arc;
+use streamshield_core::ids::{RegionId, StageId};
+use streamshield_core::ports::state::{
+    AggregateState, Merge, OpenedState, RegionState, StateBackend, Window, WindowTable, WindowTableSpec,
+};
+use streamshield_state::{Config, RocksBackend};
+
+pub const REGION: RegionId = RegionId { stage: StageId(3), partition: 5 };
+pub const OPERATOR: u16 = 1;
+
+pub fn window(number: i64) -> Window {
+    Window { end_ms: (number + 1) * 1000, start_ms: number * 1000 }
+}
+
+pub fn field(name: &str, data_type: DataType, nullable: bool) -> FieldRef {
+    Arc::new(Field::new(name, data_type, nullable))
+}
+
+pub fn aggregate(merge: Merge, types: &[DataType]) -> AggregateState {
+    let fields = types.iter().map(|data_type| field("state", data_type.clone(), true)).collect();
+    AggregateState { fields, merge }
+}
+
+/// A count by one integer.
+pub fn count_by_integer() -> WindowTableSpec {
+    WindowTableSpec {
+        operator: OPERATOR,
+        keys: vec![field("key", DataType::Int64, false)],
+        aggregates: vec![aggregate(Merge::Sum, &[DataType::Int64])],
+    }
+}
+
+pub fn config(directory: &Path) -> Config {
+    Config { block_cache_bytes: 8 << 20, write_buffer_bytes: 4 << 20, ..Config::new(directory) }
+}
+
+pub fn open(directory: &Path, spec: &WindowTableSpec) -> OpenedState {
+    let backend = RocksBackend::new(config(directory)).expect("the directory is writable");
+    backend.open(REGION, std::slice::from_ref(spec)).expect("the store opens")
+}
+
+pub fn integers(values: impl IntoIterator<Item = i64>) -> ArrayRef {
+    Arc::new(Int64Array::from_iter_values(values))
+}
+
+/// Counts one for each key.
+pub fn count(state: &mut dyn RegionState, window: Window, keys: impl IntoIterator<Item = i64>) {
+    let keys = integers(keys);
+    let ones = integers(vec![1; keys.len()]);
+    state.table(OPERATOR).merge(window, &[keys], &[ones]).expect("the batch merges");
+}
+
+pub fn seal_and_apply(state: &mut dyn RegionState, record: &[u8]) {
+    let flush = state.seal_flush().expect("seals");
+    state.apply_flush(flush, record).expect("applies");
+}
+
+/// Drains one portion of counts, and whether it was the last.
+pub fn drain_counts(table: &mut dyn WindowTable, window: Window, max_rows: usize) -> (Vec<(i64, i64)>, bool) {
+    let drained = table.drain(window, max_rows).expect("drains");
+    let keys = drained.keys[0].as_primitive::<Int64Type>().values().iter().copied();
+    let counts = drained.states[0].as_primitive::<Int64Type>().values().iter().copied();
+    (keys.zip(counts).collect(), drained.finished)
+}
+
+/// What a crash at this moment would leave: the files as they are, without what is in memory.
+pub fn crash_image(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("the target is writable");
+    for entry in std::fs::read_dir(from).expect("the source is readable") {
+        let entry = entry.expect("the entry is readable");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("the entry has a type").is_dir() {
+            crash_image(&entry.path(), &target);
+        } else if entry.file_name() != "LOCK" {
+            // A file that RocksDB deletes meanwhile belongs to no image.
+            let _ = std::fs::copy(entry.path(), target);
+        }
+    }
+}

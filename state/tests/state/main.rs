@@ -1,0 +1,9 @@
+//! The state of a region, driven through the port as the engine does.
+
+mod benchmarks;
+mod damage;
+mod disk_full;
+mod fixtures;
+mod kinds;
+mod model;
+mod restart;

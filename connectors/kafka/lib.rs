@@ -1,1 +1,29 @@
-//! placeholder
+//! Kafka: the log port over librdkafka, and the tables with `'connector' = 'kafka'`.
+//!
+//! The engine knows only the traits of `streamshield_core::ports`; this crate is the one place that talks to librdkafka,
+//! against any Kafka cluster and against the embedded broker alike.
+//!
+//! | module | what |
+//! |---|---|
+//! | [`KafkaLog`] (`log`, `admin`, `append`) | topics, offsets, groups, single messages |
+//! | [`KafkaReader`] (`reader`, `fetch`) | read committed by position, in batches; `fetch` is the audited `unsafe` |
+//! | [`KafkaWriter`] (`writer`, `produce`, `context`) | transactions and the doubt about them; `produce` is the other `unsafe` |
+//! | `properties`, `errors` | client properties and secrets; what a caller does about an error |
+//!
+//! Invariants: E-3 rests on [`KafkaWriter`], O-1 on its fencing, M-1 on the bounds in `properties` and `reader`.
+
+mod admin;
+mod append;
+mod context;
+mod errors;
+mod fetch;
+mod log;
+mod produce;
+mod properties;
+mod reader;
+mod writer;
+
+pub use log::KafkaLog;
+pub use properties::is_secret;
+pub use reader::KafkaReader;
+pub use writer::KafkaWriter;

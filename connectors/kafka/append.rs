@@ -1,0 +1,96 @@
+//! Single messages outside of transactions: the control log's records.
+//!
+//! One idempotent producer per log, with a thread of rdkafka that serves its reports at once; a caller waits for its
+//! own report. A message whose outcome is unknown at the deadline may still be in the log: readers of the control
+//! log take a repeated record for a no-op.
+
+use crate::errors::{code_error, log_error};
+use crate::properties::Properties;
+use crate::writer::record_headers;
+use parking_lot::{Condvar, Mutex};
+use rdkafka::client::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{DeliveryResult, Message};
+use rdkafka::producer::{BaseRecord, NoCustomPartitioner, Producer, ProducerContext, ThreadedProducer};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use streamshield_core::ids::Offset;
+use streamshield_core::ports::log::{LogError, LogErrorKind, OutMessage};
+
+/// How long a message may wait for its acknowledgement.
+const DELIVERY_TIMEOUT: Duration = Duration::from_secs(10);
+/// The report follows at once.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(12);
+
+/// Where a report goes to.
+#[derive(Default)]
+struct Report {
+    outcome: Mutex<Option<Result<Offset, Code>>>,
+    arrived: Condvar,
+}
+
+struct AppendEvents;
+
+impl ClientContext for AppendEvents {
+    fn log(&self, _level: RDKafkaLogLevel, facility: &str, line: &str) {
+        tracing::debug!(target: "kafka", facility, "{line}");
+    }
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(target: "kafka", "{error}: {reason}");
+    }
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+impl ProducerContext<NoCustomPartitioner> for AppendEvents {
+    type DeliveryOpaque = Arc<Report>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, report: Arc<Report>) {
+        let outcome = match result {
+            Ok(message) => Ok(message.offset()),
+            Err((error, _)) => Err(error.rdkafka_error_code().unwrap_or(Code::Fail)),
+        };
+        *report.outcome.lock() = Some(outcome);
+        report.arrived.notify_one();
+    }
+}
+
+type AppendClient = ThreadedProducer<AppendEvents, NoCustomPartitioner>;
+
+/// Makes its producer at the first message, and a new one after a fatal error.
+#[derive(Default)]
+pub(crate) struct Appender {
+    client: Mutex<Option<Arc<AppendClient>>>,
+}
+
+impl Appender {
+    fn client(&self, properties: &Properties) -> Result<Arc<AppendClient>, LogError> {
+        let mut slot = self.client.lock();
+        if let Some(client) = slot.as_ref().filter(|client| client.client().fatal_error().is_none()) {
+            return Ok(Arc::clone(client));
+        }
+        let client = properties.append(DELIVERY_TIMEOUT).create_with_context(AppendEvents).map_err(|error| log_error("make a producer", &error))?;
+        Ok(Arc::clone(slot.insert(Arc::new(client))))
+    }
+
+    pub fn append(&self, properties: &Properties, message: &OutMessage) -> Result<Offset, LogError> {
+        let client = self.client(properties)?;
+        let what = format!("append to '{}'", message.topic);
+        let report = Arc::new(Report::default());
+        let mut record = BaseRecord::<[u8], [u8], Arc<Report>>::with_opaque_to(&message.topic, Arc::clone(&report));
+        record.partition = message.partition;
+        record.key = message.key.as_deref();
+        record.payload = message.payload.as_deref();
+        record.timestamp = message.timestamp_ms;
+        record.headers = record_headers(message);
+        client.send(record).map_err(|(error, _)| log_error(&what, &error))?;
+        let deadline = Instant::now() + REPORT_TIMEOUT;
+        let mut outcome = report.outcome.lock();
+        while outcome.is_none() && !report.arrived.wait_until(&mut outcome, deadline).timed_out() {}
+        match outcome.take() {
+            Some(Ok(offset)) => Ok(offset),
+            Some(Err(code)) => Err(code_error(&what, code)),
+            None => Err(LogError::new(LogErrorKind::Retry, format!("{what}: no acknowledgement within {} s", REPORT_TIMEOUT.as_secs()))),
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! What the caller should do about an error of librdkafka, as a [`LogError`].
+//!
+//! One table for all clients, so that a code means the same in a reader, a writer and an administration call.
+//! Everything that is not known to be final is `Retry`: the engine keeps its sealed epochs and calls again, which is
+//! right for every trouble of brokers and networks and only slow for a mistake.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use streamshield_core::ports::log::{LogError, LogErrorKind};
+
+/// The kind of one error code.
+pub(crate) fn kind_of(code: Code) -> LogErrorKind {
+    use LogErrorKind::*;
+    match code {
+        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping | Code::UnknownProducerId => Fenced,
+        Code::InvalidTransactionalState | Code::OutOfOrderSequenceNumber | Code::State => Fenced,
+        Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::LogTruncation => OutOfRange,
+        Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => Missing,
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidRecord | Code::InvalidMessageSize => Invalid,
+        Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::InvalidTimestamp => Invalid,
+        Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed => Fatal,
+        Code::TransactionalIdAuthorizationFailed | Code::SaslAuthenticationFailed | Code::Authentication => Fatal,
+        Code::UnsupportedSASLMechanism | Code::IllegalSASLState | Code::SecurityDisabled => Fatal,
+        Code::InvalidTopic | Code::InvalidConfig | Code::InvalidPartitions | Code::InvalidReplicationFactor => Fatal,
+        Code::InvalidArgument | Code::InvalidTransactionTimeout | Code::PolicyViolation | Code::UnsupportedFeature => Fatal,
+        Code::UnsupportedVersion | Code::NotImplemented | Code::InvalidGroupId | Code::UnsupportedCompressionType => Fatal,
+        _ => Retry,
+    }
+}
+
+/// Maps an error; `what` is what was tried, as the subject of the sentence ("create topic 'bids'").
+pub(crate) fn log_error(what: &str, error: &KafkaError) -> LogError {
+    match error {
+        // Its text may quote the value of a property, which may be a secret.
+        KafkaError::ClientConfig(..) | KafkaError::Nul(_) => LogError::new(LogErrorKind::Fatal, format!("{what}: the client refused a property")),
+        KafkaError::ClientCreation(reason) => LogError::new(LogErrorKind::Fatal, format!("{what}: {reason}")),
+        KafkaError::Transaction(native) if native.is_fatal() && kind_of(native.code()) == LogErrorKind::Retry => {
+            LogError::new(LogErrorKind::Fenced, format!("{what}: {native}"))
+        }
+        other => {
+            let kind = other.rdkafka_error_code().map_or(LogErrorKind::Retry, kind_of);
+            LogError::new(kind, format!("{what}: {other}"))
+        }
+    }
+}
+
+/// The same for a bare code.
+pub(crate) fn code_error(what: &str, code: Code) -> LogError {
+    LogError::new(kind_of(code), format!("{what}: {code}"))
+}

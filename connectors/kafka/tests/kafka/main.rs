@@ -1,0 +1,12 @@
+//! Tests against a real broker, named by `STREAMSHIELD_KAFKA` (host:port).
+//!
+//! Without it they fail, so that a run without Kafka can't be taken for a passed one; `STREAMSHIELD_SKIP_KAFKA=1` leaves
+//! them out and says so. The test that stops and starts a broker needs one of its own: `STREAMSHIELD_KAFKA_RESTART`
+//! (`address;stop command;start command`).
+
+mod measure;
+mod restart;
+mod support;
+mod transactions;
+mod reading;
+mod topics;

@@ -1,0 +1,126 @@
+//! A planned job for people and programs: stages, exchanges, state.
+
+use crate::Planned;
+use crate::windows::describe;
+use std::fmt::Write;
+use streamshield_engine::plan::{Aggregate, Operator, StageInput, StageOutput, StagePlan, WatermarkPlan};
+
+/// The stages as text.
+pub fn text(planned: &Planned) -> String {
+    let mut out = String::new();
+    for stage in &planned.plan.stages {
+        write_stage(planned, stage, &mut out);
+    }
+    for warning in &planned.plan.warnings {
+        let _ = writeln!(out, "warning: {warning}");
+    }
+    out
+}
+
+fn write_stage(planned: &Planned, stage: &StagePlan, out: &mut String) {
+    let _ = writeln!(out, "stage {}", stage.name);
+    let _ = writeln!(out, "  {}", input_text(planned, stage));
+    if let StageInput::Source(source) = &stage.input
+        && let Some(watermark) = &source.watermark
+    {
+        let _ = writeln!(out, "  {}", watermark_text(source, watermark));
+    }
+    for operator in &stage.operators {
+        let _ = writeln!(out, "  {}", operator_text(operator));
+    }
+    let _ = writeln!(out, "  {}", output_text(planned, stage));
+}
+
+fn input_text(planned: &Planned, stage: &StagePlan) -> String {
+    match &stage.input {
+        StageInput::Source(source) => {
+            let columns: Vec<&str> = source.columns.iter().map(|column| column.field.name().as_str()).collect();
+            format!("read {} ({}): {}", source.table.name, source.table.connector(), columns.join(", "))
+        }
+        StageInput::Exchange(exchange) => format!("from exchange {}", planned.plan.exchanges[exchange.0 as usize].name),
+    }
+}
+
+fn watermark_text(source: &streamshield_engine::plan::SourceScan, watermark: &WatermarkPlan) -> String {
+    match watermark {
+        WatermarkPlan::EventTime { time_column, expression, idle_timeout_ms } => {
+            let idle = idle_timeout_ms.map_or(String::new(), |ms| format!(", idle after {ms} ms"));
+            format!("watermark for {}: {}{idle}", source.project.schema.field(*time_column).name(), list(&expression.list))
+        }
+        WatermarkPlan::ProcessingTime { granularity_ms } => format!("watermark: the clock, every {granularity_ms} ms"),
+    }
+}
+
+fn list<T: std::fmt::Display>(items: &[T]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn operator_text(operator: &Operator) -> String {
+    match operator {
+        Operator::Filter(predicate) => format!("filter {}", list(&predicate.list)),
+        Operator::Project(projection) => {
+            let named = projection.expressions.list.iter().zip(projection.schema.fields());
+            let items: Vec<String> = named.map(|(expression, field)| format!("{expression} as {}", field.name())).collect();
+            format!("project {}", items.join(", "))
+        }
+        Operator::Unnest(unnest) => format!("unnest column {}{}", unnest.list_column, if unnest.ordinality { " with ordinality" } else { "" }),
+        Operator::Expand(expand) => format!("expand each row to {} rows", expand.projections.len()),
+        Operator::AssignWindows(windows) => format!("windows {}", describe(windows.kind)),
+        Operator::PartialAggregate(aggregate) => format!("partial aggregate {}", aggregate_text(aggregate)),
+        Operator::WindowAggregate(aggregate) => format!("aggregate {} [state]", aggregate_text(aggregate)),
+    }
+}
+
+fn aggregate_text(aggregate: &Aggregate) -> String {
+    let keys: Vec<&str> = aggregate.key_fields.iter().map(|field| field.name().as_str()).collect();
+    let calls: Vec<&str> = aggregate.calls.iter().map(|call| call.display.as_str()).collect();
+    format!("by ({}) of {}", keys.join(", "), calls.join(", "))
+}
+
+fn output_text(planned: &Planned, stage: &StagePlan) -> String {
+    match &stage.output {
+        StageOutput::Exchange(exchange) => {
+            let exchange = &planned.plan.exchanges[exchange.0 as usize];
+            let keys: Vec<&str> = exchange.keys.iter().map(|key| exchange.schema.field(*key).name().as_str()).collect();
+            let to = if keys.is_empty() { "one partition".to_owned() } else { format!("by ({})", keys.join(", ")) };
+            format!("to exchange {} {to}", exchange.name)
+        }
+        StageOutput::Sink(sink) => {
+            let columns: Vec<&str> = sink.columns.iter().map(|column| column.field.name().as_str()).collect();
+            format!("write {} ({}): {}", sink.table.name, sink.table.connector(), columns.join(", "))
+        }
+    }
+}
+
+/// The same as JSON.
+pub fn json(planned: &Planned) -> serde_json::Value {
+    let plan = &planned.plan;
+    let stages: Vec<serde_json::Value> = plan
+        .stages
+        .iter()
+        .map(|stage| {
+            serde_json::json!({
+                "name": stage.name,
+                "input": input_text(planned, stage),
+                "operators": stage.operators.iter().map(operator_text).collect::<Vec<_>>(),
+                "output": output_text(planned, stage),
+            })
+        })
+        .collect();
+    serde_json::json!({ "fingerprint": plan.fingerprint.to_string(), "stages": stages, "warnings": plan.warnings })
+}
+
+/// The same for Graphviz.
+pub fn graphviz(planned: &Planned) -> String {
+    let mut out = String::from("digraph job {\n  rankdir=LR;\n  node [shape=box];\n");
+    for stage in &planned.plan.stages {
+        let _ = writeln!(out, "  s{} [label={:?}];", stage.id.0, stage.name);
+    }
+    for exchange in &planned.plan.exchanges {
+        for upstream in &exchange.upstream {
+            let _ = writeln!(out, "  s{} -> s{} [label={:?}];", upstream.0, exchange.downstream.0, exchange.name);
+        }
+    }
+    out.push_str("}\n");
+    out
+}

@@ -1,0 +1,117 @@
+//! Flink's spellings that DataFusion's planner does not know, turned into ones that it does, in the syntax tree.
+//!
+//! Here is what needs no types: `MOD(a, b)` is `a % b`. What needs a body is a function in [`crate::functions`].
+
+use sqlparser::ast::{
+    self, BinaryOperator, CaseWhen, CeilFloorKind, DateTimeField, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArgumentList,
+    FunctionArguments, Ident, ObjectName, Query, Value, VisitMut, VisitorMut,
+};
+use std::ops::ControlFlow;
+
+/// Rewrites a whole query.
+pub(crate) fn rewrite(query: &mut Query) {
+    let ControlFlow::Continue(()) = VisitMut::visit(query, &mut Spellings);
+}
+
+/// Rewrites one expression of a `CREATE TABLE`.
+pub(crate) fn rewrite_expression(expression: &mut Expr) {
+    let ControlFlow::Continue(()) = VisitMut::visit(expression, &mut Spellings);
+}
+
+struct Spellings;
+
+impl VisitorMut for Spellings {
+    type Break = std::convert::Infallible;
+
+    fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Self::Break> {
+        let replacement = match expression {
+            Expr::Function(function) if function.over.is_none() => replace_function(function),
+            Expr::Floor { expr, field: CeilFloorKind::DateTimeField(unit) } => truncated("__floor_to", unit, expr),
+            Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(unit) } => truncated("__ceil_to", unit, expr),
+            _ => None,
+        };
+        if let Some(replacement) = replacement {
+            *expression = replacement;
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn truncated(function: &str, unit: &DateTimeField, expression: &Expr) -> Option<Expr> {
+    if *unit == DateTimeField::NoDateTime {
+        return None;
+    }
+    Some(call(function, vec![text(&unit.to_string().to_uppercase()), expression.clone()]))
+}
+
+/// The positional arguments of a plain call.
+pub(crate) fn plain_arguments(function: &Function) -> Option<Vec<&Expr>> {
+    let arguments = match &function.args {
+        FunctionArguments::None => return Some(Vec::new()),
+        FunctionArguments::List(list) if list.duplicate_treatment.is_none() && list.clauses.is_empty() => &list.args,
+        _ => return None,
+    };
+    let expression = |argument: &'_ FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)));
+    arguments.iter().all(expression).then(|| {
+        let expressions = arguments.iter().filter_map(|argument| match argument {
+            FunctionArg::Unnamed(FunctionArgExpr::Expr(expression)) => Some(expression),
+            _ => None,
+        });
+        expressions.collect()
+    })
+}
+
+fn replace_function(function: &Function) -> Option<Expr> {
+    let name = function.name.to_string().to_lowercase();
+    let arguments = plain_arguments(function)?;
+    match (name.as_str(), arguments.as_slice()) {
+        ("mod", [left, right]) => Some(Expr::Nested(Box::new(Expr::BinaryOp {
+            left: Box::new(nested(left)),
+            op: BinaryOperator::Modulo,
+            right: Box::new(nested(right)),
+        }))),
+        ("if", [condition, then, otherwise]) => Some(Expr::Case {
+            case_token: ast::helpers::attached_token::AttachedToken::empty(),
+            end_token: ast::helpers::attached_token::AttachedToken::empty(),
+            operand: None,
+            conditions: vec![CaseWhen { condition: (*condition).clone(), result: (*then).clone() }],
+            else_result: Some(Box::new((*otherwise).clone())),
+        }),
+        ("ifnull", [value, otherwise]) => Some(call("coalesce", vec![(*value).clone(), (*otherwise).clone()])),
+        ("locate", [part, whole]) => Some(call("strpos", vec![(*whole).clone(), (*part).clone()])),
+        ("unix_timestamp", []) => Some(call("__unix_timestamp_now", Vec::new())),
+        ("timestampdiff", [unit, from, to]) => Some(call("__timestamp_diff", vec![unit_text(unit)?, (*from).clone(), (*to).clone()])),
+        ("timestampadd", [unit, count, time]) => Some(call("__timestamp_add", vec![unit_text(unit)?, (*count).clone(), (*time).clone()])),
+        _ => None,
+    }
+}
+
+fn nested(expression: &Expr) -> Expr {
+    Expr::Nested(Box::new(expression.clone()))
+}
+
+/// `MINUTE` as an argument is a bare word.
+fn unit_text(unit: &Expr) -> Option<Expr> {
+    match unit {
+        Expr::Identifier(name) => Some(text(&name.value.to_uppercase())),
+        _ => None,
+    }
+}
+
+fn text(value: &str) -> Expr {
+    Expr::Value(Value::SingleQuotedString(value.to_owned()).with_empty_span())
+}
+
+pub(crate) fn call(name: &str, arguments: Vec<Expr>) -> Expr {
+    let args = arguments.into_iter().map(|argument| FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))).collect();
+    Expr::Function(Function {
+        name: ObjectName::from(vec![Ident::new(name)]),
+        uses_odbc_syntax: false,
+        parameters: FunctionArguments::None,
+        args: FunctionArguments::List(FunctionArgumentList { duplicate_treatment: None, args, clauses: Vec::new() }),
+        filter: None,
+        null_treatment: None,
+        over: None,
+        within_group: Vec::new(),
+    })
+}

@@ -25,7 +25,7 @@ impl Table {
         let is_due = |slab: &WindowSlab| {
             slab.marks.all_clean() && (slab.last_used <= self.clock_at_eviction || slab.bytes() <= wanted)
         };
-        if !self.windows.get(&window).is_some_and(is_due) {
+        if !self.windows.get(&window).is_some_and(|slab| is_due(slab)) {
             return Ok(0);
         }
         let mut empty = WindowSlab::new(&self.spec)?;
@@ -35,14 +35,14 @@ impl Table {
         empty.is_stored = slab.is_stored;
         empty.last_used = slab.last_used;
         let (before, after) = (slab.bytes(), empty.bytes());
-        *slab = empty;
+        **slab = empty;
         self.bytes = self.bytes + after - before;
         Ok(before.saturating_sub(after))
     }
 
     /// Drops clean groups of a window to gain about `wanted` bytes. Returns the bytes gained.
     pub fn evict_groups(&mut self, window: Window, wanted: usize, unused_only: bool) -> usize {
-        let before = self.windows.get(&window).map_or(0, WindowSlab::bytes);
+        let before = self.windows.get(&window).map_or(0, |slab| slab.bytes());
         self.settle_drain(window);
         let Some(slab) = self.windows.get_mut(&window) else { return 0 };
         let clean = slab.marks.clean(unused_only);

@@ -14,7 +14,7 @@ use arrow_array::{Array, ArrayRef, UInt32Array};
 use arrow_select::concat::concat;
 use arrow_select::take::take;
 use std::collections::BTreeMap;
-use streamshield_core::ports::state::{StateError, StateMerger};
+use streamshield_core::ports::state::{StateError, StateMerger, Window};
 
 /// How many groups of a window are on disk and not in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -235,12 +235,14 @@ impl WindowSlab {
     pub fn bytes(&self) -> usize {
         let columns: usize = self.columns.iter().map(|column| column.bytes() + COLUMN_BYTES).sum();
         let drain = self.drain.as_ref().map_or(0, |drain| drain.groups.capacity() * 4);
-        self.keys.bytes() + self.index.bytes() + columns + self.marks.bytes() + drain + size_of::<Self>()
+        self.keys.bytes() + self.index.bytes() + columns + self.marks.bytes() + drain + SLAB_BYTES
     }
 }
 
-/// A column's own fields and its allocation, about.
-const COLUMN_BYTES: usize = 160;
+/// A column's own fields, about, and the pointer to it.
+const COLUMN_BYTES: usize = 176;
+/// The slab itself and its entry in the map of windows, whose nodes are about half full.
+const SLAB_BYTES: usize = size_of::<WindowSlab>() + 2 * (size_of::<Window>() + size_of::<usize>());
 
 fn find_or_add_row(index: &mut Index, store: &mut KeyStore, key: &[u8]) -> u32 {
     let hash = hash_bytes(key);

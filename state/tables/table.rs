@@ -21,7 +21,8 @@ pub(super) struct PendingRemoval {
 pub(crate) struct Table {
     pub(super) spec: TableSpec,
     pub(super) store: Arc<Store>,
-    pub(super) windows: BTreeMap<Window, WindowSlab>,
+    /// Boxed: a node of the map has room for eleven.
+    pub(super) windows: BTreeMap<Window, Box<WindowSlab>>,
     pub(super) removals: BTreeMap<Window, Vec<PendingRemoval>>,
     pub(super) bytes: usize,
     /// Merges so far: the age of a window's last use.
@@ -39,7 +40,7 @@ impl Table {
             slab.absent = Absent::Unknown;
             slab.is_stored = true;
             table.bytes += slab.bytes();
-            table.windows.insert(window, slab);
+            table.windows.insert(window, Box::new(slab));
         }
         Ok(table)
     }
@@ -178,13 +179,13 @@ impl WindowTable for Table {
         let before = match self.windows.get(&window) {
             Some(slab) => slab.bytes(),
             None => {
-                self.windows.insert(window, WindowSlab::new(&self.spec)?);
+                self.windows.insert(window, Box::new(WindowSlab::new(&self.spec)?));
                 0
             }
         };
         self.clock += 1;
         let merged = self.merge_rows(window, &keys, states);
-        let after = self.windows.get(&window).map_or(0, WindowSlab::bytes);
+        let after = self.windows.get(&window).map_or(0, |slab| slab.bytes());
         self.bytes = self.bytes + after - before;
         merged
     }
@@ -198,7 +199,7 @@ impl WindowTable for Table {
     }
 
     fn groups(&self) -> usize {
-        self.windows.values().map(WindowSlab::live).sum()
+        self.windows.values().map(|slab| slab.live()).sum()
     }
 }
 

@@ -155,12 +155,11 @@ impl World {
         }
     }
 
-    fn drain(&mut self, window: Window, max_rows: usize) -> bool {
+    fn drain_and_compare(&mut self, window: Window, max_rows: usize) {
         let expected = expected_drain(&mut self.model, window, max_rows);
         let (subject, replica) = self.both();
         assert_eq!(subject.drain(window, max_rows), expected, "drain of {window:?}");
         assert_eq!(replica.drain(window, max_rows), expected, "drain of {window:?} in memory");
-        expected.1
     }
 
     fn seal(&mut self) {
@@ -229,7 +228,7 @@ impl World {
         }
         match action {
             Action::Merge(number, batch) => self.merge(*number, batch),
-            Action::Drain(number, max_rows) => drop(self.drain(window(*number), *max_rows)),
+            Action::Drain(number, max_rows) => self.drain_and_compare(window(*number), *max_rows),
             Action::Seal => self.seal(),
             Action::Apply => self.apply(),
             Action::Evict(eighths) => self.evict(*eighths),
@@ -248,13 +247,13 @@ impl World {
     /// In the end everything comes out.
     fn drain_all(&mut self) {
         while let Some(window) = self.model.keys().next().copied() {
-            while !self.drain(window, 7) {}
+            self.run(&Action::Drain(window.start_ms / 1000, 7));
         }
-        self.seal();
+        self.run(&Action::Seal);
         while !self.unapplied.is_empty() {
             self.apply();
         }
-        self.restart(false);
+        self.run(&Action::Close);
         let subject = self.subject.as_mut().expect("runs");
         assert_eq!(subject.state.table(OPERATOR).first_closed(Watermark::MAX), None);
     }

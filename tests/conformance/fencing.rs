@@ -55,7 +55,7 @@ fn open_is_aborted(env: &Env) -> Result<String> {
     begin(&new)?;
     send_all(&new, &topic, 0, numbered("new", 0..10))?;
     commit(&new)?;
-    expect("after the new one's commit", env.values(&topic, 0, COMMITTED)?, numbered("new", 0..10))?;
+    expect("after the new one's commit", env.decided(&topic, 0)?, numbered("new", 0..10))?;
     let fatal = old.client().fatal_error().map(|(code, _)| code);
     match fatal {
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch) => Ok(format!("{fatal:?}")),
@@ -77,7 +77,7 @@ fn idle_producer(env: &Env) -> Result<String> {
         settle(&old)?;
         expect("the old one's next commit", old.commit_transaction(STEP).is_ok(), false)?;
     }
-    expect("committed", env.values(&topic, 0, COMMITTED)?, numbered("first", 0..10))?;
+    expect("committed", env.decided(&topic, 0)?, numbered("first", 0..10))?;
     fine()
 }
 
@@ -109,7 +109,7 @@ fn vanished(env: &Env) -> Result<String> {
     begin(&next)?;
     send_all(&next, &topic, 0, numbered("kept", 0..10))?;
     commit(&next)?;
-    expect("committed", env.values(&topic, 0, COMMITTED)?, numbered("kept", 0..10))?;
+    expect("committed", env.decided(&topic, 0)?, numbered("kept", 0..10))?;
     fine()
 }
 
@@ -201,7 +201,7 @@ fn raw_zombie(env: &Env) -> Result<String> {
         }
     }
     expect("an id of nobody", client.end(&id, (new.0 + 100_000, 0), true)?, INVALID_PRODUCER_ID_MAPPING)?;
-    expect("committed", env.values(&topic, 0, COMMITTED)?, vec![])?;
+    expect("committed", env.decided(&topic, 0)?, vec![])?;
     fine()
 }
 
@@ -219,7 +219,7 @@ fn repeated_end(env: &Env) -> Result<String> {
         expect("the same end again", client.end(&id, producer, is_commit)?, 0)?;
         expect("the other end", client.end(&id, producer, !is_commit)?, INVALID_TRANSACTION_STATE)?;
     }
-    expect("committed", env.values(&topic, 0, COMMITTED)?, vec!["true".to_owned()])?;
+    expect("committed", env.decided(&topic, 0)?, vec!["true".to_owned()])?;
     fine()
 }
 

@@ -208,6 +208,19 @@ impl Env {
         drain(&consumer, 1)
     }
 
+    /// What is committed, once no transaction is open. A broker answers an end before its markers are in every log.
+    pub fn decided(&self, topic: &str, partition: i32) -> Result<Vec<String>> {
+        self.wait_decided(topic, partition)?;
+        self.values(topic, partition, COMMITTED)
+    }
+
+    pub fn wait_decided(&self, topic: &str, partition: i32) -> Result<()> {
+        let committed = self.consumer(&[("isolation.level", COMMITTED)])?;
+        let uncommitted = self.consumer(&[("isolation.level", UNCOMMITTED)])?;
+        let end = |consumer: &Consumer| Ok::<_, anyhow::Error>(consumer.fetch_watermarks(topic, partition, STEP)?.1);
+        wait_until("all transactions of the partition have ended", || Ok(end(&uncommitted)? == end(&committed)?))
+    }
+
     pub fn values(&self, topic: &str, partition: i32, isolation: &str) -> Result<Vec<String>> {
         Ok(self.read(topic, partition, isolation)?.into_iter().map(|record| record.value).collect())
     }

@@ -62,7 +62,7 @@ fn transactions(env: &Env) -> Result<String> {
         count += 1;
     }
     let per_second = f64::from(count) / started.elapsed().as_secs_f64();
-    expect("visible", env.values(&topic, 0, COMMITTED)?.len(), count as usize)?;
+    expect("visible", env.decided(&topic, 0)?.len(), count as usize)?;
     Ok(format!("{per_second:.0} transactions/s of {PARTITIONS} records in {PARTITIONS} partitions"))
 }
 

@@ -34,8 +34,8 @@ fn commit_shows(env: &Env) -> Result<String> {
     send_all(&producer, &topic, 0, numbered("a", 0..50))?;
     send_all(&producer, &topic, 1, numbered("b", 0..50))?;
     commit(&producer)?;
-    expect("partition 0", env.values(&topic, 0, COMMITTED)?, numbered("a", 0..50))?;
-    expect("partition 1", env.values(&topic, 1, COMMITTED)?, numbered("b", 0..50))?;
+    expect("partition 0", env.decided(&topic, 0)?, numbered("a", 0..50))?;
+    expect("partition 1", env.decided(&topic, 1)?, numbered("b", 0..50))?;
     begin(&producer)?;
     commit(&producer)?; // an empty one
     let end = producer.client().fetch_watermarks(&topic, 0, STEP)?.1;
@@ -49,11 +49,11 @@ fn abort_hides(env: &Env) -> Result<String> {
     begin(&producer)?;
     send_all(&producer, &topic, 0, numbered("bad", 0..50))?;
     abort(&producer)?;
-    expect("after the abort", env.values(&topic, 0, COMMITTED)?, vec![])?;
+    expect("after the abort", env.decided(&topic, 0)?, vec![])?;
     begin(&producer)?;
     send_all(&producer, &topic, 0, numbered("good", 0..50))?;
     commit(&producer)?;
-    expect("after a commit", env.values(&topic, 0, COMMITTED)?, numbered("good", 0..50))?;
+    expect("after a commit", env.decided(&topic, 0)?, numbered("good", 0..50))?;
     expect("uncommitted", env.values(&topic, 0, UNCOMMITTED)?.len(), 100)?;
     fine()
 }
@@ -69,7 +69,7 @@ fn open_hides(env: &Env) -> Result<String> {
     expect("uncommitted", env.values(&topic, 0, UNCOMMITTED)?.len(), 30)?;
     commit(&producer)?;
     let wanted = [numbered("before", 0..5), numbered("inside", 0..20), numbered("after", 0..5)].concat();
-    expect("after the commit", env.values(&topic, 0, COMMITTED)?, wanted)?;
+    expect("after the commit", env.decided(&topic, 0)?, wanted)?;
     fine()
 }
 
@@ -111,7 +111,7 @@ fn last_stable_offset(env: &Env) -> Result<String> {
     send_all(&producer, &topic, 0, numbered("inside", 0..20))?;
     expect("ends while open", ends()?, (7, 27))?;
     abort(&producer)?;
-    expect("ends after the abort", ends()?, (28, 28))?;
+    wait_until("the end is stable", || Ok(ends()? == (28, 28)))?;
     fine()
 }
 
@@ -131,7 +131,7 @@ fn two_topics(env: &Env) -> Result<String> {
     let wanted: Vec<_> = (0..10).step_by(2).map(|round| round.to_string()).collect();
     for topic in &topics {
         for partition in 0..3 {
-            expect("committed rounds", env.values(topic, partition, COMMITTED)?, wanted.clone())?;
+            expect("committed rounds", env.decided(topic, partition)?, wanted.clone())?;
         }
     }
     fine()
@@ -172,6 +172,7 @@ fn interleaved(env: &Env) -> Result<String> {
     }
     for (partition, mut wanted) in (0..).zip(visible) {
         wanted.sort();
+        env.wait_decided(&topic, partition)?;
         for start in [0, 1, 13, 57, 101] {
             let small = [("isolation.level", COMMITTED), ("max.partition.fetch.bytes", "1000"), ("fetch.max.bytes", "1000"), ("message.max.bytes", "1000")];
             let settings = if start == 1 { &small[..] } else { &small[..1] };
@@ -195,7 +196,7 @@ fn many_aborted(env: &Env) -> Result<String> {
     begin(&producer)?;
     send_all(&producer, &topic, 0, vec!["good".to_owned()])?;
     commit(&producer)?;
-    expect("what is left", env.values(&topic, 0, COMMITTED)?, vec!["good".to_owned()])?;
+    expect("what is left", env.decided(&topic, 0)?, vec!["good".to_owned()])?;
     fine()
 }
 
@@ -257,7 +258,7 @@ fn read_process_write(env: &Env) -> Result<String> {
         let dies_in = if instance < 2 { Some(3) } else { None };
         committed += process(&consumer, &producer, &input, &output, dies_in)?;
     }
-    let mut values: Vec<u32> = env.values(&output, 0, COMMITTED)?.iter().map(|value| value.parse()).collect::<Result<_, _>>()?;
+    let mut values: Vec<u32> = env.decided(&output, 0)?.iter().map(|value| value.parse()).collect::<Result<_, _>>()?;
     values.sort_unstable();
     expect("each input exactly once", values, (0..400).collect())?;
     Ok(format!("{committed} transactions"))

@@ -15,7 +15,7 @@ use super::event::{PartitionMarks, ProducerMark};
 /// Latest batches per producer that a retry is recognised by, as in Kafka.
 const SEQUENCES_REMEMBERED: usize = 5;
 /// What a batch costs in memory beyond its bytes.
-const BATCH_OVERHEAD_BYTES: u64 = 192;
+pub(super) const BATCH_OVERHEAD_BYTES: u64 = 192;
 
 /// Which records a reader may see.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::batch::{self, BatchHeader};
 use super::event::Event;
-use super::partition::{Fetched, Isolation, SequenceCheck};
+use super::partition::{BATCH_OVERHEAD_BYTES, Fetched, Isolation, SequenceCheck};
 use super::{LogCore, LogError, Topic};
 
 /// The answer to an accepted batch.
@@ -51,7 +51,7 @@ impl LogCore {
         }
         let base_offset = log.high_watermark();
         let log_append_time_ms = target.config.has_log_append_time.then_some(now_ms);
-        self.make_room(now_ms, records.len() as u64)?;
+        self.make_room(now_ms, records.len() as u64 + BATCH_OVERHEAD_BYTES)?;
         let batch = batch::place(records, base_offset, log_append_time_ms);
         self.commit(Event::BatchAppended { topic: Arc::from(topic), partition, appended_ms: now_ms, batch });
         let log_start_offset = self.partition(topic, partition)?.start_offset();

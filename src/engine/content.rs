@@ -1,0 +1,160 @@
+//! A sealed epoch: content that never changes until its commit is known.
+//!
+//! ```text
+//! SealedEpoch ── sink rows ────────────┐
+//!            ├── exchange rows ────────┤ cut into messages at each attempt,
+//!            ├── dead letters, late ───┤ all in one transaction (E-3)
+//!            └── epoch record, last ───┘
+//! ```
+//! Exchange rows of all regions of a slot that go to the same partition share messages: a message is a sequence of frames, one per
+//! region (or several, when a region's rows are many), each with its upstream's watermark.
+
+use crate::exchange::frame::FrameEncoder;
+use crate::progress::EpochCounts;
+use crate::topics::EXCHANGE_MESSAGE_BYTES;
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use streamshield_core::epoch::EpochRecord;
+use streamshield_core::ids::Epoch;
+use streamshield_core::ports::log::{LogError, LogErrorKind, OutMessage, TopicPartition, TransactionalWriter};
+use streamshield_core::ports::sink::SinkContent;
+use streamshield_core::ports::state::Flush;
+use streamshield_core::watermark::UpstreamWatermark;
+
+/// Rows of one epoch for an exchange.
+pub struct ExchangeContent {
+    pub topic: Arc<str>,
+    pub schema: SchemaRef,
+    /// Per target partition. Without rows a partition still gets the watermark when `announce` is set.
+    pub rows: Vec<Vec<RecordBatch>>,
+    pub watermark: UpstreamWatermark,
+    /// The watermark moved: every partition hears of it.
+    pub announce: bool,
+}
+
+/// Everything that one region commits in one epoch.
+pub struct SealedEpoch {
+    /// Index of the region in its slot.
+    pub index: usize,
+    pub record: EpochRecord,
+    pub changelog: TopicPartition,
+    pub exchange: Option<ExchangeContent>,
+    pub sink: Option<SinkContent>,
+    /// Dead letters and late rows.
+    pub messages: Vec<OutMessage>,
+    /// Goes back to the engine once the epoch is committed.
+    pub flush: Option<Flush>,
+    pub counts: EpochCounts,
+}
+
+impl SealedEpoch {
+    pub fn epoch(&self) -> Epoch {
+        self.record.epoch
+    }
+}
+
+/// Sends the content of several regions into an open transaction; the epoch records come last.
+pub fn send_all(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) -> Result<(), LogError> {
+    for epoch in epochs {
+        if let Some(SinkContent::Messages(messages)) = &epoch.sink {
+            writer.send_set(messages)?;
+        }
+        for message in &epoch.messages {
+            writer.send(message)?;
+        }
+    }
+    send_exchanges(writer, epochs)?;
+    for epoch in epochs {
+        writer.send(&OutMessage {
+            topic: epoch.changelog.topic.clone(),
+            partition: Some(epoch.changelog.partition),
+            key: None,
+            payload: Some(epoch.record.encode()),
+            headers: Vec::new(),
+            timestamp_ms: None,
+        })?;
+    }
+    Ok(())
+}
+
+/// A message to an exchange partition that is being filled with frames.
+#[derive(Default)]
+struct Filling {
+    payload: Vec<u8>,
+    newest_timestamp_ms: Option<i64>,
+}
+
+fn send_exchanges(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) -> Result<(), LogError> {
+    let mut filling: BTreeMap<(Arc<str>, usize), Filling> = BTreeMap::new();
+    for epoch in epochs {
+        let Some(content) = &epoch.exchange else { continue };
+        let mut encoder = FrameEncoder::new(content.schema.clone());
+        for (partition, rows) in content.rows.iter().enumerate() {
+            if rows.is_empty() && !content.announce {
+                continue;
+            }
+            let frames = encode_frames(&mut encoder, epoch, content, rows)?;
+            let slot = (content.topic.clone(), partition);
+            for frame in frames {
+                let message = filling.entry(slot.clone()).or_default();
+                if message.payload.len() + frame.len() > EXCHANGE_MESSAGE_BYTES && !message.payload.is_empty() {
+                    send_exchange(writer, &slot, std::mem::take(message))?;
+                }
+                message.payload.extend_from_slice(&frame);
+                message.newest_timestamp_ms = message.newest_timestamp_ms.max(epoch.counts.newest_timestamp_ms);
+            }
+        }
+    }
+    for (slot, message) in filling {
+        send_exchange(writer, &slot, message)?;
+    }
+    Ok(())
+}
+
+fn send_exchange(writer: &mut dyn TransactionalWriter, (topic, partition): &(Arc<str>, usize), message: Filling) -> Result<(), LogError> {
+    writer.send(&OutMessage {
+        topic: topic.clone(),
+        partition: Some(*partition as i32),
+        key: None,
+        payload: Some(message.payload),
+        headers: Vec::new(),
+        // Carries the newest source timestamp through the stages, for the latency metric.
+        timestamp_ms: message.newest_timestamp_ms,
+    })
+}
+
+/// Frames of one region for one partition, each below the message limit. Only the last one states the epoch's watermark; the others
+/// keep what the reader already knows, so that no row of the epoch finds itself behind its own epoch's watermark.
+fn encode_frames(encoder: &mut FrameEncoder, epoch: &SealedEpoch, content: &ExchangeContent, rows: &[RecordBatch]) -> Result<Vec<Vec<u8>>, LogError> {
+    let invalid = |error: String| LogError::new(LogErrorKind::Invalid, error);
+    let rows = match rows {
+        [] => None,
+        [one] => Some(one.clone()),
+        several => Some(arrow_select::concat::concat_batches(&content.schema, several).map_err(|error| invalid(error.to_string()))?),
+    };
+    let Some(rows) = rows else {
+        let mut frame = Vec::new();
+        encoder.encode(epoch.record.region, epoch.epoch(), content.watermark, None, &mut frame).map_err(|error| invalid(error.to_string()))?;
+        return Ok(vec![frame]);
+    };
+    let mut frames = Vec::new();
+    let mut pending = vec![rows];
+    while let Some(rows) = pending.pop() {
+        let mut frame = Vec::new();
+        let watermark = if pending.is_empty() { Some(content.watermark) } else { None };
+        encoder.encode(epoch.record.region, epoch.epoch(), watermark.unwrap_or(UNCHANGED), Some(&rows), &mut frame).map_err(|error| invalid(error.to_string()))?;
+        if frame.len() > EXCHANGE_MESSAGE_BYTES && rows.num_rows() > 1 {
+            let half = rows.num_rows() / 2;
+            pending.push(rows.slice(half, rows.num_rows() - half));
+            pending.push(rows.slice(0, half));
+            continue;
+        }
+        frames.push(frame);
+    }
+    Ok(frames)
+}
+
+/// States nothing new: a watermark never goes back (E-5), so the minimum is ignored by the reader.
+const UNCHANGED: UpstreamWatermark = UpstreamWatermark::START;

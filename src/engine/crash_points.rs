@@ -1,0 +1,73 @@
+//! Named places where a test lets the process die, as `kill -9` would, at the worst moment.
+//!
+//! `STREAMSHIELD_CRASH_AT=engine::before_commit:20` aborts the process when it passes that point for the 20th time: no
+//! destructor runs, nothing is flushed. The points are in every build, so that what is tested is what is shipped; they lie on
+//! paths that run a few times per commit, where an unarmed point costs a look-up in an empty map.
+//!
+//! | point | the process dies |
+//! |---|---|
+//! | `engine::before_begin` | with epochs sealed and nothing sent |
+//! | `engine::after_produce` | with all messages handed to the client |
+//! | `engine::before_commit` | right before the commit is asked for |
+//! | `engine::after_commit` | committed, but nobody here knows yet |
+//! | `state::apply_flush` | with a flush under way to the local store |
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub const VARIABLE: &str = "STREAMSHIELD_CRASH_AT";
+pub const POINTS: [&str; 5] =
+    ["engine::before_begin", "engine::after_produce", "engine::before_commit", "engine::after_commit", "state::apply_flush"];
+
+/// Arms the point that the environment names, if it does. Says what is wrong with a value that it can't use.
+pub fn arm_from_environment() -> Result<(), String> {
+    match std::env::var(VARIABLE) {
+        Ok(value) => arm(&value, || std::process::abort()),
+        Err(_) => Ok(()),
+    }
+}
+
+/// `point:passing`; `die` runs at that passing.
+fn arm(value: &str, die: impl Fn() + Send + Sync + 'static) -> Result<(), String> {
+    let wrong = || format!("{VARIABLE}={value}: write POINT:PASSING, where POINT is one of {}", POINTS.join(", "));
+    let (point, passing) = value.rsplit_once(':').ok_or_else(wrong)?;
+    let passing: u64 = passing.parse().map_err(|_| wrong())?;
+    if !POINTS.contains(&point) || passing == 0 {
+        return Err(wrong());
+    }
+    let passed = AtomicU64::new(0);
+    fail::cfg_callback(point, move || {
+        if passed.fetch_add(1, Ordering::SeqCst) + 1 == passing {
+            die();
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+
+    #[test]
+    fn the_nth_passing_dies_and_no_other() {
+        let deaths = Arc::new(AtomicU64::new(0));
+        let counter = deaths.clone();
+        arm("state::apply_flush:2", move || {
+            counter.fetch_add(1, Ordering::SeqCst);
+        })
+        .expect("armed");
+        let died_after: Vec<u64> = (0..3)
+            .map(|_| {
+                fail::fail_point!("state::apply_flush");
+                deaths.load(Ordering::SeqCst)
+            })
+            .collect();
+        assert_eq!(died_after, [0, 1, 1]);
+    }
+
+    #[test]
+    fn an_unknown_point_is_refused() {
+        for value in ["engine::nowhere:1", "engine::before_begin", "engine::before_begin:0", "engine::before_begin:x"] {
+            assert!(arm(value, || ()).is_err(), "{value}");
+        }
+    }
+}

@@ -1,0 +1,399 @@
+//! A region at run time: one stage × one partition, the unit of epochs.
+//!
+//! ```text
+//! input ─ step ─► scan/frames ─► chain ─► open epoch (exchange rows, sink rows, letters) ─ seal ─► SealedEpoch
+//!                                  │
+//!                                  └► region state (tables in memory, in place)
+//! ```
+//! A region does the same things in the same order when it replays its epoch records: a record holds the steps, the batch
+//! cuts and the clock (E-4). Steps are in [`crate::step`], replay in [`crate::recovery`]; this file has the region's
+//! parts, the open epoch and the seal.
+//!
+//! On failure: a region that fails before the seal drops its open epoch and stops; what it sealed before stays sealed and commits.
+//! Its state in memory is then no epoch's state any more, so it goes on only from its store, in a later start.
+
+use crate::config::BadRecordPolicy;
+use crate::content::{ExchangeContent, SealedEpoch};
+use crate::exchange::Partitioner;
+use crate::letters::Letters;
+use crate::operators::scan::Scan;
+use crate::operators::{Chain, ChainOutput, EpochContext, OperatorError};
+use crate::plan::WatermarkPlan;
+use crate::progress::{EpochCounts, wall_clock_ms};
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use streamshield_core::control::GenesisSplit;
+use streamshield_core::epoch::{EpochRecord, Step};
+use streamshield_core::ids::{Epoch, Incarnation, Offset, PlanFingerprint, RegionId};
+use streamshield_core::ports::log::{OutMessage, TopicPartition};
+use streamshield_core::ports::sink::SinkWriter;
+use streamshield_core::ports::state::RegionState;
+use streamshield_core::watermark::{UpstreamWatermark, Watermark};
+
+/// Bytes of an open epoch at which it is sealed before its time (M-1).
+pub const OPEN_EPOCH_BYTES_MAX: usize = 16 << 20;
+/// Records of an open epoch, likewise.
+pub const OPEN_EPOCH_RECORDS_MAX: u64 = 500_000;
+
+/// Why a region does not go on.
+#[derive(Debug)]
+pub enum RegionError {
+    /// Something outside is away; the region keeps everything and tries again.
+    Retry(String),
+    /// The region stops; the text is for people.
+    Stop(String),
+}
+
+impl From<OperatorError> for RegionError {
+    fn from(error: OperatorError) -> Self {
+        RegionError::Stop(error.to_string())
+    }
+}
+
+/// Where a region's rows come from.
+pub enum Input {
+    Source(SourceInput),
+    Exchange(ExchangeInput),
+}
+
+pub struct SourceInput {
+    pub split: GenesisSplit,
+    pub scan: Scan,
+    pub watermark: Option<WatermarkPlan>,
+    /// The epoch clock when rows were last taken, for idleness.
+    pub last_rows_ms: i64,
+    pub finished: bool,
+    /// For lag tools: topic partition and group.
+    pub group: Option<(TopicPartition, String)>,
+}
+
+pub struct ExchangeInput {
+    pub partition: TopicPartition,
+    pub schema: SchemaRef,
+    pub upstream_index: BTreeMap<RegionId, usize>,
+    /// The last take left nothing behind.
+    pub drained: bool,
+}
+
+/// Where a region's rows go.
+pub enum Output {
+    Exchange(ExchangeOutput),
+    Sink(Box<dyn SinkWriter>),
+}
+
+pub struct ExchangeOutput {
+    pub topic: Arc<str>,
+    pub schema: SchemaRef,
+    pub partitioner: Partitioner,
+    /// Rows of the open epoch per target partition.
+    pub pending: Vec<Vec<RecordBatch>>,
+    pub pending_bytes: usize,
+}
+
+/// What is the same for all regions of a process.
+#[derive(Clone)]
+pub struct RegionSettings {
+    pub plan: PlanFingerprint,
+    pub incarnation: Incarnation,
+    pub transactional_id: String,
+    pub on_bad_record: BadRecordPolicy,
+    pub commit_interval: Duration,
+    pub flush_interval: Duration,
+    /// Budget of this region's state in memory, in bytes (M-1).
+    pub state_bytes_max: usize,
+}
+
+/// Content of an epoch while steps are taken.
+pub struct OpenEpoch {
+    pub opened: Instant,
+    pub context: EpochContext,
+    pub steps: Vec<Step>,
+    pub counts: EpochCounts,
+    pub messages: Vec<OutMessage>,
+    pub message_bytes: usize,
+    /// Sink rows or exchange rows were made: worth sealing at once when the input is drained.
+    pub has_output: bool,
+}
+
+pub struct Region {
+    pub id: RegionId,
+    pub index: usize,
+    pub settings: RegionSettings,
+    pub input: Input,
+    pub chain: Chain,
+    /// Operators with state.
+    pub tables: Vec<u16>,
+    pub has_tables: bool,
+    pub state: Box<dyn RegionState>,
+    pub output: Output,
+    pub letters: Letters,
+    pub changelog: TopicPartition,
+    /// Last sealed epoch; 0 before genesis.
+    pub epoch: Epoch,
+    pub now_ms: i64,
+    pub position: Offset,
+    pub upstreams: Vec<UpstreamWatermark>,
+    /// Combined watermark of the upstreams.
+    pub combined: Watermark,
+    /// What the output has been told, or will be at the next seal.
+    pub output_watermark: Watermark,
+    pub announced: UpstreamWatermark,
+    /// Closed windows remain to be emitted.
+    pub pending_emit: bool,
+    pub open: Option<OpenEpoch>,
+    pub flushed: Instant,
+    pub flush_in_flight: bool,
+    pub flush_wanted: bool,
+    /// Sealed with `finished`.
+    pub finished: bool,
+    pub stopped: Option<String>,
+}
+
+impl Region {
+    /// The open epoch, opened now if there is none.
+    pub fn open(&mut self) -> &mut OpenEpoch {
+        if self.open.is_none() {
+            // Never back, whatever the local clock does.
+            self.now_ms = self.now_ms.max(wall_clock_ms());
+            self.open = Some(OpenEpoch::new(self.id, self.epoch.next(), self.now_ms));
+            let counts = &mut self.open.as_mut().expect("just opened").counts;
+            counts.is_source = matches!(self.input, Input::Source(_));
+            counts.is_sink = matches!(self.output, Output::Sink(_));
+        }
+        self.open.as_mut().expect("opened above")
+    }
+
+    /// Whether another step may be taken.
+    pub fn may_step(&self) -> bool {
+        self.stopped.is_none() && !self.finished && !self.input_finished_and_quiet() && !self.is_full() && !self.waits_for_memory()
+    }
+
+    fn input_finished_and_quiet(&self) -> bool {
+        let ended = match &self.input {
+            Input::Source(source) => source.finished,
+            Input::Exchange(_) => self.combined == Watermark::MAX,
+        };
+        ended && !self.pending_emit
+    }
+
+    /// The open epoch has reached its bound: it must be sealed first.
+    pub fn is_full(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| open.counts.records_in >= OPEN_EPOCH_RECORDS_MAX || self.open_bytes() >= OPEN_EPOCH_BYTES_MAX)
+    }
+
+    fn waits_for_memory(&self) -> bool {
+        self.flush_in_flight && self.has_tables && self.state.bytes().total > self.settings.state_bytes_max
+    }
+
+    pub fn open_bytes(&self) -> usize {
+        let output = match &self.output {
+            Output::Exchange(exchange) => exchange.pending_bytes,
+            Output::Sink(writer) => writer.bytes(),
+        };
+        output + self.chain.open_bytes() + self.open.as_ref().map_or(0, |open| open.message_bytes)
+    }
+
+    /// Whether the open epoch is to be sealed now.
+    pub fn is_due(&self, now: Instant) -> bool {
+        let Some(open) = &self.open else { return false };
+        self.stopped.is_none()
+            && (now.duration_since(open.opened) >= self.settings.commit_interval
+                || self.is_full()
+                || self.input_finished_and_quiet()
+                || (self.flush_wanted && !self.flush_in_flight)
+                || self.is_drained_with_output())
+    }
+
+    /// A stage fed by an exchange seals as soon as it has drained what its upstreams committed, if that made rows.
+    fn is_drained_with_output(&self) -> bool {
+        match &self.input {
+            Input::Exchange(exchange) => exchange.drained && !self.pending_emit && self.open.as_ref().is_some_and(|open| open.has_output),
+            Input::Source(_) => false,
+        }
+    }
+
+    /// When the open epoch has to be sealed at the latest.
+    pub fn due_at(&self) -> Option<Instant> {
+        self.open.as_ref().map(|open| open.opened + self.settings.commit_interval)
+    }
+
+    /// The epoch that states where the region starts; it has no rows.
+    pub fn genesis(&mut self) -> SealedEpoch {
+        assert_eq!(self.epoch, Epoch(0), "E-1: {} has a genesis already", self.id);
+        self.now_ms = self.now_ms.max(wall_clock_ms());
+        self.epoch = Epoch::GENESIS;
+        let record = self.record(Vec::new(), self.now_ms);
+        self.sealed(record, EpochCounts::default(), Vec::new(), None)
+    }
+
+    /// Ends the open epoch. From here on its content never changes.
+    pub fn seal(&mut self, leaving: bool) -> Result<Option<SealedEpoch>, RegionError> {
+        let Some(mut open) = self.open.take() else { return Ok(None) };
+        let mut out = ChainOutput::default();
+        self.chain.seal(&mut open.context, self.state.as_mut(), &mut out)?;
+        self.route(&mut open, out, &mut |_| None)?;
+        self.finished = self.input_finished_and_quiet();
+        let flush = if self.wants_flush(leaving) {
+            self.flush_in_flight = true;
+            self.flush_wanted = false;
+            self.flushed = Instant::now();
+            Some(self.state.seal_flush().map_err(|error| RegionError::Stop(error.message))?)
+        } else {
+            None
+        };
+        self.epoch = self.epoch.next();
+        let mut record = self.record(std::mem::take(&mut open.steps), open.context.now_ms);
+        record.digest = flush.as_ref().map(|flush| flush.digest);
+        Ok(Some(self.sealed(record, open.counts, open.messages, flush)))
+    }
+
+    fn wants_flush(&self, leaving: bool) -> bool {
+        self.has_tables && !self.flush_in_flight && (leaving || self.flush_wanted || self.flushed.elapsed() >= self.settings.flush_interval)
+    }
+
+    fn record(&self, steps: Vec<Step>, now_ms: i64) -> EpochRecord {
+        EpochRecord {
+            version: EpochRecord::VERSION,
+            region: self.id,
+            epoch: self.epoch,
+            incarnation: self.settings.incarnation,
+            transactional_id: self.settings.transactional_id.clone(),
+            plan: self.settings.plan,
+            now_ms,
+            steps,
+            positions: vec![self.position],
+            upstreams: self.upstreams.clone(),
+            watermark: self.output_watermark,
+            digest: None,
+            finished: self.finished,
+        }
+    }
+
+    fn sealed(
+        &mut self,
+        record: EpochRecord,
+        counts: EpochCounts,
+        messages: Vec<OutMessage>,
+        flush: Option<streamshield_core::ports::state::Flush>,
+    ) -> SealedEpoch {
+        let says = UpstreamWatermark { watermark: self.output_watermark, idle: self.is_idle() };
+        let mut sealed = SealedEpoch { index: self.index, record, changelog: self.changelog.clone(), exchange: None, sink: None, messages, flush, counts };
+        match &mut self.output {
+            Output::Exchange(exchange) => {
+                let partitions = exchange.pending.len();
+                let rows = std::mem::replace(&mut exchange.pending, vec![Vec::new(); partitions]);
+                exchange.pending_bytes = 0;
+                let announce = says != self.announced;
+                self.announced = says;
+                let (topic, schema) = (exchange.topic.clone(), exchange.schema.clone());
+                sealed.exchange = Some(ExchangeContent { topic, schema, rows, watermark: says, announce });
+            }
+            Output::Sink(writer) => sealed.sink = writer.seal(self.epoch),
+        }
+        sealed
+    }
+
+    /// All upstreams are idle: so is what this region says.
+    fn is_idle(&self) -> bool {
+        !self.upstreams.is_empty() && self.upstreams.iter().all(|upstream| upstream.idle) && self.output_watermark != Watermark::MAX
+    }
+
+    /// Gives a chain's output to the exchange or the sink, and what was refused to the letters.
+    pub fn route(
+        &mut self,
+        open: &mut OpenEpoch,
+        out: ChainOutput,
+        origin: &mut dyn FnMut(usize) -> Option<streamshield_core::ports::source::Origin>,
+    ) -> Result<(), RegionError> {
+        open.counts.late_rows += out.late.rows;
+        for json in out.late.json {
+            open.add_message(self.letters.late(json));
+        }
+        for rejected in out.rejected {
+            let origin = origin(rejected.row);
+            self.refuse(open, origin, None, &rejected.reason)?;
+        }
+        for batch in out.batches {
+            if batch.num_rows() == 0 {
+                continue;
+            }
+            open.has_output = true;
+            self.route_batch(open, batch)?;
+        }
+        Ok(())
+    }
+
+    fn route_batch(&mut self, open: &mut OpenEpoch, batch: RecordBatch) -> Result<(), RegionError> {
+        let refused = match &mut self.output {
+            Output::Exchange(exchange) => {
+                for (partition, rows) in exchange.partitioner.split(&batch).map_err(|error| RegionError::Stop(error.to_string()))? {
+                    exchange.pending_bytes += rows.get_array_memory_size();
+                    exchange.pending[partition as usize].push(rows);
+                }
+                open.counts.rows_out += batch.num_rows() as u64;
+                return Ok(());
+            }
+            Output::Sink(writer) => writer.write(&batch).map_err(|error| RegionError::Stop(error.message))?,
+        };
+        open.counts.rows_out += (batch.num_rows() - refused.len()) as u64;
+        for row in refused {
+            let json = crate::letters::row_as_json(&batch, row.row);
+            self.refuse(open, None, json, &row.reason)?;
+        }
+        Ok(())
+    }
+
+    /// A record or row that can't be used: as the job's policy says.
+    pub fn refuse(
+        &self,
+        open: &mut OpenEpoch,
+        origin: Option<streamshield_core::ports::source::Origin>,
+        json: Option<Vec<u8>>,
+        reason: &str,
+    ) -> Result<(), RegionError> {
+        match self.settings.on_bad_record {
+            BadRecordPolicy::Fail => {
+                let place = origin.map_or_else(String::new, |origin| format!(" ({} partition {} offset {})", origin.container, origin.split, origin.offset));
+                return Err(RegionError::Stop(format!("bad record{place}: {reason}")));
+            }
+            BadRecordPolicy::DeadLetter => {
+                open.counts.dead_letters += 1;
+                open.add_message(self.letters.dead(self.id, origin, json, reason));
+            }
+            BadRecordPolicy::Skip => {}
+        }
+        open.counts.bad_records += 1;
+        Ok(())
+    }
+}
+
+impl OpenEpoch {
+    pub fn new(region: RegionId, epoch: Epoch, now_ms: i64) -> OpenEpoch {
+        OpenEpoch {
+            opened: Instant::now(),
+            context: epoch_context(region, epoch, now_ms),
+            steps: Vec::new(),
+            counts: EpochCounts::default(),
+            messages: Vec::new(),
+            message_bytes: 0,
+            has_output: false,
+        }
+    }
+
+    fn add_message(&mut self, message: OutMessage) {
+        self.message_bytes += message.payload.as_ref().map_or(0, Vec::len) + message.key.as_ref().map_or(0, Vec::len) + 200;
+        self.messages.push(message);
+    }
+}
+
+/// The clock and the seed of an epoch: a pure function of its record.
+pub fn epoch_context(region: RegionId, epoch: Epoch, now_ms: i64) -> EpochContext {
+    let mut name = [0u8; 16];
+    name[..4].copy_from_slice(&region.stage.0.to_le_bytes());
+    name[4..8].copy_from_slice(&region.partition.to_le_bytes());
+    name[8..].copy_from_slice(&epoch.0.to_le_bytes());
+    EpochContext { now_ms, seed: xxhash_rust::xxh3::xxh3_64(&name), seed_next: 0 }
+}

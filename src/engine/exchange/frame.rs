@@ -253,3 +253,7 @@ impl Shape {
         })
     }
 }
+
+#[cfg(test)]
+#[path = "frame_test.rs"]
+mod tests;

@@ -184,3 +184,7 @@ fn float_bits(value: f64) -> u64 {
         value.to_bits()
     }
 }
+
+#[cfg(test)]
+#[path = "partition_test.rs"]
+mod tests;

@@ -70,27 +70,40 @@ struct AccumulatorMerger {
 impl StateMerger for AccumulatorMerger {
     fn merge(&self, stored: &[ArrayRef], incoming: &[ArrayRef], groups: &[usize]) -> Result<Vec<ArrayRef>, StateError> {
         let merge = || -> DataFusionResult<Vec<ArrayRef>> {
-            let count = stored.first().map_or(0, |column| column.len());
+            let (stored, numbers, total) = number_groups(stored, groups)?;
             let mut accumulator = groups_accumulator(&self.function)?;
-            let (stored, places) = with_value(stored)?;
-            accumulator.merge_batch(&stored, &places, count)?;
-            accumulator.merge_batch(incoming, groups, count)?;
-            accumulator.state(EmitTo::All)
+            let stored_groups = stored.first().map_or(0, |column| column.len());
+            accumulator.merge_batch(&stored, &(0..stored_groups).collect::<Vec<_>>(), stored_groups)?;
+            let groups: Vec<usize> = groups.iter().map(|group| numbers[*group].unwrap_or(0) as usize).collect();
+            accumulator.merge_batch(incoming, &groups, total)?;
+            let merged = accumulator.state(EmitTo::All)?;
+            let order = UInt32Array::from(numbers);
+            merged.iter().map(|column| Ok(take(column, &order, None)?)).collect()
         };
         merge().map_err(|error| StateError { kind: StateErrorKind::Internal, message: format!("merging states of {}: {error}", self.function.name()) })
     }
 }
 
-/// The rows that hold a state, with their places. A row of nulls is a group that is new to the table.
-fn with_value(stored: &[ArrayRef]) -> DataFusionResult<(Vec<ArrayRef>, Vec<usize>)> {
+/// Numbers the groups so that those with a stored state come first, and those that are new to the table (a row of nulls) behind them.
+///
+/// An accumulator that is given values without a null takes *all* groups so far as having a value; so no group may exist before its first row.
+fn number_groups(stored: &[ArrayRef], incoming: &[usize]) -> DataFusionResult<(Vec<ArrayRef>, Vec<Option<u32>>, usize)> {
     let count = stored.first().map_or(0, |column| column.len());
     if stored.iter().any(|column| column.null_count() == 0) {
-        return Ok((stored.to_vec(), (0..count).collect()));
+        return Ok((stored.to_vec(), (0..count as u32).map(Some).collect(), count));
     }
-    let places: Vec<usize> = (0..count).filter(|row| stored.iter().any(|column| column.is_valid(*row))).collect();
-    let indices = UInt32Array::from_iter_values(places.iter().map(|place| *place as u32));
-    let columns: Result<Vec<ArrayRef>, _> = stored.iter().map(|column| take(column, &indices, None)).collect();
-    Ok((columns?, places))
+    let with_state: Vec<u32> = (0..count as u32).filter(|row| stored.iter().any(|column| column.is_valid(*row as usize))).collect();
+    let mut numbers = vec![None; count];
+    let mut next = 0;
+    for group in with_state.iter().map(|group| *group as usize).chain(incoming.iter().copied()) {
+        if numbers[group].is_none() {
+            numbers[group] = Some(next);
+            next += 1;
+        }
+    }
+    let with_state = UInt32Array::from(with_state);
+    let stored: Result<Vec<ArrayRef>, _> = stored.iter().map(|column| take(column, &with_state, None)).collect();
+    Ok((stored?, numbers, next as usize))
 }
 
 /// Turns state columns into results.
@@ -126,5 +139,44 @@ impl Finalizer {
             return Err(OperatorError::plan("aggregate", message));
         }
         Ok(results)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Float64Type;
+    use arrow_array::{Float64Array, Int64Array};
+    use arrow_schema::{Field, Schema};
+    use datafusion_functions_aggregate::min_max::max_udaf;
+    use datafusion_physical_expr::aggregate::AggregateExprBuilder;
+    use datafusion_physical_expr::expressions::col;
+
+    fn maximum(data_type: DataType) -> AggregateCall {
+        let schema = Arc::new(Schema::new(vec![Field::new("a", data_type, true)]));
+        let function = AggregateExprBuilder::new(max_udaf(), vec![col("a", &schema).unwrap()]).schema(schema).alias("m").build().unwrap();
+        AggregateCall { state_fields: function.state_fields().unwrap(), function: Arc::new(function), filter: None, merges_state_at: None, display: "max(a)".into() }
+    }
+
+    #[test]
+    fn a_group_without_a_value_stays_without_one_whoever_else_has_one() {
+        let Merge::Other(merger) = merge(&maximum(DataType::Float64)) else { panic!("floats are compared by the function") };
+        let merged = |stored: Vec<Option<f64>>, incoming: Vec<Option<f64>>, groups: &[usize]| {
+            let columns: [Vec<ArrayRef>; 2] = [stored, incoming].map(|column| vec![Arc::new(Float64Array::from(column)) as ArrayRef]);
+            merger.merge(&columns[0], &columns[1], groups).unwrap()[0].as_primitive::<Float64Type>().iter().collect::<Vec<_>>()
+        };
+        assert_eq!(merged(vec![None, Some(2.0), None, None], vec![Some(1.0), Some(3.0), Some(5.0)], &[3, 1, 3]), [None, Some(3.0), None, Some(5.0)]);
+        assert_eq!(merged(vec![None, None], vec![None, Some(1.0)], &[0, 1]), [None, Some(1.0)]);
+        assert_eq!(merged(vec![Some(4.0), None], vec![None], &[1]), [Some(4.0), None]);
+    }
+
+    #[test]
+    fn a_state_that_is_the_result_is_not_copied() {
+        let call = maximum(DataType::Int64);
+        let state: ArrayRef = Arc::new(Int64Array::from(vec![1, 2]));
+        assert!(Arc::ptr_eq(&Finalizer::new(&call).results(std::slice::from_ref(&state)).unwrap(), &state));
+        assert!(matches!(merge(&call), Merge::Max));
     }
 }

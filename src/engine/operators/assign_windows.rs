@@ -25,31 +25,33 @@ const SHARED_COLUMNS_ROWS: usize = 256;
 
 /// The windows that a time is in, the latest first.
 pub fn windows_of(kind: WindowKind, time_ms: i64) -> impl Iterator<Item = Window> {
-    // All kinds are: the `count` windows that start at `start`, `start − start_step`… and end at `end`, `end − end_step`…
+    // In 128 bits, so that times at the ends of the range are in windows too, cut off there.
+    let wide = i128::from;
+    let floor = |step: i64, offset: i64| wide(time_ms) - (wide(time_ms) - wide(offset)).rem_euclid(wide(step));
+    // All kinds are: `count` windows that start at `start`, `start − start_step`… and end at `end`, `end − end_step`…
     let (start, start_step, end, end_step, count) = match kind {
         WindowKind::Tumble { size_ms, offset_ms } => {
-            let start = floor(time_ms, size_ms, offset_ms);
-            (start, 0, start.saturating_add(size_ms), 0, 1)
+            let start = floor(size_ms, offset_ms);
+            (start, 0, start + wide(size_ms), 0, 1)
         }
         WindowKind::Hop { slide_ms, size_ms, offset_ms } => {
-            let start = floor(time_ms, slide_ms, offset_ms);
-            (start, slide_ms, start.saturating_add(size_ms), slide_ms, hops(time_ms, start, slide_ms, size_ms))
+            let start = floor(slide_ms, offset_ms);
+            (start, wide(slide_ms), start + wide(size_ms), wide(slide_ms), hops(wide(time_ms) - start, slide_ms, size_ms))
         }
         WindowKind::Cumulate { step_ms, max_size_ms, offset_ms } => {
-            let start = floor(time_ms, max_size_ms, offset_ms);
-            let first = (i128::from(time_ms) - i128::from(start)) / i128::from(step_ms) + 1;
-            let last = i128::from(max_size_ms / step_ms);
-            (start, 0, start.saturating_add(max_size_ms), step_ms, (last - first + 1).max(0) as i64)
+            let start = floor(max_size_ms, offset_ms);
+            let closed = (wide(time_ms) - start) / wide(step_ms);
+            (start, 0, start + wide(max_size_ms), wide(step_ms), wide(max_size_ms / step_ms) - closed)
         }
     };
-    (0..count).map(move |n| Window { start_ms: start.saturating_sub(n * start_step), end_ms: end.saturating_sub(n * end_step) })
+    let clamp = move |ms: i128| ms.clamp(wide(i64::MIN), wide(i64::MAX)) as i64;
+    (0..count).map(move |n| Window { start_ms: clamp(start - n * start_step), end_ms: clamp(end - n * end_step) })
 }
 
-/// How many hopping windows hold a time whose latest window starts at `start`.
-fn hops(time_ms: i64, start: i64, slide_ms: i64, size_ms: i64) -> i64 {
-    // start − n × slide > time − size
-    let room = i128::from(start) - i128::from(time_ms) + i128::from(size_ms) - 1;
-    (room.div_euclid(i128::from(slide_ms)) + 1).max(0) as i64
+/// How many hopping windows hold a time that is so far behind the start of its latest window.
+fn hops(distance: i128, slide_ms: i64, size_ms: i64) -> i128 {
+    // The n-th has distance + n × slide < size.
+    ((i128::from(size_ms) - 1 - distance).div_euclid(i128::from(slide_ms)) + 1).max(0)
 }
 
 /// The largest `offset + n × step` that is not after the time.
@@ -203,7 +205,7 @@ fn hop(times: &[i64], slide_ms: i64, size_ms: i64, offset_ms: i64) -> Vec<Piece>
     let mut pieces: Vec<Piece> = (0..size_ms / slide_ms).map(|n| windows(n, latest.clone(), RowMap::Same)).collect();
     if size_ms % slide_ms != 0 {
         let n = size_ms / slide_ms;
-        let more = |row: &u32| hops(times[*row as usize], latest[*row as usize], slide_ms, size_ms) > n;
+        let more = |row: &u32| hops(i128::from(times[*row as usize]) - i128::from(latest[*row as usize]), slide_ms, size_ms) > i128::from(n);
         let rows: Vec<u32> = (0..times.len() as u32).filter(more).collect();
         if !rows.is_empty() {
             pieces.push(windows(n, rows.iter().map(|row| latest[*row as usize]).collect(), RowMap::Rows(rows)));

@@ -28,6 +28,15 @@ pub mod time;
 pub mod unnest;
 pub mod window_aggregate;
 
+#[cfg(test)]
+mod bench_test;
+#[cfg(test)]
+mod chain_test;
+#[cfg(test)]
+mod operators_test;
+#[cfg(test)]
+mod test_kit;
+
 pub use chain::Chain;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};

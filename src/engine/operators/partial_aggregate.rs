@@ -313,7 +313,7 @@ impl PartialAggregate {
     /// The only slot so far gets the numbers that its groups have had all along.
     fn number_only_slot(&mut self) {
         if let [only] = self.slots.as_mut_slice() {
-            only.groups = (0..only.keys.as_ref().map_or(self.rows.len().min(1), |keys| keys.len())).collect();
+            only.groups = (0..only.keys.as_ref().map_or(1, |keys| keys.len())).collect();
         }
     }
 

@@ -1,1 +1,18 @@
-//! placeholder
+//! The binary `streamshield`: command line, job file, HTTP endpoints, live view. The only place where all crates meet.
+//!
+//! ```text
+//! main → cli ─┬─ check, explain, topics, schema      job/ reads the file, wiring/ plans and connects
+//!             └─ run ── wiring ── engine
+//!                        ├── http     metrics, health, status
+//!                        └── live     the table in the terminal
+//! ```
+//! Mistakes of the user are [`problem::Problem`]s with a place in their file; exit codes are in [`cli::ExitStatus`].
+
+pub mod cli;
+pub mod http;
+pub mod job;
+pub mod live;
+pub mod logging;
+pub mod metrics;
+pub mod problem;
+pub mod wiring;

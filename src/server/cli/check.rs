@@ -1,0 +1,110 @@
+//! `streamshield check`, `explain` and `topics create`: everything that does not run the job.
+
+use super::{ExitStatus, ExplainFormat, read_and_plan};
+use crate::job::secret::Redactor;
+use crate::problem::{Problem, Problems};
+use crate::wiring::topics::{self, Topic};
+use crate::wiring::{PlannedJob, cluster};
+use std::path::Path;
+use streamshield_core::ports::log::Log;
+
+/// Whether the cluster is asked.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Reach {
+    Cluster,
+    Offline,
+}
+
+pub fn check(path: &Path, reach: Reach, redactor: &Redactor) -> ExitStatus {
+    let (planned, mut problems) = read_and_plan(path, redactor);
+    let Some(planned) = planned else { return report(&problems, redactor) };
+    let (topics, note) = match reach {
+        Reach::Offline => (None, None),
+        Reach::Cluster => compare(&planned, &mut problems),
+    };
+    let status = report(&problems, redactor);
+    if status == ExitStatus::Ok {
+        print_ok(&planned, topics.as_deref(), note.as_deref(), redactor);
+    }
+    status
+}
+
+pub fn explain(path: &Path, format: ExplainFormat, redactor: &Redactor) -> ExitStatus {
+    let (planned, problems) = read_and_plan(path, redactor);
+    let status = report(&problems, redactor);
+    if let Some(planned) = planned {
+        let text = match format {
+            ExplainFormat::Text => streamshield_sql::explain::text(&planned.planned),
+            ExplainFormat::Json => format!("{:#}", streamshield_sql::explain::json(&planned.planned)),
+            ExplainFormat::Dot => streamshield_sql::explain::graphviz(&planned.planned),
+        };
+        println!("{}", redactor.redact(text.trim_end()));
+    }
+    status
+}
+
+pub fn create_topics(path: &Path, dry_run: bool, redactor: &Redactor) -> ExitStatus {
+    let (planned, mut problems) = read_and_plan(path, redactor);
+    let Some(planned) = planned else { return report(&problems, redactor) };
+    let log = match cluster::ask(&planned.job) {
+        Ok(Ok(log)) => log,
+        Ok(Err(reason)) => {
+            problems.add(Problem::error(format!("no topics were created: {reason}")));
+            report(&problems, redactor);
+            return ExitStatus::Failed;
+        }
+        Err(problem) => {
+            problems.add(problem);
+            return report(&problems, redactor);
+        }
+    };
+    let topics = topics::compare(&planned, &log, &mut problems);
+    if report(&problems, redactor) != ExitStatus::Ok {
+        return ExitStatus::Usage;
+    }
+    let topics = topics.unwrap_or_default();
+    let missing: Vec<_> = topics.iter().filter(|topic| !topic.exists).map(|topic| topic.spec.clone()).collect();
+    if !dry_run && let Err(error) = log.create_topics(&missing) {
+        report(&Problems(vec![Problem::error(error.message)]), redactor);
+        return ExitStatus::Failed;
+    }
+    for Topic { spec, exists } in &topics {
+        let what = match (exists, dry_run) {
+            (true, _) => "exists      ",
+            (false, true) => "would create",
+            (false, false) => "created     ",
+        };
+        println!("{what} {} ({} partitions)", spec.name, spec.partitions);
+    }
+    ExitStatus::Ok
+}
+
+/// The job's topics, or a note why they are not known.
+fn compare(planned: &PlannedJob, problems: &mut Problems) -> (Option<Vec<Topic>>, Option<String>) {
+    match cluster::ask(&planned.job) {
+        Ok(Ok(log)) => (topics::compare(planned, &log, problems), None),
+        Ok(Err(reason)) => (None, Some(format!("topics were not checked: {reason}"))),
+        Err(problem) => {
+            problems.add(problem);
+            (None, None)
+        }
+    }
+}
+
+fn print_ok(planned: &PlannedJob, topics: Option<&[Topic]>, note: Option<&str>, redactor: &Redactor) {
+    let plan = &planned.planned.plan;
+    println!("ok: job `{}`, {} stages, {} exchanges, plan {}", planned.job.name, plan.stages.len(), plan.exchanges.len(), plan.fingerprint);
+    if let Some(topics) = topics {
+        let existing = topics.iter().filter(|topic| topic.exists).count();
+        println!("topics: {existing} of {} exist, the others are created at the start", topics.len());
+    }
+    if let Some(note) = note {
+        println!("note: {}", redactor.redact(note));
+    }
+}
+
+/// Prints what was found.
+pub fn report(problems: &Problems, redactor: &Redactor) -> ExitStatus {
+    problems.print(&|text| redactor.redact(text));
+    if problems.has_errors() { ExitStatus::Usage } else { ExitStatus::Ok }
+}

@@ -1,0 +1,40 @@
+//! SIGTERM and SIGINT: the first asks the job to drain, the second ends the process at once.
+
+use super::ExitStatus;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Raised by the first signal.
+#[derive(Clone, Default)]
+pub struct StopRequest(Arc<AtomicBool>);
+
+impl StopRequest {
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Listens on the runtime from now on.
+pub fn listen(runtime: &tokio::runtime::Runtime) -> std::io::Result<StopRequest> {
+    let request = StopRequest::default();
+    let _context = runtime.enter();
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let raised = request.clone();
+    runtime.spawn(async move {
+        next(&mut terminate, &mut interrupt).await;
+        raised.0.store(true, Ordering::SeqCst);
+        tracing::info!("draining; a second signal ends at once");
+        next(&mut terminate, &mut interrupt).await;
+        // Like a crash: whatever is not committed is done again at the next start.
+        std::process::exit(ExitStatus::Killed as i32);
+    });
+    Ok(request)
+}
+
+async fn next(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}

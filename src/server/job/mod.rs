@@ -1,0 +1,119 @@
+//! The job file: from YAML to settings, with every mistake at its place.
+//!
+//! ```text
+//! file ─yaml→ tree with places ─read→ Job          problems: unknown keys, wrong values
+//!                   │ interpolate: ${env:X}, ${file:/path}
+//!                   └ sql / sql_file ─→ SqlText ─→ planner, whose errors find their way back
+//! ```
+
+pub mod interpolate;
+pub mod read;
+pub mod schema;
+pub mod secret;
+pub mod settings;
+pub mod units;
+pub mod yaml;
+
+use crate::problem::{Place, SourceFile};
+use secret::{Redactor, Secret};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use streamshield_engine::config::{BadRecordPolicy, JobConfig, LateRowPolicy};
+
+/// Partitions of exchanges, whatever the machine: a job must not change when it moves.
+const DEFAULT_PARALLELISM: u32 = 4;
+const DEFAULT_COMMIT_INTERVAL: Duration = Duration::from_millis(100);
+const DEFAULT_FLUSH_INTERVAL: Duration = Duration::from_secs(5);
+const DEFAULT_MEMORY_BUDGET_BYTES: u64 = 512 << 20;
+
+/// A job file that has been read.
+#[derive(Clone)]
+pub struct Job {
+    pub file: Arc<SourceFile>,
+    pub name: String,
+    /// Where `name` stands in the file, if it does.
+    pub name_place: Option<Place>,
+    pub slo: Slo,
+    pub cluster: Cluster,
+    pub slots: usize,
+    pub parallelism: u32,
+    pub commit_interval: Duration,
+    pub flush_interval: Duration,
+    pub memory_budget_bytes: u64,
+    pub state_dir: Option<PathBuf>,
+    pub sql: SqlText,
+    pub on_bad_record: BadRecordPolicy,
+    pub late_rows: LateRowPolicy,
+    pub replication_factor: Option<i32>,
+    pub redactor: Redactor,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Slo {
+    /// From 0 to 1.
+    pub completeness: Option<f64>,
+    pub max_latency: Option<Duration>,
+    pub max_recovery: Option<Duration>,
+}
+
+/// What the job runs on.
+#[derive(Clone, Debug)]
+pub enum Cluster {
+    Kafka(BTreeMap<String, Secret>),
+    Embedded { data_dir: Option<PathBuf>, listen: Option<SocketAddr> },
+}
+
+/// The SQL of a job after interpolation, and where each byte of it came from.
+#[derive(Clone)]
+pub struct SqlText {
+    pub text: String,
+    pub file: Arc<SourceFile>,
+    /// File position of each byte of `text`, and of its end.
+    pub places: Vec<usize>,
+}
+
+impl SqlText {
+    /// The place of a part of the text in the user's file.
+    pub fn place(&self, span: Range<usize>) -> Place {
+        let at = |position: usize| self.places.get(position).or(self.places.last()).copied().unwrap_or_default();
+        // The end is taken from the last byte inside, since the next one may be on another line.
+        let end = if span.end > span.start { at(span.end - 1) + 1 } else { at(span.start) };
+        Place { file: self.file.clone(), span: at(span.start)..end.max(at(span.start)) }
+    }
+}
+
+impl Job {
+    /// Settings for the engine.
+    pub fn config(&self) -> JobConfig {
+        JobConfig {
+            name: self.name.clone(),
+            slots: self.slots,
+            parallelism: self.parallelism,
+            commit_interval: self.commit_interval,
+            flush_interval: self.flush_interval,
+            memory_budget_bytes: usize::try_from(self.memory_budget_bytes).unwrap_or(usize::MAX),
+            on_bad_record: self.on_bad_record,
+            late_rows: self.late_rows,
+            replication_factor: self.replication_factor,
+        }
+    }
+
+    /// As the plan's fingerprint and the job file name it.
+    pub fn bad_record_policy(&self) -> &'static str {
+        match self.on_bad_record {
+            BadRecordPolicy::Fail => "fail",
+            BadRecordPolicy::DeadLetter => "dead_letter",
+            BadRecordPolicy::Skip => "skip",
+        }
+    }
+
+    /// Where the local state lies; None: in a folder that is deleted at the end, as the embedded broker's log is too.
+    pub fn state_folder(&self) -> Option<PathBuf> {
+        let forgets = matches!(&self.cluster, Cluster::Embedded { data_dir: None, .. });
+        self.state_dir.clone().or_else(|| (!forgets).then(|| PathBuf::from(".streamshield").join(&self.name).join("state")))
+    }
+}

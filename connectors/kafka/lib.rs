@@ -5,6 +5,9 @@
 //!
 //! | module | what |
 //! |---|---|
+//! | [`KafkaConnector`] (`connector`, `options`) | the factory of sources and sinks; the options are listed in `README.md` |
+//! | `source`, `rows`, `metadata` | a topic as a table: splits, positions, messages to rows |
+//! | `sink` | rows to messages of the epoch's transaction |
 //! | [`KafkaLog`] (`log`, `admin`, `append`) | topics, offsets, groups, single messages |
 //! | [`KafkaReader`] (`reader`, `fetch`) | read committed by position, in batches; `fetch` is the audited `unsafe` |
 //! | [`KafkaWriter`] (`writer`, `produce`, `context`) | transactions and the doubt about them; `produce` is the other `unsafe` |
@@ -14,15 +17,22 @@
 
 mod admin;
 mod append;
+mod connector;
 mod context;
 mod errors;
 mod fetch;
 mod log;
+mod metadata;
+mod options;
 mod produce;
 mod properties;
 mod reader;
+mod rows;
+mod sink;
+mod source;
 mod writer;
 
+pub use connector::KafkaConnector;
 pub use log::KafkaLog;
 pub use properties::is_secret;
 pub use reader::KafkaReader;

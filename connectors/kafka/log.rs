@@ -4,13 +4,13 @@
 //! administration, one per consumer group, one producer for single messages. Readers and writers belong to their slots.
 //! A small thread serves the kept clients, so that their log lines and reports don't pile up.
 
+use crate::admin;
 use crate::append::Appender;
 use crate::context::ClientEvents;
 use crate::errors::{code_error, log_error};
 use crate::properties::Properties;
 use crate::reader::KafkaReader;
 use crate::writer::{KafkaWriter, init_transactions};
-use crate::admin;
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::AdminClient;
@@ -66,12 +66,10 @@ impl KafkaLog {
             return Err(LogError::new(LogErrorKind::Fatal, "the property 'group.id' can't be set for a job: set 'properties.group.id' of a table"));
         }
         properties.retain(|_, value| !value.is_empty());
-        let log = Self::unconnected(Properties::new(properties)?)?;
-        let client = log.query(Isolation::ReadCommitted)?;
-        client.fetch_metadata(Some("__none__"), QUERY_TIMEOUT).map_err(|error| {
-            let reason = log_error(&format!("connect to {}", log.servers()), &error);
-            LogError::new(reason.kind, reason.message)
-        })?;
+        let log = Self::elsewhere(properties)?;
+        let what = format!("connect to {}", log.servers());
+        // Any question will do; that topic need not exist.
+        log.query(Isolation::ReadCommitted)?.fetch_metadata(Some("__none__"), QUERY_TIMEOUT).map_err(|error| log_error(&what, &error))?;
         Ok(log)
     }
 
@@ -96,13 +94,22 @@ impl KafkaLog {
     }
 
     /// A log with these properties only. Does not connect.
-    pub(crate) fn elsewhere(properties: BTreeMap<String, String>) -> Result<Arc<KafkaLog>, LogError> {
+    pub fn elsewhere(properties: BTreeMap<String, String>) -> Result<Arc<KafkaLog>, LogError> {
         Self::unconnected(Properties::new(properties)?)
     }
 
     /// The brokers it was told of.
     pub fn servers(&self) -> &str {
         self.properties.servers()
+    }
+
+    pub(crate) fn has_property(&self, key: &str, value: &str) -> bool {
+        self.properties.has(key, value)
+    }
+
+    /// The largest message that the client of a writer accepts.
+    pub(crate) fn message_bytes_max(&self) -> usize {
+        self.properties.message_bytes_max()
     }
 
     pub(crate) fn kafka_reader(&self, options: ReaderOptions, wakeup: Arc<Wakeup>) -> Result<KafkaReader, LogError> {

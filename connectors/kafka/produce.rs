@@ -57,7 +57,9 @@ impl TopicHandle {
     /// Queues all messages, or says where it stopped.
     pub fn send(&self, buffer: &[u8], entries: &[MessageEntry]) -> Result<(), Stopped> {
         let mut queued = 0;
-        for chunk in entries.chunks(BATCH_MESSAGES) {
+        // One call per partition: given several, librdkafka 2.12 adds a partition that it does not know yet as number -1
+        // to the transaction, which then can't commit.
+        for chunk in entries.chunk_by(|a, b| a.partition == b.partition).flat_map(|same| same.chunks(BATCH_MESSAGES)) {
             let result = if chunk.iter().all(|entry| entry.timestamp_ms.is_none()) {
                 self.send_batch(buffer, chunk)
             } else {
@@ -69,6 +71,7 @@ impl TopicHandle {
         Ok(())
     }
 
+    /// Queues entries of one partition.
     fn send_batch(&self, buffer: &[u8], entries: &[MessageEntry]) -> Result<(), Stopped> {
         let mut messages: Vec<_> = entries
             .iter()
@@ -77,7 +80,7 @@ impl TopicHandle {
                 native::rd_kafka_message_t {
                     err: native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR,
                     rkt: ptr::null_mut(),
-                    partition: entry.partition.unwrap_or(PARTITION_BY_KEY),
+                    partition: 0,
                     payload,
                     len,
                     key,
@@ -87,9 +90,10 @@ impl TopicHandle {
                 }
             })
             .collect();
-        let flags = native::RD_KAFKA_MSG_F_COPY | native::RD_KAFKA_MSG_F_PARTITION;
-        // SAFETY: `messages` has that many elements, whose pointers lie in `buffer`; F_COPY copies them before it returns.
-        let queued = unsafe { native::rd_kafka_produce_batch(self.topic.as_ptr(), PARTITION_BY_KEY, flags, messages.as_mut_ptr(), messages.len() as i32) };
+        let partition = entries.first().and_then(|entry| entry.partition).unwrap_or(PARTITION_BY_KEY);
+        let (flags, count) = (native::RD_KAFKA_MSG_F_COPY, messages.len() as i32);
+        // SAFETY: `messages` has `count` elements, whose pointers lie in `buffer`; F_COPY copies them before it returns.
+        let queued = unsafe { native::rd_kafka_produce_batch(self.topic.as_ptr(), partition, flags, messages.as_mut_ptr(), count) };
         if queued as usize == messages.len() {
             return Ok(());
         }

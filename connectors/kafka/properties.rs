@@ -106,6 +106,15 @@ impl Properties {
         self.user.get("bootstrap.servers").or(self.user.get("metadata.broker.list")).map_or("", String::as_str)
     }
 
+    pub fn has(&self, key: &str, value: &str) -> bool {
+        self.user.get(key).is_some_and(|own| own == value)
+    }
+
+    /// The largest message that a producer accepts; the default is librdkafka's.
+    pub fn message_bytes_max(&self) -> usize {
+        self.number("message.max.bytes", 1_000_000) as usize
+    }
+
     fn number(&self, key: &str, default: u64) -> u64 {
         self.user.get(key).and_then(|value| value.parse().ok()).unwrap_or(default)
     }

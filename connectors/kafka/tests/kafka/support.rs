@@ -118,6 +118,19 @@ impl Reading {
         Ok((seen, taken))
     }
 
+    /// Takes until the reader stands at the end, once nothing is open: a commit's markers follow its answer.
+    pub fn to_settled_end(&mut self, log: &KafkaLog) -> (Vec<Seen>, i64) {
+        let high = settled(log, &self.partition);
+        let (mut all, mut end) = self.to_end();
+        while end < high {
+            let (seen, later) = self.to_end();
+            all.extend(seen);
+            end = later;
+            self.wait();
+        }
+        (all, end)
+    }
+
     /// Takes until the reader stands at the end.
     pub fn to_end(&mut self) -> (Vec<Seen>, i64) {
         let (mut all, deadline) = (Vec::new(), Instant::now() + PATIENCE);
@@ -166,4 +179,18 @@ pub fn texts(seen: &[Seen]) -> Vec<&str> {
 
 pub fn numbered(prefix: &str, range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|number| format!("{prefix}{number}")).collect()
+}
+
+/// Waits until no transaction is open and returns the end.
+pub fn settled(log: &KafkaLog, partition: &TopicPartition) -> i64 {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let bounds = |isolation| log.bounds(partition, isolation).expect("bounds").high;
+        let (high, stable) = (bounds(Isolation::ReadUncommitted), bounds(Isolation::ReadCommitted));
+        if high == stable {
+            return high;
+        }
+        assert!(Instant::now() < deadline, "{partition} stays at {stable} of {high}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

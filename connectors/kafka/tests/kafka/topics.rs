@@ -36,6 +36,7 @@ fn start_positions_are_resolved_to_offsets() {
     }
     let mut writer = log.writer(&unique("resolve")).expect("writer");
     commit(&mut *writer, &set);
+    settled(&log, &partition);
     let at = |start| log.resolve(&partition, start).expect("resolve");
     assert_eq!(at(StartAt::Beginning), 0);
     assert_eq!(at(StartAt::End), 11, "behind the marker");
@@ -92,6 +93,7 @@ fn trimming_moves_the_start_and_never_beyond_the_end() {
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     let mut writer = log.writer(&unique("trim")).expect("writer");
     commit(&mut *writer, &values(&topic, numbered("v", 0..10)));
+    settled(&log, &partition);
     log.trim(&[(partition.clone(), 6)]).expect("trim");
     assert_eq!(log.bounds(&partition, Isolation::ReadCommitted).expect("bounds"), Bounds { low: 6, high: 11 });
     log.trim(&[(partition.clone(), 3)]).expect("behind the start is no error");

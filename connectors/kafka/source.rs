@@ -1,0 +1,224 @@
+//! Reads a table from a topic: one split per partition, positions are offsets.
+//!
+//! Start and end are resolved to offsets once, at the job's first start. The end of a bounded scan may lie behind control
+//! markers and aborted messages, which are never seen: a split has ended when its reader *stands* at or behind the end, or
+//! has met a message that lies behind it, not when a message with the last offset came.
+//!
+//! Messages are decoded from the fetch buffer. Bad records are copied out; the originals of good rows are kept with
+//! their buffer, and only on demand.
+
+use crate::connector::source_error;
+use crate::fetch::FetchedBatch;
+use crate::log::KafkaLog;
+use crate::options::{Bounded, GroupReset, Startup, TableOptions};
+use crate::reader::{BatchTaken, KafkaReader};
+use crate::rows::{RowDecoder, Rows};
+use crate::admin;
+use arrow_array::RecordBatch;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use streamshield_core::ids::Offset;
+use streamshield_core::ports::log::*;
+use streamshield_core::ports::source::*;
+use streamshield_core::table::{OptionError, SourceRequest};
+
+/// Bound of what one reader of a table buffers, over its partitions, in bytes (M-1).
+const BUFFER_BYTES: usize = 32 << 20;
+
+/// One table.
+pub(crate) struct KafkaSource {
+    log: Arc<KafkaLog>,
+    options: TableOptions,
+    request: SourceRequest,
+}
+
+impl KafkaSource {
+    pub fn new(log: Arc<KafkaLog>, options: TableOptions, request: SourceRequest) -> Result<Self, OptionError> {
+        // Fails early when a column can't be decoded.
+        RowDecoder::new(&request, &options, 0)?;
+        Ok(KafkaSource { log, options, request })
+    }
+
+    fn error(&self, error: LogError) -> SourceError {
+        source_error(&self.request.table.name, error)
+    }
+
+    fn stop(&self, message: impl std::fmt::Display) -> SourceError {
+        SourceError { kind: SourceErrorKind::Stop, message: format!("table '{}': {message}", self.request.table.name) }
+    }
+
+    fn resolve(&self, partition: &TopicPartition, at: StartAt) -> Result<Offset, SourceError> {
+        self.log.resolve(partition, at).map_err(|error| self.error(error))
+    }
+
+    fn group_offset(&self, partition: &TopicPartition) -> Result<Option<Offset>, SourceError> {
+        let group = self.options.group.as_deref().unwrap_or_default();
+        self.log.group_offset(group, partition).map_err(|error| self.error(error))
+    }
+
+    fn start(&self, partition: &TopicPartition) -> Result<Offset, SourceError> {
+        match &self.options.startup {
+            Startup::Earliest => self.resolve(partition, StartAt::Beginning),
+            Startup::Latest => self.resolve(partition, StartAt::End),
+            Startup::TimestampMs(timestamp_ms) => self.resolve(partition, StartAt::Timestamp(*timestamp_ms)),
+            Startup::Specific(offsets) => {
+                let missing = || self.stop(format!("'scan.startup.specific-offsets' has no offset for partition {}", partition.partition));
+                offsets.get(&partition.partition).copied().ok_or_else(missing)
+            }
+            Startup::Group(reset) => match (self.group_offset(partition)?, reset) {
+                (Some(offset), _) => Ok(offset),
+                (None, GroupReset::Earliest) => self.resolve(partition, StartAt::Beginning),
+                (None, GroupReset::Latest) => self.resolve(partition, StartAt::End),
+                (None, GroupReset::Stop) => {
+                    let group = self.options.group.as_deref().unwrap_or_default();
+                    Err(self.stop(format!("group '{group}' has no offset in {partition}: set 'properties.auto.offset.reset' to 'earliest' or 'latest'")))
+                }
+            },
+        }
+    }
+
+    fn end(&self, partition: &TopicPartition) -> Result<Option<Offset>, SourceError> {
+        match &self.options.bounded {
+            Bounded::Unbounded => Ok(None),
+            Bounded::Latest => self.resolve(partition, StartAt::End).map(Some),
+            Bounded::TimestampMs(timestamp_ms) => self.resolve(partition, StartAt::Timestamp(*timestamp_ms)).map(Some),
+            Bounded::Group => match self.group_offset(partition)? {
+                Some(offset) => Ok(Some(offset)),
+                None => Err(self.stop(format!("the group has no offset in {partition} to end at"))),
+            },
+            Bounded::Specific(offsets) => match offsets.get(&partition.partition) {
+                Some(offset) => Ok(Some(*offset)),
+                None => Err(self.stop(format!("'scan.bounded.specific-offsets' has no offset for partition {}", partition.partition))),
+            },
+        }
+    }
+}
+
+impl Source for KafkaSource {
+    fn discover(&self) -> Result<Vec<Split>, SourceError> {
+        let query = self.log.query(Isolation::ReadCommitted).map_err(|error| self.error(error))?;
+        let partitions = admin::partitions(&query, &self.options.topic).map_err(|error| self.error(error))?;
+        let Some(partitions) = partitions else {
+            return Err(self.stop(format!("topic '{}' does not exist at {}", self.options.topic, self.log.servers())));
+        };
+        let topic: Arc<str> = self.options.topic.as_str().into();
+        let split = |number: i32| {
+            let partition = TopicPartition::new(Arc::clone(&topic), number);
+            Ok(Split { id: number as SplitId, start: self.start(&partition)?, end: self.end(&partition)? })
+        };
+        (0..partitions).map(split).collect()
+    }
+
+    fn reader(&self, wakeup: Arc<Wakeup>) -> Result<Box<dyn SourceReader>, SourceError> {
+        let options = ReaderOptions { headers: self.request.keep_origins || self.reads_headers(), buffer_bytes: BUFFER_BYTES, properties: BTreeMap::new() };
+        let reader = self.log.kafka_reader(options, wakeup).map_err(|error| self.error(error))?;
+        let topic = self.options.topic.as_str().into();
+        Ok(Box::new(KafkaTableReader { reader, topic, options: self.options.clone(), request: self.request.clone(), splits: BTreeMap::new() }))
+    }
+}
+
+impl KafkaSource {
+    fn reads_headers(&self) -> bool {
+        use streamshield_core::table::ColumnKind;
+        self.request.columns.iter().any(|column| matches!(&column.kind, ColumnKind::Metadata { key, .. } if key == "headers"))
+    }
+}
+
+/// A split of a reader.
+struct OpenSplit {
+    partition: TopicPartition,
+    end: Option<Offset>,
+    next: Offset,
+    decoder: RowDecoder,
+}
+
+/// Reads some partitions of a table.
+struct KafkaTableReader {
+    reader: KafkaReader,
+    topic: Arc<str>,
+    options: TableOptions,
+    request: SourceRequest,
+    splits: BTreeMap<SplitId, OpenSplit>,
+}
+
+impl SourceReader for KafkaTableReader {
+    fn add_split(&mut self, split: &Split, from: Offset) -> Result<(), SourceError> {
+        let name = &self.request.table.name;
+        let stop = |error: OptionError| SourceError { kind: SourceErrorKind::Stop, message: format!("table '{name}': {}", error.message) };
+        let partition = TopicPartition::new(Arc::clone(&self.topic), split.id as i32);
+        let decoder = RowDecoder::new(&self.request, &self.options, partition.partition).map_err(stop)?;
+        if split.end.is_none_or(|end| from < end) {
+            self.reader.assign(&partition, from).map_err(|error| source_error(name, error))?;
+        }
+        self.splits.insert(split.id, OpenSplit { partition, end: split.end, next: from, decoder });
+        Ok(())
+    }
+
+    fn take(&mut self, id: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {
+        let name = &self.request.table.name;
+        let unknown = || SourceError { kind: SourceErrorKind::Stop, message: format!("table '{name}' has no split {id}") };
+        let split = self.splits.get_mut(&id).ok_or_else(unknown)?;
+        if split.end.is_some_and(|end| split.next >= end) {
+            return Ok(nothing(&self.request, split.next, SplitState::Finished));
+        }
+        let ends_at_split = split.end.is_some_and(|end| limit.end.is_none_or(|wanted| end <= wanted));
+        let end = if ends_at_split { split.end } else { limit.end };
+        let BatchTaken { batch, taken, past_end } =
+            self.reader.take_batch(&split.partition, &TakeLimit { end, ..*limit }).map_err(|error| source_error(name, error))?;
+        split.next = taken.next;
+        let is_finished = split.end.is_some_and(|end| taken.next >= end || taken.at_end.is_some_and(|at_end| at_end >= end)) || (past_end && ends_at_split);
+        let state = match (is_finished, taken.messages) {
+            (true, _) => SplitState::Finished,
+            (false, 0) => SplitState::Idle,
+            (false, _) => SplitState::More,
+        };
+        if taken.messages == 0 {
+            return Ok(nothing(&self.request, taken.next, state));
+        }
+        let Rows { rows, bad, kept, newest_timestamp_ms } = split
+            .decoder
+            .decode(&batch.messages)
+            .map_err(|error| SourceError { kind: SourceErrorKind::Stop, message: format!("table '{name}': {error}") })?;
+        let topic = Arc::clone(&self.topic);
+        let origins = (self.request.keep_origins && rows.num_rows() > 0)
+            .then(|| Box::new(KafkaOrigins { batch, kept, topic, split: id }) as Box<dyn RowOrigins>);
+        Ok(SourceBatch { rows, to: taken.next, records: taken.messages, bytes: taken.bytes, bad, newest_timestamp_ms, origins, state })
+    }
+}
+
+fn nothing(request: &SourceRequest, to: Offset, state: SplitState) -> SourceBatch {
+    let rows = RecordBatch::new_empty(Arc::clone(&request.schema));
+    SourceBatch { rows, to, records: 0, bytes: 0, bad: Vec::new(), newest_timestamp_ms: None, origins: None, state }
+}
+
+/// The messages of a batch, as long as its step is not done.
+struct KafkaOrigins {
+    batch: FetchedBatch,
+    /// Message of each row; None when every message is a row.
+    kept: Option<Vec<u32>>,
+    topic: Arc<str>,
+    split: SplitId,
+}
+
+impl RowOrigins for KafkaOrigins {
+    fn origin(&self, row: usize) -> Origin {
+        let index = self.kept.as_ref().map_or(row, |kept| kept[row] as usize);
+        let message = &self.batch.messages[index];
+        let mut headers = Vec::new();
+        message.headers_into(&mut headers);
+        origin_of(&self.topic, self.split, &message.view(&headers))
+    }
+}
+
+/// A copy of a message, for the dead-letter topic.
+pub(crate) fn origin_of(topic: &str, split: SplitId, message: &MessageView<'_>) -> Origin {
+    Origin {
+        container: topic.to_string(),
+        split,
+        offset: message.offset,
+        timestamp_ms: (message.timestamp_ms >= 0).then_some(message.timestamp_ms),
+        key: message.key.map(<[u8]>::to_vec),
+        payload: message.payload.map(<[u8]>::to_vec),
+        headers: message.headers.iter().map(|(name, value)| (name.to_string(), value.to_vec())).collect(),
+    }
+}

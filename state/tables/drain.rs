@@ -38,7 +38,7 @@ impl Table {
         };
         let before = slab.bytes();
         if slab.drain.is_none() {
-            slab.drain = Some(DrainOrder { groups: slab.keys.sorted(), next: 0 });
+            slab.drain = Some(DrainOrder { groups: slab.keys.sorted(0..slab.len() as u32), next: 0 });
         }
         let portion = match disk {
             None => drain_memory(&self.spec, slab, max_rows)?,

@@ -368,24 +368,30 @@ impl KeyStore {
         Ok(())
     }
 
-    /// All groups by the order of their keys.
-    pub fn sorted(&self) -> Vec<u32> {
-        let null_group = match self {
-            KeyStore::Words { null_group, .. } => *null_group,
-            _ => None,
-        };
-        let groups = (0..self.len() as u32).filter(|group| Some(*group) != null_group);
-        let mut prefixed: Vec<(u64, u32)> = match self {
-            KeyStore::Words { words, .. } => groups.map(|group| (words.get(group as usize), group)).collect(),
-            rows => groups.map(|group| (prefix(rows.row_bytes(group)), group)).collect(),
-        };
+    /// Groups by the order of their keys.
+    pub fn sorted(&self, groups: impl Iterator<Item = u32>) -> Vec<u32> {
         match self {
-            KeyStore::Words { .. } => prefixed.sort_unstable(),
-            rows => prefixed.sort_unstable_by(|left, right| {
-                left.0.cmp(&right.0).then_with(|| rows.row_bytes(left.1).cmp(rows.row_bytes(right.1)))
-            }),
+            KeyStore::Words { words, null_group } => {
+                let mut has_null = false;
+                let mut keyed: Vec<(u64, u32)> = groups
+                    .filter(|group| {
+                        has_null |= Some(*group) == *null_group;
+                        Some(*group) != *null_group
+                    })
+                    .map(|group| (words.get(group as usize), group))
+                    .collect();
+                keyed.sort_unstable();
+                let null_group = null_group.filter(|_| has_null);
+                null_group.into_iter().chain(keyed.into_iter().map(|(_, group)| group)).collect()
+            }
+            rows => {
+                let mut keyed: Vec<(u64, u32)> = groups.map(|group| (prefix(rows.row_bytes(group)), group)).collect();
+                keyed.sort_unstable_by(|left, right| {
+                    left.0.cmp(&right.0).then_with(|| rows.row_bytes(left.1).cmp(rows.row_bytes(right.1)))
+                });
+                keyed.into_iter().map(|(_, group)| group).collect()
+            }
         }
-        null_group.into_iter().chain(prefixed.into_iter().map(|(_, group)| group)).collect()
     }
 
     pub fn retain(&mut self, keep: &Bitmap) {

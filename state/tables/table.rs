@@ -77,11 +77,12 @@ impl Table {
                 flush.reserve(dirty * (key + states));
             }
             let prefix = window_prefix(self.spec.operator, *window);
-            let groups = slab.marks.dirty().ones().map(|group| group as u32);
+            // The store takes sorted keys several times faster.
+            let groups = slab.keys.sorted(slab.marks.dirty().ones().map(|group| group as u32));
             flush.put_window(
                 prefix,
                 widths,
-                groups,
+                groups.into_iter(),
                 |group, out| slab.keys.write(group, out),
                 |group, out| slab.write_states(group, out),
             );

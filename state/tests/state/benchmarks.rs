@@ -16,9 +16,9 @@ fn rate(count: usize, took: Duration) -> f64 {
     count as f64 / took.as_secs_f64() / 1e6
 }
 
-fn shuffled(count: i64) -> Vec<i64> {
+fn shuffled(count: i64, seed: u64) -> Vec<i64> {
     let mut keys: Vec<i64> = (0..count).map(|key| key * 7919).collect();
-    keys.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
+    keys.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
     keys
 }
 
@@ -45,9 +45,10 @@ fn benchmark_integer_keys() {
     for groups in [1_000i64, 100_000, 1_000_000] {
         let directory = tempfile::tempdir().expect("temp");
         let mut state = open(directory.path(), &count_by_integer()).state;
-        let keys = shuffled(groups);
-        let batches = batches(&keys);
-        let new = merge_all(state.as_mut(), &batches);
+        let keys = shuffled(groups, 1);
+        let new = merge_all(state.as_mut(), &batches(&keys));
+        // In another order than they were added, so that no access is sequential.
+        let batches = batches(&shuffled(groups, 2));
         let rounds = (4_000_000 / keys.len()).max(1);
         let existing: Duration = (0..rounds).map(|_| merge_all(state.as_mut(), &batches)).sum();
         let bytes = state.bytes();
@@ -96,7 +97,7 @@ fn benchmark_text_keys_with_four_states() {
         ],
     };
     let mut state = open(directory.path(), &spec).state;
-    let keys = shuffled(100_000);
+    let keys = shuffled(100_000, 1);
     let batches: Vec<(ArrayRef, Vec<ArrayRef>)> = keys
         .chunks(BATCH)
         .map(|keys| {

@@ -97,8 +97,6 @@ impl Subject {
 /// Everything that a history needs.
 struct World {
     kind: KeyKind,
-    directory: TempDir,
-    memory_directory: TempDir,
     subject: Option<Subject>,
     replica: Option<Subject>,
     model: Windows,
@@ -107,6 +105,9 @@ struct World {
     /// For each seal: the length of the history with it, its digest, and the model then.
     seals: Vec<(usize, Digest, Windows)>,
     unapplied: VecDeque<(Flush, usize)>,
+    // Last, so that the stores are closed before their files go.
+    directory: TempDir,
+    memory_directory: TempDir,
 }
 
 fn open(kind: KeyKind, directory: &TempDir) -> OpenedState {
@@ -260,7 +261,7 @@ impl World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn a_region_gives_what_a_sorted_map_gives(kind in prop::sample::select(&KEY_KINDS[..]), actions in actions()) {
         let mut world = World::new(kind);

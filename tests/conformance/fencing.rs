@@ -170,7 +170,10 @@ fn stale_generation(env: &Env) -> Result<String> {
     expect("committed", env.committed(&group, &input, 0)?, None)?;
     match sent.err().or(ended.err()) {
         Some(KafkaError::Transaction(error))
-            if matches!(error.code(), Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId | Code::RebalanceInProgress) =>
+            if matches!(
+                error.code(),
+                Code::IllegalGeneration | Code::UnknownMemberId | Code::FencedInstanceId | Code::RebalanceInProgress
+            ) =>
         {
             Ok(format!("{:?}", error.code()))
         }

@@ -93,12 +93,8 @@ fn log_append_time(env: &Env, codec: &str) -> Result<String> {
 }
 
 fn compaction(env: &Env, codec: &str) -> Result<String> {
-    let config = [
-        ("cleanup.policy", "compact"),
-        ("min.cleanable.dirty.ratio", "0.01"),
-        ("segment.ms", "500"),
-        ("max.compaction.lag.ms", "1000"),
-    ];
+    let config =
+        [("cleanup.policy", "compact"), ("min.cleanable.dirty.ratio", "0.01"), ("segment.ms", "500"), ("max.compaction.lag.ms", "1000")];
     let topic = env.topic_with("compact", 1, &config)?;
     let producer = env.producer(&[("compression.codec", codec)])?;
     for round in 0..20 {

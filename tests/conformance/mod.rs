@@ -10,9 +10,9 @@ mod admin;
 mod fencing;
 mod groups;
 mod idempotence;
-mod kit;
+pub mod kit;
 mod logs;
-mod raw;
+pub mod raw;
 mod read;
 mod speed;
 mod transactions;
@@ -132,7 +132,11 @@ fn run_one(env: &Arc<Env>, check: Check) -> Outcome {
         let _ = sender.send(result.unwrap_or_else(|_| Err(anyhow::anyhow!("panicked"))));
     });
     let ended = receiver.recv_timeout(check.limit).unwrap_or_else(|_| Err(anyhow::anyhow!("no end after {:?}", check.limit)));
-    let outcome = Outcome { name: check.name, seconds: started.elapsed().as_secs_f64(), result: ended.map_err(|why| format!("{why:#}").replace('\n', " ")) };
+    let outcome = Outcome {
+        name: check.name,
+        seconds: started.elapsed().as_secs_f64(),
+        result: ended.map_err(|why| format!("{why:#}").replace('\n', " ")),
+    };
     match &outcome.result {
         Ok(found) => println!("ok   {} ({:.1} s) {found}", outcome.name, outcome.seconds),
         Err(why) => println!("FAIL {} ({:.1} s) {why}", outcome.name, outcome.seconds),

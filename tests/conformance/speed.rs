@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use rdkafka::producer::Producer as _;
 use rdkafka::Offset;
+use rdkafka::producer::Producer as _;
 
 use super::Check;
 use super::kit::*;

@@ -106,7 +106,8 @@ fn last_stable_offset(env: &Env) -> Result<String> {
     let producer = env.transactional_ready()?;
     let committed = env.consumer(&[("isolation.level", COMMITTED)])?;
     let uncommitted = env.consumer(&[("isolation.level", UNCOMMITTED)])?;
-    let ends = || Ok::<_, anyhow::Error>((committed.fetch_watermarks(&topic, 0, STEP)?.1, uncommitted.fetch_watermarks(&topic, 0, STEP)?.1));
+    let ends =
+        || Ok::<_, anyhow::Error>((committed.fetch_watermarks(&topic, 0, STEP)?.1, uncommitted.fetch_watermarks(&topic, 0, STEP)?.1));
     begin(&producer)?;
     send_all(&producer, &topic, 0, numbered("inside", 0..20))?;
     expect("ends while open", ends()?, (7, 27))?;
@@ -174,7 +175,12 @@ fn interleaved(env: &Env) -> Result<String> {
         wanted.sort();
         env.wait_decided(&topic, partition)?;
         for start in [0, 1, 13, 57, 101] {
-            let small = [("isolation.level", COMMITTED), ("max.partition.fetch.bytes", "1000"), ("fetch.max.bytes", "1000"), ("message.max.bytes", "1000")];
+            let small = [
+                ("isolation.level", COMMITTED),
+                ("max.partition.fetch.bytes", "1000"),
+                ("fetch.max.bytes", "1000"),
+                ("message.max.bytes", "1000"),
+            ];
             let settings = if start == 1 { &small[..] } else { &small[..1] };
             let read = env.read_from(&topic, partition, Offset::Offset(start), settings)?;
             let got: Vec<_> = read.into_iter().map(|record| (record.offset, record.value)).collect();

@@ -34,7 +34,9 @@ fn contiguous_offsets(env: &Env) -> Result<String> {
 
 fn codec(env: &Env, codec: &str) -> Result<String> {
     let topic = env.topic("codec", 1)?;
-    let Ok(producer) = env.producer(&[("compression.codec", codec)]) else { return Ok("the client was built without it: not run".to_owned()) };
+    let Ok(producer) = env.producer(&[("compression.codec", codec)]) else {
+        return Ok("the client was built without it: not run".to_owned());
+    };
     let values: Vec<_> = (0..500).map(|number| format!("{{\"some\":\"json value\",\"n\":{number}}}")).collect();
     send_all(&producer, &topic, 0, values.clone())?;
     expect("values", env.values(&topic, 0, UNCOMMITTED)?, values)?;

@@ -93,6 +93,10 @@ pub fn encode(event: &Event, out: &mut BytesMut) {
             out.put_u8(15);
             put_str(out, group);
         }
+        Event::ProducersExpired { silent_since_ms } => {
+            out.put_u8(16);
+            out.put_i64(*silent_since_ms);
+        }
     }
 }
 
@@ -122,12 +126,11 @@ pub fn decode(from: &mut Bytes) -> Option<Event> {
         11 => Event::TransactionForgotten { transactional_id: get_str(from)? },
         12 => Event::OffsetsCommitted { group: get_str(from)?, offsets: get_offsets(from)? },
         13 => Event::OffsetsStaged { group: get_str(from)?, producer_id: from.try_get_i64().ok()?, offsets: get_offsets(from)? },
-        14 => Event::StagedOffsetsEnded {
-            group: get_str(from)?,
-            producer_id: from.try_get_i64().ok()?,
-            commit: from.try_get_u8().ok()? != 0,
-        },
+        14 => {
+            Event::StagedOffsetsEnded { group: get_str(from)?, producer_id: from.try_get_i64().ok()?, commit: from.try_get_u8().ok()? != 0 }
+        }
         15 => Event::GroupDeleted { group: get_str(from)? },
+        16 => Event::ProducersExpired { silent_since_ms: from.try_get_i64().ok()? },
         _ => return None,
     })
 }

@@ -218,7 +218,12 @@ fn open_append(path: &Path) -> Result<File, EmbeddedError> {
 
 fn take_lock(folder: &Path) -> Result<File, EmbeddedError> {
     let path = folder.join("LOCK");
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(&path).map_err(|source| EmbeddedError::io("open", &path, source))?;
+    let lock = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&path)
+        .map_err(|source| EmbeddedError::io("open", &path, source))?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(_) => Err(EmbeddedError::FolderInUse { folder: folder.to_owned() }),

@@ -20,10 +20,16 @@ pub struct Recovered {
 /// A file of the folder by its name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum FileKind {
-    Snapshot { number: u64 },
-    Journal { number: u64 },
+    Snapshot {
+        number: u64,
+    },
+    Journal {
+        number: u64,
+    },
     /// A snapshot that was not finished.
-    Unfinished { number: u64 },
+    Unfinished {
+        number: u64,
+    },
 }
 
 impl FileKind {

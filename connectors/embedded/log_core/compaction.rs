@@ -36,9 +36,9 @@ pub fn compact_if_due(partition: &mut Partition, config: &TopicConfig, now_ms: i
 fn cleanable_end(partition: &Partition, config: &TopicConfig, now_ms: i64) -> i64 {
     let last = partition.batches.back().map_or(0, |batch| batch.base_offset);
     let young_since_ms = now_ms.saturating_sub(config.min_compaction_lag_ms);
-    let first_young = partition.batches.iter().find(|batch| batch.appended_ms > young_since_ms);
+    let first_young = partition.batches.partition_point(|batch| batch.appended_ms <= young_since_ms);
     let end = partition.last_stable_offset().min(last);
-    first_young.map_or(end, |batch| end.min(batch.base_offset))
+    partition.batches.get(first_young).map_or(end, |batch| end.min(batch.base_offset))
 }
 
 /// Compacts the batches below `end`; tombstones appended before `tombstones_until_ms` go as well.

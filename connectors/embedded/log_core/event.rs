@@ -64,21 +64,73 @@ pub struct ProducerMark {
 /// One durable change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Event {
-    TopicCreated { topic: String, id: TopicId, partition_count: i32, config: BTreeMap<String, String> },
-    TopicDeleted { topic: String },
-    TopicConfigured { topic: String, config: BTreeMap<String, String> },
-    PartitionsAdded { topic: String, partition_count: i32 },
+    TopicCreated {
+        topic: String,
+        id: TopicId,
+        partition_count: i32,
+        config: BTreeMap<String, String>,
+    },
+    TopicDeleted {
+        topic: String,
+    },
+    TopicConfigured {
+        topic: String,
+        config: BTreeMap<String, String>,
+    },
+    PartitionsAdded {
+        topic: String,
+        partition_count: i32,
+    },
     /// A batch with its base offset in place; end markers of transactions are batches too.
-    BatchAppended { topic: Arc<str>, partition: i32, appended_ms: i64, batch: Bytes },
-    StartMoved { topic: String, partition: i32, start_offset: i64 },
-    PartitionRestored { topic: String, partition: i32, marks: PartitionMarks },
-    ProducerIdsTaken { next_producer_id: i64 },
-    TopicIdsTaken { next_topic_number: u64 },
-    TransactionChanged { transactional_id: String, state: TransactionState },
-    TransactionForgotten { transactional_id: String },
-    OffsetsCommitted { group: String, offsets: Vec<(TopicPartition, CommittedOffset)> },
+    BatchAppended {
+        topic: Arc<str>,
+        partition: i32,
+        appended_ms: i64,
+        batch: Bytes,
+    },
+    StartMoved {
+        topic: String,
+        partition: i32,
+        start_offset: i64,
+    },
+    PartitionRestored {
+        topic: String,
+        partition: i32,
+        marks: PartitionMarks,
+    },
+    /// Producers that are silent since then, with nothing open, are forgotten in all partitions.
+    ProducersExpired {
+        silent_since_ms: i64,
+    },
+    ProducerIdsTaken {
+        next_producer_id: i64,
+    },
+    TopicIdsTaken {
+        next_topic_number: u64,
+    },
+    TransactionChanged {
+        transactional_id: String,
+        state: TransactionState,
+    },
+    TransactionForgotten {
+        transactional_id: String,
+    },
+    OffsetsCommitted {
+        group: String,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+    },
     /// Offsets sent within a transaction, not visible before it commits.
-    OffsetsStaged { group: String, producer_id: i64, offsets: Vec<(TopicPartition, CommittedOffset)> },
-    StagedOffsetsEnded { group: String, producer_id: i64, commit: bool },
-    GroupDeleted { group: String },
+    OffsetsStaged {
+        group: String,
+        producer_id: i64,
+        offsets: Vec<(TopicPartition, CommittedOffset)>,
+    },
+    StagedOffsetsEnded {
+        group: String,
+        producer_id: i64,
+        commit: bool,
+    },
+    GroupDeleted {
+        group: String,
+    },
 }

@@ -50,7 +50,7 @@ mod core_test;
 #[cfg(test)]
 mod model_test;
 #[cfg(test)]
-mod test_kit;
+pub(crate) mod test_kit;
 
 use std::collections::BTreeMap;
 
@@ -221,6 +221,11 @@ impl LogCore {
             Event::PartitionRestored { topic, partition, marks } => {
                 self.change_partition(topic, *partition, |log| log.restore_marks(marks.clone()));
             }
+            Event::ProducersExpired { silent_since_ms } => {
+                for log in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
+                    log.expire_producers(*silent_since_ms);
+                }
+            }
             Event::ProducerIdsTaken { next_producer_id } => self.next_producer_id = *next_producer_id,
             Event::TopicIdsTaken { next_topic_number } => self.next_topic_number = *next_topic_number,
             Event::TransactionChanged { transactional_id, state } => {
@@ -229,7 +234,10 @@ impl LogCore {
             Event::TransactionForgotten { transactional_id } => {
                 self.transactions.remove(transactional_id);
             }
-            Event::OffsetsCommitted { .. } | Event::OffsetsStaged { .. } | Event::StagedOffsetsEnded { .. } | Event::GroupDeleted { .. } => {
+            Event::OffsetsCommitted { .. }
+            | Event::OffsetsStaged { .. }
+            | Event::StagedOffsetsEnded { .. }
+            | Event::GroupDeleted { .. } => {
                 self.apply_offsets(event);
             }
         }

@@ -73,7 +73,12 @@ impl LogCore {
     }
 
     /// A group's position; `require_stable` refuses while a transaction that is open may still change it (KIP-447).
-    pub fn committed_offset(&self, group: &str, partition: &TopicPartition, require_stable: bool) -> Result<Option<&CommittedOffset>, LogError> {
+    pub fn committed_offset(
+        &self,
+        group: &str,
+        partition: &TopicPartition,
+        require_stable: bool,
+    ) -> Result<Option<&CommittedOffset>, LogError> {
         let Some(offsets) = self.offsets.get(group) else { return Ok(None) };
         if require_stable && offsets.staged.values().any(|staged| staged.contains_key(partition)) {
             return Err(LogError::UnstableOffset);

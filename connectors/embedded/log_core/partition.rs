@@ -40,7 +40,9 @@ pub struct Fetched {
 pub enum SequenceCheck {
     Append,
     /// The same batch was appended before, at this offset.
-    Duplicate { base_offset: i64 },
+    Duplicate {
+        base_offset: i64,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -159,12 +161,8 @@ impl Partition {
             Isolation::ReadUncommitted => self.next_offset,
         };
         let first = self.batches.partition_point(|batch| batch.last_offset < offset);
-        let mut fetched = Fetched {
-            high_watermark: self.next_offset,
-            last_stable_offset,
-            log_start_offset: self.start_offset,
-            ..Fetched::default()
-        };
+        let mut fetched =
+            Fetched { high_watermark: self.next_offset, last_stable_offset, log_start_offset: self.start_offset, ..Fetched::default() };
         let (mut taken_bytes, mut last_offset) = (0, None);
         for batch in self.batches.range(first..) {
             let fits = taken_bytes + batch.bytes.len() <= bytes_max || (at_least_one && taken_bytes == 0);
@@ -192,9 +190,9 @@ impl Partition {
     pub(super) fn is_aborted(&self, batch: &Batch) -> bool {
         let first = self.aborted.partition_point(|aborted| aborted.marker_offset < batch.base_offset);
         batch.header.is_transactional()
-            && self.aborted[first..].iter().any(|aborted| {
-                aborted.producer_id == batch.header.producer_id && aborted.first_offset <= batch.base_offset
-            })
+            && self.aborted[first..]
+                .iter()
+                .any(|aborted| aborted.producer_id == batch.header.producer_id && aborted.first_offset <= batch.base_offset)
     }
 
     /// The first record at or after a time: its offset and timestamp.
@@ -251,7 +249,12 @@ impl Partition {
         start
     }
 
-    /// Forgets producers that have been silent for long and have nothing open.
+    /// Has a producer been silent since then, with nothing open?
+    pub fn has_silent_producer(&self, silent_since_ms: i64) -> bool {
+        self.producers.iter().any(|(id, producer)| producer.seen_ms < silent_since_ms && !self.open.contains_key(id))
+    }
+
+    /// Forgets such producers.
     pub fn expire_producers(&mut self, silent_since_ms: i64) {
         let open = &self.open;
         self.producers.retain(|id, producer| producer.seen_ms >= silent_since_ms || open.contains_key(id));
@@ -289,9 +292,8 @@ impl Partition {
         self.open = marks.open;
         let aborted = |(producer_id, first_offset, marker_offset)| Aborted { producer_id, first_offset, marker_offset };
         self.aborted = marks.aborted.into_iter().map(aborted).collect();
-        let producer = |mark: ProducerMark| {
-            (mark.producer_id, Producer { epoch: mark.epoch, recent: mark.recent.into(), seen_ms: mark.seen_ms })
-        };
+        let producer =
+            |mark: ProducerMark| (mark.producer_id, Producer { epoch: mark.epoch, recent: mark.recent.into(), seen_ms: mark.seen_ms });
         self.producers = marks.producers.into_iter().map(producer).collect();
         self.move_start(marks.start_offset);
     }

@@ -25,7 +25,9 @@ pub enum OffsetSpec {
     /// The end: of the stable part when reading committed.
     Latest(Isolation),
     /// The first record at or after a time.
-    AtTime { timestamp_ms: i64 },
+    AtTime {
+        timestamp_ms: i64,
+    },
     /// The record with the newest timestamp.
     NewestTime,
 }
@@ -60,7 +62,13 @@ impl LogCore {
 
     /// A transactional batch needs an open transaction of its producer that holds the partition (KIP-890's check on the
     /// broker); a plain one must not slip into an open transaction.
-    fn check_transaction_of(&self, header: &BatchHeader, transactional_id: Option<&str>, topic: &str, partition: i32) -> Result<(), LogError> {
+    fn check_transaction_of(
+        &self,
+        header: &BatchHeader,
+        transactional_id: Option<&str>,
+        topic: &str,
+        partition: i32,
+    ) -> Result<(), LogError> {
         if !header.is_transactional() {
             let is_mixed = self.partition(topic, partition)?.has_open_transaction(header.producer_id);
             return if is_mixed { Err(LogError::InvalidTransactionState) } else { Ok(()) };

@@ -72,7 +72,12 @@ impl LogCore {
     }
 
     /// The state of an id, if this producer is its current one.
-    pub(super) fn transaction_of(&self, transactional_id: &str, producer_id: i64, producer_epoch: i16) -> Result<&TransactionState, LogError> {
+    pub(super) fn transaction_of(
+        &self,
+        transactional_id: &str,
+        producer_id: i64,
+        producer_epoch: i16,
+    ) -> Result<&TransactionState, LogError> {
         match self.transactions.get(transactional_id) {
             Some(state) if state.producer_id != producer_id => Err(LogError::InvalidProducerIdMapping),
             Some(state) if state.producer_epoch != producer_epoch => Err(LogError::ProducerFenced),
@@ -99,7 +104,13 @@ impl LogCore {
     }
 
     /// Announces that offsets of a group will be part of the transaction.
-    pub fn add_offsets_to_transaction(&mut self, now_ms: i64, transactional_id: &str, producer: (i64, i16), group: &str) -> Result<(), LogError> {
+    pub fn add_offsets_to_transaction(
+        &mut self,
+        now_ms: i64,
+        transactional_id: &str,
+        producer: (i64, i16),
+        group: &str,
+    ) -> Result<(), LogError> {
         let mut state = self.transaction_of(transactional_id, producer.0, producer.1)?.clone();
         state.groups.insert(group.to_owned());
         self.reopen(now_ms, transactional_id, state);
@@ -127,7 +138,8 @@ impl LogCore {
     /// Aborts transactions that are open for longer than their time-out and fences their producers.
     pub(super) fn abort_expired_transactions(&mut self, now_ms: i64) {
         let is_late = |state: &TransactionState| state.open_since_ms.is_some_and(|since| now_ms - since > state.timeout_ms);
-        let late: Vec<_> = self.transactions.iter().filter(|(_, state)| is_late(state)).map(|(id, state)| (id.clone(), state.clone())).collect();
+        let late: Vec<_> =
+            self.transactions.iter().filter(|(_, state)| is_late(state)).map(|(id, state)| (id.clone(), state.clone())).collect();
         for (transactional_id, mut state) in late {
             self.fence_and_abort(now_ms, &mut state);
             self.commit(Event::TransactionChanged { transactional_id, state });

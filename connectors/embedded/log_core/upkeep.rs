@@ -44,8 +44,9 @@ impl LogCore {
 
     fn expire_ids(&mut self, now_ms: i64) {
         let silent_since_ms = now_ms.saturating_sub(self.limits.producer_id_expiration_ms);
-        for log in self.topics.values_mut().flat_map(|topic| &mut topic.partitions) {
-            log.expire_producers(silent_since_ms);
+        let mut logs = self.topics.values().flat_map(|topic| &topic.partitions);
+        if logs.any(|log| log.has_silent_producer(silent_since_ms)) {
+            self.commit(Event::ProducersExpired { silent_since_ms });
         }
         let idle_since_ms = now_ms.saturating_sub(self.limits.transactional_id_expiration_ms);
         let idle = self.transactions.iter().filter(|(_, state)| state.open_since_ms.is_none() && state.changed_ms < idle_since_ms);

@@ -84,9 +84,8 @@ impl Front {
     /// Every group and transactional id is coordinated here.
     pub fn find_coordinator(&self, request: FindCoordinatorRequest) -> FindCoordinatorResponse {
         let (host, port) = (text(&self.config.advertised_host), i32::from(self.config.advertised_port));
-        let coordinator = |key| {
-            Coordinator::default().with_key(key).with_node_id(BrokerId(BROKER_ID)).with_host(host.clone()).with_port(port)
-        };
+        let coordinator =
+            |key| Coordinator::default().with_key(key).with_node_id(BrokerId(BROKER_ID)).with_host(host.clone()).with_port(port);
         let coordinators: Vec<_> = request.coordinator_keys.into_iter().map(coordinator).collect();
         if coordinators.is_empty() {
             return FindCoordinatorResponse::default().with_node_id(BrokerId(BROKER_ID)).with_host(host.clone()).with_port(port);

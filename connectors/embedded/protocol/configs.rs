@@ -28,9 +28,8 @@ impl Front {
     }
 
     fn describe_resource(&self, resource: &DescribeConfigsResource) -> DescribeConfigsResult {
-        let answer = DescribeConfigsResult::default()
-            .with_resource_type(resource.resource_type)
-            .with_resource_name(resource.resource_name.clone());
+        let answer =
+            DescribeConfigsResult::default().with_resource_type(resource.resource_type).with_resource_name(resource.resource_name.clone());
         let is_wanted = |name: &str| match &resource.configuration_keys {
             Some(keys) if !keys.is_empty() => keys.iter().any(|key| &**key == name),
             _ => true,

@@ -37,7 +37,14 @@ pub async fn answer(front: &Front, mut request: Bytes, out: &mut BytesMut) -> an
     Ok(is_wanted)
 }
 
-async fn answer_body(front: &Front, key: ApiKey, version: i16, client_id: &str, mut body: Bytes, mut out: &mut BytesMut) -> anyhow::Result<bool> {
+async fn answer_body(
+    front: &Front,
+    key: ApiKey,
+    version: i16,
+    client_id: &str,
+    mut body: Bytes,
+    mut out: &mut BytesMut,
+) -> anyhow::Result<bool> {
     let body = &mut body;
     match key {
         ApiKey::Produce => {
@@ -52,7 +59,9 @@ async fn answer_body(front: &Front, key: ApiKey, version: i16, client_id: &str, 
         ApiKey::OffsetCommit => front.offset_commit(OffsetCommitRequest::decode(body, version)?)?.encode(&mut out, version)?,
         ApiKey::OffsetFetch => front.offset_fetch(OffsetFetchRequest::decode(body, version)?).encode(&mut out, version)?,
         ApiKey::FindCoordinator => front.find_coordinator(FindCoordinatorRequest::decode(body, version)?).encode(&mut out, version)?,
-        ApiKey::JoinGroup => front.join_group(JoinGroupRequest::decode(body, version)?, version, client_id).await?.encode(&mut out, version)?,
+        ApiKey::JoinGroup => {
+            front.join_group(JoinGroupRequest::decode(body, version)?, version, client_id).await?.encode(&mut out, version)?
+        }
         ApiKey::Heartbeat => front.heartbeat(HeartbeatRequest::decode(body, version)?)?.encode(&mut out, version)?,
         ApiKey::LeaveGroup => front.leave_group(LeaveGroupRequest::decode(body, version)?, version)?.encode(&mut out, version)?,
         ApiKey::SyncGroup => front.sync_group(SyncGroupRequest::decode(body, version)?).await?.encode(&mut out, version)?,
@@ -62,11 +71,15 @@ async fn answer_body(front: &Front, key: ApiKey, version: i16, client_id: &str, 
         ApiKey::CreateTopics => front.create_topics(CreateTopicsRequest::decode(body, version)?)?.encode(&mut out, version)?,
         ApiKey::DeleteTopics => front.delete_topics(DeleteTopicsRequest::decode(body, version)?, version)?.encode(&mut out, version)?,
         ApiKey::DeleteRecords => front.delete_records(DeleteRecordsRequest::decode(body, version)?)?.encode(&mut out, version)?,
-        ApiKey::InitProducerId => front.init_producer_id(InitProducerIdRequest::decode(body, version)?, version)?.encode(&mut out, version)?,
+        ApiKey::InitProducerId => {
+            front.init_producer_id(InitProducerIdRequest::decode(body, version)?, version)?.encode(&mut out, version)?
+        }
         ApiKey::AddPartitionsToTxn => {
             front.add_partitions_to_txn(AddPartitionsToTxnRequest::decode(body, version)?, version)?.encode(&mut out, version)?;
         }
-        ApiKey::AddOffsetsToTxn => front.add_offsets_to_txn(AddOffsetsToTxnRequest::decode(body, version)?, version)?.encode(&mut out, version)?,
+        ApiKey::AddOffsetsToTxn => {
+            front.add_offsets_to_txn(AddOffsetsToTxnRequest::decode(body, version)?, version)?.encode(&mut out, version)?
+        }
         ApiKey::EndTxn => front.end_txn(EndTxnRequest::decode(body, version)?, version)?.encode(&mut out, version)?,
         ApiKey::TxnOffsetCommit => front.txn_offset_commit(TxnOffsetCommitRequest::decode(body, version)?)?.encode(&mut out, version)?,
         ApiKey::DescribeConfigs => front.describe_configs(DescribeConfigsRequest::decode(body, version)?).encode(&mut out, version)?,

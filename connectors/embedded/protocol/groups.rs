@@ -9,9 +9,9 @@ use kafka_protocol::messages::list_groups_response::ListedGroup;
 use kafka_protocol::messages::offset_commit_response::{OffsetCommitResponsePartition, OffsetCommitResponseTopic};
 use kafka_protocol::messages::offset_fetch_response::{OffsetFetchResponsePartition, OffsetFetchResponseTopic};
 use kafka_protocol::messages::{
-    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId, HeartbeatRequest,
-    HeartbeatResponse, JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsResponse,
-    OffsetCommitRequest, OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
+    DeleteGroupsRequest, DeleteGroupsResponse, DescribeGroupsRequest, DescribeGroupsResponse, GroupId, HeartbeatRequest, HeartbeatResponse,
+    JoinGroupRequest, JoinGroupResponse, LeaveGroupRequest, LeaveGroupResponse, ListGroupsResponse, OffsetCommitRequest,
+    OffsetCommitResponse, OffsetFetchRequest, OffsetFetchResponse, SyncGroupRequest, SyncGroupResponse,
     delete_groups_response::DeletableGroupResult,
 };
 
@@ -39,7 +39,11 @@ impl Front {
             protocol_type: request.protocol_type.to_string(),
             protocols: request.protocols.into_iter().map(|protocol| (protocol.name.to_string(), protocol.metadata)).collect(),
             session_timeout_ms,
-            rebalance_timeout_ms: if request.rebalance_timeout_ms > 0 { i64::from(request.rebalance_timeout_ms) } else { session_timeout_ms },
+            rebalance_timeout_ms: if request.rebalance_timeout_ms > 0 {
+                i64::from(request.rebalance_timeout_ms)
+            } else {
+                session_timeout_ms
+            },
             requires_known_member_id: version >= JOIN_REQUIRES_MEMBER_ID,
         };
         let reply = self.wait_for_group(|core, now_ms, token| core.groups().join(now_ms, token, join)).await?;
@@ -135,7 +139,10 @@ impl Front {
 
     pub fn list_groups(&self) -> ListGroupsResponse {
         let listed = |id: &str, protocol_type: &str, phase: GroupPhase| {
-            ListedGroup::default().with_group_id(GroupId(text(id))).with_protocol_type(text(protocol_type)).with_group_state(text(phase.name()))
+            ListedGroup::default()
+                .with_group_id(GroupId(text(id)))
+                .with_protocol_type(text(protocol_type))
+                .with_group_state(text(phase.name()))
         };
         let groups = self.read(|core| {
             let without_members = core.groups_with_offsets().map(|id| (id, listed(id, "", GroupPhase::Empty)));
@@ -161,7 +168,13 @@ impl Front {
         for topic in &request.topics {
             for partition in &topic.partitions {
                 let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-                offsets.push(committed(&topic.name, partition.partition_index, partition.committed_offset, partition.committed_leader_epoch, metadata));
+                offsets.push(committed(
+                    &topic.name,
+                    partition.partition_index,
+                    partition.committed_offset,
+                    partition.committed_leader_epoch,
+                    metadata,
+                ));
             }
         }
         let results = self.change(|core, now_ms| core.commit_offsets(now_ms, &request.group_id, &caller, offsets))?;
@@ -169,7 +182,9 @@ impl Front {
         let topics = request.topics.iter().map(|topic| {
             let partitions = topic.partitions.iter().zip(results.by_ref());
             let partition = |(partition, result): (&kafka_protocol::messages::offset_commit_request::OffsetCommitRequestPartition, _)| {
-                OffsetCommitResponsePartition::default().with_partition_index(partition.partition_index).with_error_code(codes::code_of(result))
+                OffsetCommitResponsePartition::default()
+                    .with_partition_index(partition.partition_index)
+                    .with_error_code(codes::code_of(result))
             };
             OffsetCommitResponseTopic::default().with_name(topic.name.clone()).with_partitions(partitions.map(partition).collect())
         });
@@ -189,7 +204,8 @@ impl Front {
             }),
         };
         let topics = wanted.into_iter().map(|(topic, partitions)| {
-            let partitions = partitions.into_iter().map(|partition| self.fetch_offset(group, (topic.clone(), partition), request.require_stable));
+            let partitions =
+                partitions.into_iter().map(|partition| self.fetch_offset(group, (topic.clone(), partition), request.require_stable));
             OffsetFetchResponseTopic::default().with_name(topic_name(&topic)).with_partitions(partitions.collect())
         });
         OffsetFetchResponse::default().with_topics(topics.collect())

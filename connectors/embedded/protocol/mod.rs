@@ -95,14 +95,8 @@ pub struct Front {
 
 impl Front {
     pub fn new(config: FrontConfig, clock: Clock, core: LogCore, journal: Option<Journal>) -> Front {
-        let state = State {
-            core,
-            journal,
-            waiting_fetches: BTreeMap::new(),
-            waiting_members: BTreeMap::new(),
-            next_token: 1,
-            failure: None,
-        };
+        let state =
+            State { core, journal, waiting_fetches: BTreeMap::new(), waiting_members: BTreeMap::new(), next_token: 1, failure: None };
         Front { config, clock, state: RefCell::new(state), connections: Cell::new(0), stopping: Notify::new() }
     }
 

@@ -29,7 +29,8 @@ impl Front {
             let mut topic_response = TopicProduceResponse::default().with_name(topic.name.clone());
             for partition in topic.partition_data {
                 let records = partition.records.unwrap_or_default();
-                let produced = self.change(|core, now_ms| core.produce(now_ms, transactional_id, &topic.name, partition.index, &records))?;
+                let produced =
+                    self.change(|core, now_ms| core.produce(now_ms, transactional_id, &topic.name, partition.index, &records))?;
                 let answer = PartitionProduceResponse::default().with_index(partition.index).with_log_append_time_ms(-1);
                 topic_response.partition_responses.push(match produced {
                     Ok(produced) => answer

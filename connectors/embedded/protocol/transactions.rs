@@ -1,8 +1,6 @@
 //! Producer ids and transactions.
 
-use kafka_protocol::messages::add_partitions_to_txn_response::{
-    AddPartitionsToTxnPartitionResult, AddPartitionsToTxnTopicResult,
-};
+use kafka_protocol::messages::add_partitions_to_txn_response::{AddPartitionsToTxnPartitionResult, AddPartitionsToTxnTopicResult};
 use kafka_protocol::messages::txn_offset_commit_response::{TxnOffsetCommitResponsePartition, TxnOffsetCommitResponseTopic};
 use kafka_protocol::messages::{
     AddOffsetsToTxnRequest, AddOffsetsToTxnResponse, AddPartitionsToTxnRequest, AddPartitionsToTxnResponse, EndTxnRequest, EndTxnResponse,
@@ -43,7 +41,9 @@ impl Front {
         let added = self.change(|core, now_ms| core.add_partitions_to_transaction(now_ms, id, producer, &partitions))?;
         let error_code = codes::transaction_code(&added, version >= TRANSACTION_KNOWS_FENCED);
         let topics = topics.into_iter().map(|topic| {
-            let partition = |index: &i32| AddPartitionsToTxnPartitionResult::default().with_partition_index(*index).with_partition_error_code(error_code);
+            let partition = |index: &i32| {
+                AddPartitionsToTxnPartitionResult::default().with_partition_index(*index).with_partition_error_code(error_code)
+            };
             let results = topic.partitions.iter().map(partition).collect();
             AddPartitionsToTxnTopicResult::default().with_name(topic.name).with_results_by_partition(results)
         });
@@ -52,7 +52,8 @@ impl Front {
 
     pub fn add_offsets_to_txn(&self, request: AddOffsetsToTxnRequest, version: i16) -> Result<AddOffsetsToTxnResponse, Stopped> {
         let producer = (request.producer_id.0, request.producer_epoch);
-        let added = self.change(|core, now_ms| core.add_offsets_to_transaction(now_ms, &request.transactional_id, producer, &request.group_id))?;
+        let added =
+            self.change(|core, now_ms| core.add_offsets_to_transaction(now_ms, &request.transactional_id, producer, &request.group_id))?;
         Ok(AddOffsetsToTxnResponse::default().with_error_code(codes::transaction_code(&added, version >= TRANSACTION_KNOWS_FENCED)))
     }
 
@@ -69,7 +70,13 @@ impl Front {
         for topic in &request.topics {
             for partition in &topic.partitions {
                 let metadata = partition.committed_metadata.as_deref().unwrap_or_default();
-                offsets.push(committed(&topic.name, partition.partition_index, partition.committed_offset, partition.committed_leader_epoch, metadata));
+                offsets.push(committed(
+                    &topic.name,
+                    partition.partition_index,
+                    partition.committed_offset,
+                    partition.committed_leader_epoch,
+                    metadata,
+                ));
             }
         }
         let (id, group) = (&request.transactional_id, &request.group_id);
@@ -79,7 +86,9 @@ impl Front {
             let partition = |partition: kafka_protocol::messages::txn_offset_commit_request::TxnOffsetCommitRequestPartition| {
                 TxnOffsetCommitResponsePartition::default().with_partition_index(partition.partition_index).with_error_code(error_code)
             };
-            TxnOffsetCommitResponseTopic::default().with_name(topic.name).with_partitions(topic.partitions.into_iter().map(partition).collect())
+            TxnOffsetCommitResponseTopic::default()
+                .with_name(topic.name)
+                .with_partitions(topic.partitions.into_iter().map(partition).collect())
         });
         Ok(TxnOffsetCommitResponse::default().with_topics(topics.collect()))
     }

@@ -2,6 +2,8 @@
 
 #[path = "../../../tests/conformance/mod.rs"]
 mod conformance;
+mod limits;
+mod restart;
 
 use streamshield_embedded::{Config, EmbeddedBroker};
 

@@ -122,7 +122,13 @@ impl Group {
     }
 
     /// The id under which a join goes on, or a refusal with the id to try again with.
-    pub fn admit(&mut self, now_ms: i64, request: &JoinRequest, new_id: String, members_max: usize) -> Result<String, (LogError, Option<String>)> {
+    pub fn admit(
+        &mut self,
+        now_ms: i64,
+        request: &JoinRequest,
+        new_id: String,
+        members_max: usize,
+    ) -> Result<String, (LogError, Option<String>)> {
         let given = request.member_id.as_str();
         if let Some(instance_id) = request.instance_id.as_deref() {
             return match self.member_of_instance(instance_id) {

@@ -13,8 +13,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 
 use super::LogError;
-pub use group::{GroupPhase, MemberView};
 use group::{Group, Member};
+pub use group::{GroupPhase, MemberView};
 
 /// The range of session time-outs that is accepted, in ms (Kafka's defaults).
 const SESSION_TIMEOUT_MS: std::ops::RangeInclusive<i64> = 100..=1_800_000;
@@ -108,7 +108,9 @@ impl Groups {
     /// Joins; the answer comes under `token`.
     pub fn join(&mut self, now_ms: i64, token: Token, request: JoinRequest) {
         let member_id = request.member_id.clone();
-        if let Err((error, member_id)) = self.try_join(now_ms, token, request).map_err(|(error, new_id)| (error, new_id.unwrap_or(member_id))) {
+        if let Err((error, member_id)) =
+            self.try_join(now_ms, token, request).map_err(|(error, new_id)| (error, new_id.unwrap_or(member_id)))
+        {
             self.replies.push((token, GroupReply::Join(Err((error, member_id)))));
         }
     }
@@ -190,7 +192,8 @@ impl Groups {
     }
 
     pub(super) fn check_member(&mut self, now_ms: i64, group: &str, caller: &Caller<'_>) -> Result<(), LogError> {
-        let group = self.groups.get_mut(group).ok_or(if caller.generation < 0 { LogError::UnknownMember } else { LogError::IllegalGeneration })?;
+        let group =
+            self.groups.get_mut(group).ok_or(if caller.generation < 0 { LogError::UnknownMember } else { LogError::IllegalGeneration })?;
         group.check(caller)?;
         group.touch(now_ms, caller.member_id);
         Ok(())

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use streamshield_core::ports::Connectors;
 use streamshield_core::ports::state::StateBackend;
 use streamshield_engine::config::{Environment, LateRowPolicy};
-use streamshield_kafka::KafkaLog;
+use streamshield_kafka::{KafkaConnector, KafkaLog};
 use streamshield_sql::{PlanOptions, Planned};
 use streamshield_state::RocksBackend;
 use tempfile::TempDir;
@@ -28,8 +28,12 @@ pub struct PlannedJob {
 }
 
 /// All connectors of this binary. Kafka tables use the job's log.
-pub fn connectors(_log: Arc<KafkaLog>) -> Connectors {
-    let connectors = Connectors::default();
+pub fn connectors(log: Arc<KafkaLog>) -> Connectors {
+    let mut connectors = Connectors::default();
+    streamshield_connectors::register(&mut connectors);
+    let kafka = Arc::new(KafkaConnector::new(log));
+    connectors.add_source(kafka.clone());
+    connectors.add_sink(kafka);
     connectors
 }
 

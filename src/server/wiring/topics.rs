@@ -71,7 +71,7 @@ fn source_topics(stages: &[StagePlan]) -> impl Iterator<Item = (&str, &str)> {
         StageInput::Source(scan) => Some(&scan.table),
         StageInput::Exchange(_) => None,
     });
-    let own = scans.filter(|table| table.connector() == "kafka" && !table.options.keys().any(|key| key.starts_with("properties.") && key != "properties.group.id"));
+    let own = scans.filter(|table| table.connector() == "kafka" && table.option("properties.bootstrap.servers").is_none());
     own.flat_map(|table| table.option("topic").unwrap_or_default().split(';').map(|topic| (table.name.as_str(), topic.trim())))
 }
 

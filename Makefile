@@ -38,7 +38,7 @@ test: bootstrap ## everything, with a real Apache Kafka on loopback (ARGS="-- na
 
 .PHONY: test-kill
 test-kill: build ## the short kill test, as in `make test`
-	@scripts/with-kafka.sh cargo test --release --workspace --test integration -- --nocapture kill::
+	@scripts/with-kafka.sh cargo test --release --workspace --test integration -- --nocapture kill_test
 
 .PHONY: kill-test
 kill-test: build ## the long kill test: KILLS=100 → target/bench/kill-test.json

@@ -1,0 +1,138 @@
+//! A job that is started again: it goes on where it was, rebuilds what was lost, refuses what does not fit.
+
+use super::{COUNTS, Stage, TIMEOUT, row};
+use anyhow::{Context, Result, ensure};
+use streamshield_tests::support::job::BOUNDED;
+
+#[test]
+fn a_restarted_job_goes_on_where_it_was() -> Result<()> {
+    let mut stage = Stage::new("goes-on")?;
+    let job = stage.job(&[], COUNTS);
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT)?;
+    stage.send(0, &[row("a", 1, 0)])?;
+    stage.send(1, &[row("a", 2, 100)])?;
+    run.wait_status_at_least("records_in", 2, TIMEOUT)?;
+    let (ended, _) = run.process.terminate(TIMEOUT)?;
+    ensure!(ended.status.success(), "{}", run.process.last_words());
+    // While it is down.
+    stage.send(0, &[row("a", 4, 200), row("z", 0, 60_000)])?;
+    stage.send(1, &[row("z", 0, 60_000)])?;
+    let mut run = stage.runner.start(&job)?;
+    let rows = stage.wait_for_output(1).with_context(|| run.process.last_words())?;
+    assert_eq!(rows, ["a 00:00:00 3 7"]);
+    let (ended, _) = run.process.terminate(TIMEOUT)?;
+    ensure!(ended.status.success(), "{}", run.process.last_words());
+    assert_eq!(stage.output()?, ["a 00:00:00 3 7"]);
+    Ok(())
+}
+
+#[test]
+fn a_deleted_state_folder_is_rebuilt_from_the_inputs() -> Result<()> {
+    rebuilt("state-deleted", |stage| Ok(std::fs::remove_dir_all(stage.runner.state_dir())?))
+}
+
+#[test]
+fn a_damaged_state_folder_is_rebuilt_and_the_log_says_so() -> Result<()> {
+    let words = rebuilt_words("state-damaged", |stage| {
+        let mut damaged = 0;
+        let mut folders = vec![stage.runner.state_dir()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)?.flatten() {
+                if entry.path().is_dir() {
+                    folders.push(entry.path());
+                } else if std::fs::write(entry.path(), b"this is no state").is_ok() {
+                    damaged += 1;
+                }
+            }
+        }
+        ensure!(damaged > 0, "there was no state to damage");
+        Ok(())
+    })?;
+    ensure!(words.contains("rebuil"), "nothing was said about it:\n{words}");
+    Ok(())
+}
+
+fn rebuilt(name: &str, harm: impl FnOnce(&Stage) -> Result<()>) -> Result<()> {
+    rebuilt_words(name, harm).map(|_| ())
+}
+
+/// Returns what the second run wrote.
+fn rebuilt_words(name: &str, harm: impl FnOnce(&Stage) -> Result<()>) -> Result<String> {
+    let mut stage = Stage::new(name)?;
+    let job = stage.job(&[], COUNTS).set("flush_interval", "100 ms");
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT)?;
+    stage.send(0, &[row("a", 1, 0), row("b", 2, 100), row("z", 0, 15_000)])?;
+    stage.send(1, &[row("a", 4, 200), row("z", 0, 15_000)])?;
+    assert_eq!(stage.wait_for_output(2).with_context(|| run.process.last_words())?, ["a 00:00:00 2 5", "b 00:00:00 1 2"]);
+    run.process.kill()?;
+    harm(&stage)?;
+    stage.send(0, &[row("z", 1, 40_000)])?;
+    stage.send(1, &[row("z", 1, 40_000)])?;
+    let mut run = stage.runner.start(&job)?;
+    let expected = ["a 00:00:00 2 5", "b 00:00:00 1 2", "z 00:00:10 2 0"];
+    assert_eq!(stage.wait_for_output(3).with_context(|| run.process.last_words())?, expected);
+    let (ended, _) = run.process.terminate(TIMEOUT)?;
+    ensure!(ended.status.success(), "{}", run.process.last_words());
+    assert_eq!(stage.output()?, expected);
+    Ok(run.process.stdout() + &run.process.stderr())
+}
+
+#[test]
+fn a_changed_plan_is_refused_and_the_old_one_still_runs() -> Result<()> {
+    let mut stage = Stage::new("changed")?;
+    stage.send(0, &[row("a", 1, 0)])?;
+    let job = stage.job(&[], COUNTS);
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT)?;
+    run.wait_status_at_least("records_in", 1, TIMEOUT)?;
+    run.process.terminate(TIMEOUT)?;
+    let changed = stage.job(&[], &COUNTS.replace("SUM(v)", "MAX(v)"));
+    let mut refused = stage.runner.start(&changed)?;
+    let ended = refused.process.expect_end(TIMEOUT)?;
+    let words = refused.process.last_words();
+    ensure!(!ended.status.success(), "a changed plan was accepted:\n{words}");
+    ensure!(words.contains("plan") || words.contains("changed"), "the reason is not given:\n{words}");
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT).context("the unchanged job")?;
+    run.process.terminate(TIMEOUT)?;
+    Ok(())
+}
+
+#[test]
+fn a_killed_bounded_job_ends_right_when_it_is_started_again() -> Result<()> {
+    let mut stage = Stage::new("killed-bounded")?;
+    let rows: Vec<_> = (0..30_000).map(|number| row(["a", "b", "c"][number as usize % 3], 1, number)).collect();
+    stage.send(0, &rows)?;
+    stage.send(1, &rows)?;
+    let job = stage.job(&[BOUNDED], COUNTS).set("commit_interval", "20 ms");
+    let mut run = stage.runner.start(&job)?;
+    run.wait_status_at_least("records_in", 1, TIMEOUT)?;
+    run.process.kill()?;
+    stage.runner.finish(&job, TIMEOUT)?;
+    let output = stage.output()?;
+    assert_eq!(output.len(), 9, "{output:?}");
+    let counted: u64 = output.iter().filter_map(|row| row.split(' ').nth(2)?.parse::<u64>().ok()).sum();
+    assert_eq!(counted, 60_000);
+    Ok(())
+}
+
+#[test]
+fn a_second_process_takes_over_and_the_first_leaves() -> Result<()> {
+    let mut stage = Stage::new("taken-over")?;
+    let job = stage.job(&[], COUNTS);
+    let mut first = stage.runner.start(&job.clone().set("state_dir", stage.runner.folder.join("first").display()))?;
+    first.wait_ready(TIMEOUT)?;
+    let mut second = stage.runner.start(&job.set("state_dir", stage.runner.folder.join("second").display()))?;
+    second.wait_ready(TIMEOUT)?;
+    stage.send(0, &[row("a", 1, 0), row("z", 0, 30_000)])?;
+    stage.send(1, &[row("a", 2, 0), row("z", 0, 30_000)])?;
+    let rows = stage.wait_for_output(1).with_context(|| second.process.last_words())?;
+    assert_eq!(rows, ["a 00:00:00 2 3"]);
+    let ended = first.process.expect_end(TIMEOUT)?;
+    assert_eq!(ended.status.code(), Some(3), "{}", first.process.last_words());
+    second.process.terminate(TIMEOUT)?;
+    assert_eq!(stage.output()?, ["a 00:00:00 2 3"]);
+    Ok(())
+}

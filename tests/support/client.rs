@@ -1,0 +1,242 @@
+//! Kafka as anybody's client sees it: topics, producing, and reading what is committed.
+
+use anyhow::{Context, Result, bail};
+use rdkafka::ClientConfig;
+use rdkafka::Offset;
+use rdkafka::TopicPartitionList;
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message};
+use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+const TIMEOUT: Duration = Duration::from_secs(30);
+
+fn config(bootstrap_servers: &str) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", bootstrap_servers).set("allow.auto.create.topics", "false").set("log_level", "3");
+    config
+}
+
+/// Creates a topic and waits until clients see it.
+pub fn create_topic(bootstrap_servers: &str, name: &str, partitions: i32) -> Result<()> {
+    create_topic_with(bootstrap_servers, name, partitions, &[])
+}
+
+pub fn create_topic_with(bootstrap_servers: &str, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = config(bootstrap_servers).create()?;
+    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+    for (key, value) in configs {
+        topic = topic.set(key, value);
+    }
+    for result in futures_block(admin.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(TIMEOUT))))? {
+        result.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
+    }
+    let deadline = Instant::now() + TIMEOUT;
+    while partitions_of(bootstrap_servers, name).ok() != Some(partitions) {
+        anyhow::ensure!(Instant::now() < deadline, "topic {name} does not show up");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Deletes a topic; its disk space is freed soon after.
+pub fn delete_topic(bootstrap_servers: &str, name: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = config(bootstrap_servers).create()?;
+    for result in futures_block(admin.delete_topics(&[name], &AdminOptions::new().operation_timeout(Some(TIMEOUT))))? {
+        result.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
+    }
+    Ok(())
+}
+
+/// Runs the one future of this crate that isn't a test's: an admin call.
+fn futures_block<T>(future: impl Future<Output = rdkafka::error::KafkaResult<T>>) -> Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(future)?)
+}
+
+/// Names of all topics.
+pub fn topics(bootstrap_servers: &str) -> Result<Vec<String>> {
+    let consumer: BaseConsumer = config(bootstrap_servers).create()?;
+    Ok(consumer.fetch_metadata(None, TIMEOUT)?.topics().iter().map(|topic| topic.name().to_string()).collect())
+}
+
+fn partitions_of(bootstrap_servers: &str, topic: &str) -> Result<i32> {
+    let consumer: BaseConsumer = config(bootstrap_servers).create()?;
+    partitions(&consumer, topic)
+}
+
+fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<i32> {
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let found = metadata.topics().first().context("metadata names the topic")?;
+    if let Some(error) = found.error() {
+        bail!("topic {topic}: {:?}", RDKafkaErrorCode::from(error));
+    }
+    Ok(found.partitions().len() as i32)
+}
+
+/// An ordinary, idempotent producer.
+pub struct Input {
+    producer: ThreadedProducer<DefaultProducerContext>,
+}
+
+impl Input {
+    pub fn new(bootstrap_servers: &str) -> Result<Input> {
+        Input::with_linger(bootstrap_servers, Duration::from_millis(5))
+    }
+
+    pub fn with_linger(bootstrap_servers: &str, linger: Duration) -> Result<Input> {
+        let producer = config(bootstrap_servers)
+            .set("enable.idempotence", "true")
+            .set("linger.ms", linger.as_millis().to_string())
+            .set("batch.size", "524288")
+            .set("queue.buffering.max.messages", "500000")
+            .set("delivery.report.only.error", "true")
+            .create()?;
+        Ok(Input { producer })
+    }
+
+    /// Queues one message, waiting while the queue is full.
+    pub fn send(&self, topic: &str, partition: Option<i32>, key: Option<&[u8]>, payload: Option<&[u8]>) -> Result<()> {
+        loop {
+            let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic);
+            record.partition = partition;
+            record.key = key;
+            record.payload = payload;
+            match self.producer.send(record) {
+                Ok(()) => return Ok(()),
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => std::thread::sleep(Duration::from_millis(1)),
+                Err((error, _)) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Sends JSON values to one partition each, in turn.
+    pub fn send_all(&self, topic: &str, partition: i32, values: &[Value]) -> Result<()> {
+        for value in values {
+            self.send(topic, Some(partition), None, Some(value.to_string().as_bytes()))?;
+        }
+        self.flush()
+    }
+
+    pub fn flush(&self) -> Result<()> {
+        Ok(self.producer.flush(TIMEOUT)?)
+    }
+}
+
+/// Follows all partitions of a topic from the beginning, committed messages only.
+pub struct Output {
+    consumer: BaseConsumer,
+    topic: String,
+    partitions: i32,
+    at_end: BTreeSet<i32>,
+}
+
+impl Output {
+    pub fn follow(bootstrap_servers: &str, topic: &str) -> Result<Output> {
+        let consumer: BaseConsumer = config(bootstrap_servers)
+            .set("group.id", "streamshield-tests")
+            .set("isolation.level", "read_committed")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "error")
+            .set("fetch.wait.max.ms", "50")
+            .set("queued.max.messages.kbytes", "65536")
+            .create()?;
+        let partitions = partitions(&consumer, topic)?;
+        let mut assignment = TopicPartitionList::new();
+        for partition in 0..partitions {
+            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
+        }
+        consumer.assign(&assignment)?;
+        Ok(Output { consumer, topic: topic.to_string(), partitions, at_end: BTreeSet::new() })
+    }
+
+    /// Visits what is committed now, up to the committed end of each partition.
+    pub fn visit_to_end(&mut self, visit: &mut dyn FnMut(&BorrowedMessage<'_>)) -> Result<()> {
+        self.visit_until(TIMEOUT, &mut |message, at_end| {
+            if let Some(message) = message {
+                visit(message);
+            }
+            at_end
+        })
+    }
+
+    /// Visits messages until `done` says so (it is asked after each message, and with None when nothing came). `at_end` is true
+    /// when all partitions are at their committed end.
+    pub fn visit_until(&mut self, quiet_max: Duration, done: &mut dyn FnMut(Option<&BorrowedMessage<'_>>, bool) -> bool) -> Result<()> {
+        let mut last_news = Instant::now();
+        loop {
+            match self.consumer.poll(Duration::from_millis(50)) {
+                Some(Ok(message)) => {
+                    self.at_end.remove(&message.partition());
+                    last_news = Instant::now();
+                    if done(Some(&message), false) {
+                        return Ok(());
+                    }
+                }
+                Some(Err(KafkaError::PartitionEOF(partition))) => {
+                    self.at_end.insert(partition);
+                    if done(None, self.at_end.len() as i32 == self.partitions) {
+                        return Ok(());
+                    }
+                }
+                // The broker is away for a while in some tests.
+                Some(Err(KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut,
+                ))) => {}
+                Some(Err(error)) => return Err(error).with_context(|| format!("reading {}", self.topic)),
+                None => {
+                    if done(None, self.at_end.len() as i32 == self.partitions) {
+                        return Ok(());
+                    }
+                }
+            }
+            anyhow::ensure!(last_news.elapsed() < quiet_max, "{}: nothing new for {quiet_max:?}", self.topic);
+        }
+    }
+}
+
+/// All committed messages of a topic as JSON, partition by partition in no given order.
+pub fn read_json(bootstrap_servers: &str, topic: &str) -> Result<Vec<Value>> {
+    let (mut values, mut broken) = (Vec::new(), None);
+    Output::follow(bootstrap_servers, topic)?.visit_to_end(&mut |message| match serde_json::from_slice(message.payload().unwrap_or_default()) {
+        Ok(value) => values.push(value),
+        Err(error) => broken = Some(format!("{topic} {}:{}: {error}", message.partition(), message.offset())),
+    })?;
+    match broken {
+        None => Ok(values),
+        Some(what) => bail!(what),
+    }
+}
+
+/// Number of committed messages.
+pub fn count(bootstrap_servers: &str, topic: &str) -> Result<u64> {
+    let mut count = 0;
+    Output::follow(bootstrap_servers, topic)?.visit_to_end(&mut |_| count += 1)?;
+    Ok(count)
+}
+
+/// Waits until at least `rows` messages are committed and returns all of them.
+pub fn wait_for_json(bootstrap_servers: &str, topic: &str, rows: usize, quiet_max: Duration) -> Result<Vec<Value>> {
+    let (mut values, mut broken) = (Vec::new(), None);
+    let mut output = Output::follow(bootstrap_servers, topic)?;
+    let result = output.visit_until(quiet_max, &mut |message, _| {
+        if let Some(message) = message {
+            match serde_json::from_slice(message.payload().unwrap_or_default()) {
+                Ok(value) => values.push(value),
+                Err(error) => broken = Some(error.to_string()),
+            }
+        }
+        values.len() >= rows || broken.is_some()
+    });
+    result.with_context(|| format!("{} of {rows} rows came", values.len()))?;
+    match broken {
+        None => Ok(values),
+        Some(what) => bail!("{topic}: {what}"),
+    }
+}

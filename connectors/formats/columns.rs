@@ -54,10 +54,6 @@ impl Bytes {
         true
     }
 
-    fn len(&self) -> usize {
-        self.ends.len() - 1
-    }
-
     fn truncate(&mut self, rows: usize) {
         self.ends.truncate(rows + 1);
         self.data.truncate(self.ends[rows] as usize);

@@ -6,10 +6,9 @@
 //! record is one line.
 
 use super::columns::{ColumnBuilder, Values, columns_of, finish_batch};
-use super::json::write_base64;
-use super::numbers::{NumberFault, Rounding, parse_decimal, parse_float, parse_integer, write_decimal, write_float};
-use super::time::{TimestampStandard, parse_date, parse_time_ms, parse_timestamp, write_date, write_time_ms, write_timestamp};
-use super::view::{ColumnView, View};
+use super::numbers::{NumberFault, Rounding, parse_decimal, parse_float, parse_integer};
+use super::time::{TimestampStandard, parse_date, parse_time_ms, parse_timestamp};
+use super::view::{ColumnView, write_scalar};
 use super::{Decoded, FormatScope, RecordDecoder, RowEncoder, sql_type};
 use crate::options::OptionReader;
 use arrow_array::RecordBatch;
@@ -300,7 +299,7 @@ impl CsvEncoder {
                 continue;
             }
             self.scratch.clear();
-            write_text(&mut self.scratch, &column.values, row);
+            write_scalar(&mut self.scratch, &column.values, row, TimestampStandard::Sql);
             write_quoted(out, &self.scratch, &self.options).map_err(|reason| format!("column '{}': {reason}", field.name()))?;
         }
         Ok(())
@@ -320,35 +319,6 @@ impl RowEncoder for CsvEncoder {
             ends.push(out.len());
         }
         Ok(refused)
-    }
-}
-
-fn write_text(out: &mut Vec<u8>, values: &View<'_>, row: usize) {
-    let slice = |ends: &[i32]| ends[row] as usize..ends[row + 1] as usize;
-    let integer = |value: i64, out: &mut Vec<u8>| out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
-    match values {
-        View::Boolean(values) => out.extend_from_slice(if values.value(row) { b"true" } else { b"false" }),
-        View::Int8(values) => integer(values[row].into(), out),
-        View::Int16(values) => integer(values[row].into(), out),
-        View::Int32(values) => integer(values[row].into(), out),
-        View::Int64(values) => integer(values[row], out),
-        View::Float32(values) => write_float_text(out, values[row], values[row].into()),
-        View::Float64(values) => write_float_text(out, values[row], values[row]),
-        View::Decimal(values, scale) => write_decimal(out, values[row], *scale),
-        View::Utf8 { ends, data } => out.extend_from_slice(&data[slice(ends)]),
-        View::Binary { ends, data } => write_base64(out, &data[slice(ends)]),
-        View::Date(values) => write_date(out, values[row]),
-        View::Time(values) => write_time_ms(out, values[row]),
-        View::Timestamp { values, unit, zoned } => write_timestamp(out, values[row], *unit, *zoned, TimestampStandard::Sql),
-        View::List { .. } | View::Struct { .. } | View::Map { .. } => unreachable!("`check` refuses nested types in CSV"),
-    }
-}
-
-fn write_float_text<F: ryu::Float>(out: &mut Vec<u8>, value: F, judged: f64) {
-    if judged.is_finite() {
-        write_float(out, value);
-    } else {
-        out.extend_from_slice(if judged.is_nan() { b"NaN".as_slice() } else if judged > 0.0 { b"Infinity" } else { b"-Infinity" });
     }
 }
 
@@ -382,4 +352,120 @@ fn write_quoted(out: &mut Vec<u8>, text: &[u8], options: &CsvOptions) -> Result<
         (None, _) => return Err("the value can't be written without quotes"),
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{decoder, encoder};
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::{Int64Type, TimestampMillisecondType};
+    use arrow_array::{Float64Array, Int64Array, StringArray, TimestampMillisecondArray};
+    use arrow_schema::{DataType, Field, Schema, TimeUnit};
+    use proptest::prelude::*;
+    use std::sync::Arc;
+    use streamshield_core::table::{Column, ColumnKind, TableDefinition};
+
+    fn table(fields: Vec<Field>, options: &[(&str, &str)]) -> (TableDefinition, SchemaRef) {
+        let columns = fields.iter().map(|field| Column { field: Arc::new(field.clone()), kind: ColumnKind::Physical }).collect();
+        let mut all: std::collections::BTreeMap<_, _> = options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        all.insert("format".into(), "csv".into());
+        (TableDefinition { name: "t".into(), columns, options: all, primary_key: vec![] }, Arc::new(Schema::new(fields)))
+    }
+
+    fn abc() -> Vec<Field> {
+        vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true), Field::new("c", DataType::Timestamp(TimeUnit::Millisecond, None), false)]
+    }
+
+    fn decode(options: &[(&str, &str)], lines: &[&str]) -> Decoded {
+        let (table, schema) = table(abc(), options);
+        let payloads: Vec<_> = lines.iter().map(|line| Some(line.as_bytes())).collect();
+        decoder(&table, FormatScope::Value, &schema).unwrap().decode(&payloads)
+    }
+
+    #[test]
+    fn lines_are_read_in_column_order() {
+        let lines = ["1,x,2024-01-02 03:04:05.678", " 2 ,\"a \"\"b\"\", c\",2024-01-02 03:04:05\r\n", ",,1970-01-01 00:00:00"];
+        let decoded = decode(&[], &lines);
+        assert_eq!(decoded.bad, []);
+        assert_eq!(decoded.rows.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [Some(1), Some(2), None]);
+        assert_eq!(decoded.rows.column(1).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("x"), Some("a \"b\", c"), Some("")]);
+        assert_eq!(decoded.rows.column(2).as_primitive::<TimestampMillisecondType>().value(0), 1_704_164_645_678);
+    }
+
+    #[test]
+    fn a_line_that_is_no_row_is_bad_and_leaves_no_trace() {
+        let time = "2024-01-02 03:04:05";
+        let lines = [format!("x,y,{time}"), format!("1,y,{time}"), format!("1,y,{time},z"), "1,y".into(), "1,y,".into(), format!("1,\"y,{time}"), format!("1,\"y\"z,{time}"), format!("1,y\n2,z,{time}")];
+        let decoded = decode(&[], &lines.each_ref().map(String::as_str));
+        assert_eq!(decoded.rows.num_rows(), 1);
+        let reasons: Vec<&str> = decoded.bad.iter().map(|(_, reason)| reason.as_str()).collect();
+        assert_eq!(
+            reasons,
+            [
+                "column 'a': \"x\" is no BIGINT",
+                "the record has more values than the table's 3 columns",
+                "the record has 2 values and the table has 3 columns",
+                "column 'c': the value is NULL, and it is NOT NULL",
+                "the record ends inside of quotes",
+                "something follows a closing quote",
+                "the record has more than one line",
+            ]
+        );
+    }
+
+    #[test]
+    fn only_the_columns_read_are_parsed() {
+        let (table, _) = table(abc(), &[("csv.field-delimiter", ";")]);
+        let narrow: SchemaRef = Arc::new(Schema::new(vec![Field::new("b", DataType::Utf8, true)]));
+        let decoded = decoder(&table, FormatScope::Value, &narrow).unwrap().decode(&[Some(b"no number;x;no time")]);
+        assert_eq!(decoded.rows.column(0).as_string::<i32>().value(0), "x");
+    }
+
+    #[test]
+    fn ignored_parse_errors_become_null() {
+        let decoded = decode(&[("csv.ignore-parse-errors", "true"), ("csv.null-literal", "n/a")], &["x,n/a,1970-01-01 00:00:00", "1,\"n/a\",1970-01-01 00:00:00,more", "1"]);
+        assert_eq!(decoded.rows.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [None, Some(1)]);
+        assert_eq!(decoded.rows.column(1).as_string::<i32>().iter().collect::<Vec<_>>(), [None, Some("n/a")]);
+        assert_eq!(decoded.bad.len(), 1);
+    }
+
+    #[test]
+    fn options_that_are_not_supported_are_refused() {
+        for (key, value) in [("csv.array-element-delimiter", ";"), ("csv.allow-comments", "true"), ("csv.field-delimiter", "::"), ("csv.quote-character", ","), ("csv.nul-literal", "x")] {
+            let (table, _) = table(abc(), &[(key, value)]);
+            assert_eq!(super::super::check(&table, &table.columns, FormatScope::Value).len(), 1, "{key}");
+        }
+        let (table, _) = table(vec![Field::new("l", DataType::new_list(DataType::Int64, true), true)], &[]);
+        assert_eq!(super::super::check(&table, &table.columns, FormatScope::Value)[0].message, "the format 'csv' can't carry column 'l' of type ARRAY<BIGINT>");
+    }
+
+    proptest! {
+        #[test]
+        fn every_row_comes_back(rows in proptest::collection::vec((any::<Option<i64>>(), proptest::option::of(r#"[a-z,;"'\\n/ NULé\n\r]{0,10}"#), any::<Option<f64>>(), -62_135_596_800_000i64..253_402_300_799_999), 0..10), escape: bool) {
+            let fields = vec![Field::new("i", DataType::Int64, true), Field::new("s", DataType::Utf8, true), Field::new("f", DataType::Float64, true), Field::new("t", DataType::Timestamp(TimeUnit::Millisecond, None), false)];
+            let options = [("csv.null-literal", "NULL"), ("csv.escape-character", "\\")];
+            let (table, schema) = table(fields, &options[..1 + usize::from(escape)]);
+            let batch = RecordBatch::try_new(schema.clone(), vec![
+                Arc::new(rows.iter().map(|row| row.0).collect::<Int64Array>()),
+                Arc::new(rows.iter().map(|row| row.1.as_deref()).collect::<StringArray>()),
+                Arc::new(rows.iter().map(|row| row.2).collect::<Float64Array>()),
+                Arc::new(TimestampMillisecondArray::from_iter_values(rows.iter().map(|row| row.3))),
+            ]).unwrap();
+            let (mut out, mut ends) = (vec![], vec![]);
+            let refused = encoder(&table, FormatScope::Value, &schema).unwrap().encode(&batch, &mut out, &mut ends).unwrap();
+            prop_assert_eq!(refused, vec![]);
+            let starts = std::iter::once(0).chain(ends.iter().copied());
+            let payloads: Vec<_> = starts.zip(&ends).map(|(start, end)| Some(&out[start..*end])).collect();
+            let decoded = decoder(&table, FormatScope::Value, &schema).unwrap().decode(&payloads);
+            prop_assert_eq!(decoded.bad, vec![]);
+            prop_assert_eq!(decoded.rows, batch);
+        }
+
+        #[test]
+        fn no_bytes_make_the_decoder_panic(line in proptest::collection::vec(prop_oneof![any::<u8>(), Just(b','), Just(b'"'), Just(b'\\')], 0..30)) {
+            let (table, schema) = table(abc(), &[("csv.escape-character", "\\")]);
+            decoder(&table, FormatScope::Value, &schema).unwrap().decode(&[Some(&line)]);
+        }
+    }
 }

@@ -22,13 +22,14 @@ mod numbers;
 pub mod raw;
 mod settings;
 mod time;
-mod view;
+pub(crate) mod view;
 
 use crate::options::refuse;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
 use settings::{FormatKind, Settings};
 pub use settings::columns_of_scope;
+pub use time::TimestampStandard;
 use streamshield_core::ports::sink::{RefusedRow, SinkError};
 use streamshield_core::table::{Column, OptionError, TableDefinition};
 

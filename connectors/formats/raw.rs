@@ -179,3 +179,63 @@ impl RowEncoder for RawEncoder {
         Ok(refused)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{check, decoder, encoder};
+    use super::*;
+    use arrow_array::{ArrayRef, Float64Array, Int32Array, StringArray};
+    use arrow_schema::{Field, Schema};
+    use std::sync::Arc;
+    use streamshield_core::table::{ColumnKind, TableDefinition};
+
+    fn table(data_type: DataType, options: &[(&str, &str)]) -> (TableDefinition, SchemaRef) {
+        let field = Arc::new(Field::new("v", data_type, true));
+        let mut all: std::collections::BTreeMap<_, _> = options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
+        all.insert("format".into(), "raw".into());
+        let columns = vec![Column { field: field.clone(), kind: ColumnKind::Physical }];
+        (TableDefinition { name: "t".into(), columns, options: all, primary_key: vec![] }, Arc::new(Schema::new(vec![field])))
+    }
+
+    fn round_trip(array: ArrayRef, options: &[(&str, &str)]) -> Vec<u8> {
+        let (table, schema) = table(array.data_type().clone(), options);
+        let rows = RecordBatch::try_new(schema.clone(), vec![array]).unwrap();
+        let (mut out, mut ends) = (vec![], vec![]);
+        assert_eq!(encoder(&table, FormatScope::Value, &schema).unwrap().encode(&rows, &mut out, &mut ends).unwrap(), []);
+        let starts = std::iter::once(0).chain(ends.iter().copied());
+        let payloads: Vec<_> = starts.zip(&ends).map(|(start, end)| Some(&out[start..*end])).collect();
+        assert_eq!(decoder(&table, FormatScope::Value, &schema).unwrap().decode(&payloads).rows, rows);
+        out
+    }
+
+    #[test]
+    fn values_are_their_bytes() {
+        assert_eq!(round_trip(Arc::new(StringArray::from(vec!["a", "", "é"])), &[]), "aé".as_bytes());
+        assert_eq!(round_trip(Arc::new(Int32Array::from(vec![1, -1])), &[]), [0, 0, 0, 1, 255, 255, 255, 255]);
+        assert_eq!(round_trip(Arc::new(Int32Array::from(vec![1])), &[("raw.endianness", "little-endian")]), [1, 0, 0, 0]);
+        round_trip(Arc::new(Float64Array::from(vec![0.1, f64::INFINITY])), &[]);
+    }
+
+    #[test]
+    fn bytes_of_a_wrong_width_or_charset_are_bad() {
+        let (numbers, schema) = table(DataType::Int32, &[]);
+        let decoded = decoder(&numbers, FormatScope::Value, &schema).unwrap().decode(&[Some(b"abcde"), Some(b"abcd"), None]);
+        assert_eq!(decoded.rows.num_rows(), 1);
+        assert_eq!(decoded.bad, [(0, "column 'v': 5 bytes are no INT".to_string()), (2, "the record has no value".to_string())]);
+        let (texts, schema) = table(DataType::Utf8, &[]);
+        assert_eq!(decoder(&texts, FormatScope::Value, &schema).unwrap().decode(&[Some(b"\xff")]).bad.len(), 1);
+    }
+
+    #[test]
+    fn null_other_charsets_and_more_columns_are_refused() {
+        let (table_of_text, schema) = table(DataType::Utf8, &[]);
+        let rows = RecordBatch::try_new(schema.clone(), vec![Arc::new(StringArray::from(vec![None, Some("x")]))]).unwrap();
+        let (mut out, mut ends) = (vec![], vec![]);
+        let refused = encoder(&table_of_text, FormatScope::Value, &schema).unwrap().encode(&rows, &mut out, &mut ends).unwrap();
+        assert_eq!((refused.len(), ends, out.as_slice()), (1, vec![0, 1], &b"x"[..]));
+        let two = [table_of_text.columns.clone(), table_of_text.columns.clone()].concat();
+        assert_eq!(check(&table_of_text, &two, FormatScope::Value).len(), 1);
+        let (latin, _) = table(DataType::Utf8, &[("raw.charset", "ISO-8859-1")]);
+        assert_eq!(check(&latin, &latin.columns, FormatScope::Value)[0].key, "raw.charset");
+    }
+}

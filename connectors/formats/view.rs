@@ -1,6 +1,9 @@
 //! A batch's columns as slices, looked at once per batch so that writing a value is one match and one index.
 
+use super::json::write_base64;
+use super::numbers::{write_decimal, write_float};
 use super::sql_type;
+use super::time::{TimestampStandard, write_date, write_time_ms, write_timestamp};
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
@@ -12,12 +15,12 @@ use arrow_schema::{DataType, Fields, TimeUnit};
 use streamshield_core::ports::sink::SinkError;
 
 /// A column's values, found out once per batch.
-pub(super) struct ColumnView<'a> {
+pub(crate) struct ColumnView<'a> {
     nulls: Option<&'a NullBuffer>,
     pub values: View<'a>,
 }
 
-pub(super) enum View<'a> {
+pub(crate) enum View<'a> {
     Boolean(&'a BooleanBuffer),
     Int8(&'a [i8]),
     Int16(&'a [i16]),
@@ -37,7 +40,7 @@ pub(super) enum View<'a> {
 }
 
 impl<'a> ColumnView<'a> {
-    pub(super) fn new(array: &'a dyn Array) -> Result<Self, SinkError> {
+    pub(crate) fn new(array: &'a dyn Array) -> Result<Self, SinkError> {
         let values = match array.data_type() {
             DataType::Boolean => View::Boolean(array.as_boolean().values()),
             DataType::Int8 => View::Int8(array.as_primitive::<Int8Type>().values()),
@@ -76,7 +79,7 @@ impl<'a> ColumnView<'a> {
     }
 
     #[inline(always)]
-    pub(super) fn is_null(&self, row: usize) -> bool {
+    pub(crate) fn is_null(&self, row: usize) -> bool {
         self.nulls.is_some_and(|nulls| nulls.is_null(row))
     }
 }
@@ -87,5 +90,35 @@ fn timestamp_values(array: &dyn Array, unit: TimeUnit) -> &[i64] {
         TimeUnit::Millisecond => array.as_primitive::<TimestampMillisecondType>().values(),
         TimeUnit::Microsecond => array.as_primitive::<TimestampMicrosecondType>().values(),
         TimeUnit::Nanosecond => array.as_primitive::<TimestampNanosecondType>().values(),
+    }
+}
+
+/// Writes a value of a type that is not nested, as text without quotes.
+pub(crate) fn write_scalar(out: &mut Vec<u8>, values: &View<'_>, row: usize, standard: TimestampStandard) {
+    let slice = |ends: &[i32]| ends[row] as usize..ends[row + 1] as usize;
+    let integer = |value: i64, out: &mut Vec<u8>| out.extend_from_slice(itoa::Buffer::new().format(value).as_bytes());
+    match values {
+        View::Boolean(values) => out.extend_from_slice(if values.value(row) { b"true" } else { b"false" }),
+        View::Int8(values) => integer(values[row].into(), out),
+        View::Int16(values) => integer(values[row].into(), out),
+        View::Int32(values) => integer(values[row].into(), out),
+        View::Int64(values) => integer(values[row], out),
+        View::Float32(values) => write_float_text(out, values[row], values[row].into()),
+        View::Float64(values) => write_float_text(out, values[row], values[row]),
+        View::Decimal(values, scale) => write_decimal(out, values[row], *scale),
+        View::Utf8 { ends, data } => out.extend_from_slice(&data[slice(ends)]),
+        View::Binary { ends, data } => write_base64(out, &data[slice(ends)]),
+        View::Date(values) => write_date(out, values[row]),
+        View::Time(values) => write_time_ms(out, values[row]),
+        View::Timestamp { values, unit, zoned } => write_timestamp(out, values[row], *unit, *zoned, standard),
+        View::List { .. } | View::Struct { .. } | View::Map { .. } => unreachable!("the caller takes nested types apart"),
+    }
+}
+
+fn write_float_text<F: ryu::Float>(out: &mut Vec<u8>, value: F, judged: f64) {
+    if judged.is_finite() {
+        write_float(out, value);
+    } else {
+        out.extend_from_slice(if judged.is_nan() { b"NaN".as_slice() } else if judged > 0.0 { b"Infinity" } else { b"-Infinity" });
     }
 }

@@ -80,6 +80,8 @@ pub(super) fn supports(data_type: &DataType) -> bool {
 }
 
 #[cfg(test)]
+mod bench_test;
+#[cfg(test)]
 mod decode_test;
 #[cfg(test)]
 mod encode_test;

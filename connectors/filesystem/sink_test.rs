@@ -1,0 +1,138 @@
+use super::*;
+use arrow_array::{Int64Array, RecordBatch, StringArray};
+use arrow_schema::{Field, Schema};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::path::Path;
+use streamshield_core::ids::{Epoch, RegionId, StageId};
+use streamshield_core::ports::sink::{SinkContent, SinkWriter};
+use streamshield_core::table::{Column, ColumnKind};
+
+const REGION: RegionId = RegionId { stage: StageId(1), partition: 0 };
+
+fn sink(path: &Path, format: &str) -> Arc<dyn Sink> {
+    let fields = [Field::new("a", DataType::Int64, false), Field::new("s", DataType::Utf8, true)];
+    let columns: Vec<Column> = fields.iter().map(|field| Column { field: Arc::new(field.clone()), kind: ColumnKind::Physical }).collect();
+    let options = [("connector", "filesystem"), ("path", path.to_str().unwrap()), ("format", format)];
+    let table = TableDefinition { name: "t".into(), columns: columns.clone(), options: options.map(|(k, v)| (k.to_string(), v.to_string())).into(), primary_key: vec![] };
+    assert_eq!(SinkConnector::check(&FilesystemConnector, &table), []);
+    SinkConnector::open(&FilesystemConnector, SinkRequest { table, columns, schema: Arc::new(Schema::new(fields.to_vec())) }).unwrap()
+}
+
+fn rows(values: &[(Option<i64>, &str)]) -> RecordBatch {
+    let schema = Schema::new(vec![Field::new("a", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]);
+    let numbers: Int64Array = values.iter().map(|(number, _)| *number).collect();
+    let texts: StringArray = values.iter().map(|(_, text)| Some(*text)).collect();
+    RecordBatch::try_new(Arc::new(schema), vec![Arc::new(numbers), Arc::new(texts)]).unwrap()
+}
+
+/// Seals what was written as this epoch.
+fn seal(writer: &mut dyn SinkWriter, epoch: u64) -> Box<dyn streamshield_core::ports::sink::ExternalContent> {
+    match writer.seal(Epoch(epoch)) {
+        Some(SinkContent::External(content)) => content,
+        _ => panic!("the epoch has rows"),
+    }
+}
+
+/// Name and text of every visible file.
+fn visible(folder: &Path) -> BTreeMap<String, String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return BTreeMap::new() };
+    let files = entries.map(|entry| entry.unwrap()).map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap()));
+    files.filter(|(name, _)| !name.starts_with('.')).collect()
+}
+
+#[test]
+fn an_epoch_is_seen_once_it_is_published_and_every_call_may_be_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("made/by/the/sink");
+    let mut writer = sink(&path, "json").writer(REGION).unwrap();
+    assert!(writer.seal(Epoch(1)).is_none());
+    writer.write(&rows(&[(Some(1), "x\ny"), (Some(2), "z")])).unwrap();
+    let mut content = seal(&mut *writer, 2);
+    content.prepare().unwrap();
+    content.prepare().unwrap();
+    assert_eq!(visible(&path), BTreeMap::new());
+    content.publish().unwrap();
+    content.publish().unwrap();
+    let expected = ("part-s1-0-00000000000000000002.jsonl".to_string(), "{\"a\":1,\"s\":\"x\\ny\"}\n{\"a\":2,\"s\":\"z\"}\n".to_string());
+    assert_eq!(visible(&path), BTreeMap::from([expected]));
+}
+
+#[test]
+fn rows_that_are_no_line_are_refused_and_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut writer = sink(folder.path(), "csv").writer(REGION).unwrap();
+    let refused = writer.write(&rows(&[(Some(1), "x"), (Some(2), "a\nb"), (None, "y"), (Some(4), "z")])).unwrap();
+    assert_eq!(refused.iter().map(|row| row.row).collect::<Vec<_>>(), [1, 2]);
+    let mut content = seal(&mut *writer, 1);
+    content.prepare().unwrap();
+    content.publish().unwrap();
+    assert_eq!(visible(folder.path()).into_values().collect::<Vec<_>>(), ["1,x\n4,z\n"]);
+}
+
+#[test]
+fn recovery_stops_where_two_writers_prepared_the_same_committed_epoch() {
+    let folder = tempfile::tempdir().unwrap();
+    let sink = sink(folder.path(), "json");
+    for text in ["old owner", "new owner"] {
+        let mut writer = sink.writer(REGION).unwrap();
+        writer.write(&rows(&[(Some(1), text)])).unwrap();
+        seal(&mut *writer, 5).prepare().unwrap();
+    }
+    let error = sink.recover(REGION, Epoch(5)).unwrap_err();
+    assert!(!error.retry && error.message.contains("epoch 5"), "{}", error.message);
+    // Not committed, both go.
+    sink.recover(REGION, Epoch(4)).unwrap();
+    sink.recover(REGION, Epoch(5)).unwrap();
+    assert!(visible(folder.path()).is_empty());
+}
+
+/// Where the process ends while it handles an epoch.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Crash {
+    BeforePrepare,
+    BeforeCommit,
+    BeforePublish,
+    AfterPublish,
+}
+
+proptest! {
+    /// Epochs with crashes at every point: what is seen in the end is each committed epoch once.
+    #[test]
+    fn committed_epochs_are_seen_once_whatever_crashes(crashes in proptest::collection::vec(proptest::option::of(prop_oneof![Just(Crash::BeforePrepare), Just(Crash::BeforeCommit), Just(Crash::BeforePublish), Just(Crash::AfterPublish)]), 1..12), other_region: bool) {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = sink(folder.path(), "json");
+        let neighbour = RegionId { partition: 10, ..REGION };
+        if other_region {
+            let mut writer = sink.writer(neighbour).unwrap();
+            writer.write(&rows(&[(Some(0), "neighbour")])).unwrap();
+            seal(&mut *writer, 3).prepare().unwrap();
+        }
+        let (mut committed, mut expected) = (0u64, Vec::new());
+        let mut writer = sink.writer(REGION).unwrap();
+        for (attempt, crash) in crashes.into_iter().enumerate() {
+            let text = format!("attempt {attempt}");
+            writer.write(&rows(&[(Some(attempt as i64), &text)])).unwrap();
+            let mut content = seal(&mut *writer, committed + 1);
+            if crash != Some(Crash::BeforePrepare) {
+                content.prepare().unwrap();
+                if crash != Some(Crash::BeforeCommit) {
+                    committed += 1;
+                    expected.push(format!("{{\"a\":{attempt},\"s\":\"{text}\"}}\n"));
+                    if crash != Some(Crash::BeforePublish) {
+                        content.publish().unwrap();
+                    }
+                }
+            }
+            if crash.is_some() {
+                sink.recover(REGION, Epoch(committed)).unwrap();
+                sink.recover(REGION, Epoch(committed)).unwrap();
+                writer = sink.writer(REGION).unwrap();
+            }
+        }
+        let seen = visible(folder.path());
+        prop_assert_eq!(seen.into_values().collect::<Vec<_>>(), expected);
+        let hidden = std::fs::read_dir(folder.path()).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count();
+        prop_assert_eq!(hidden, usize::from(other_region));
+    }
+}

@@ -9,4 +9,5 @@ mod restart;
 mod support;
 mod transactions;
 mod reading;
+mod tables;
 mod topics;

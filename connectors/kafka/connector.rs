@@ -42,7 +42,9 @@ impl SourceConnector for KafkaConnector {
     }
 
     fn check(&self, table: &TableDefinition) -> Vec<OptionError> {
-        options::check(table)
+        let mut errors = options::check(table);
+        errors.extend(options::check_start(table));
+        errors
     }
 
     fn metadata_type(&self, key: &str) -> Option<DataType> {

@@ -6,7 +6,7 @@
 use crate::properties::{accepts, refusal};
 use std::collections::BTreeMap;
 use streamshield_connectors::formats::{self, FormatScope, columns_of_scope};
-use streamshield_connectors::options::OptionReader;
+use streamshield_connectors::options::{OptionReader, refuse};
 use streamshield_core::ids::Offset;
 use streamshield_core::table::{OptionError, TableDefinition};
 
@@ -121,6 +121,15 @@ pub(crate) fn check(table: &TableDefinition) -> Vec<OptionError> {
     errors
 }
 
+const NO_GROUP: &str = "without 'properties.group.id' there are no group offsets to start from";
+const NO_GROUP_HINT: &str = "add 'scan.startup.mode' = 'earliest-offset' (or 'latest-offset'), or name a group in 'properties.group.id'";
+
+/// A table that is read must say where to start; one that is only written need not.
+pub(crate) fn check_start(table: &TableDefinition) -> Option<OptionError> {
+    let has = |key| table.option(key).is_some_and(|text| !text.trim().is_empty());
+    (!has("scan.startup.mode") && !has("properties.group.id")).then(|| refuse("", NO_GROUP, Some(NO_GROUP_HINT.into())))
+}
+
 fn read(table: &TableDefinition) -> (TableOptions, Vec<OptionError>) {
     let mut reader = OptionReader::new(table);
     let topic = reader.required("topic", "bids").unwrap_or_default().trim().to_string();
@@ -201,9 +210,9 @@ fn read_startup(reader: &mut OptionReader<'_>, has_group: bool, reset: Option<&'
         Some("timestamp") => Startup::TimestampMs(needed(reader, "scan.startup.timestamp-millis", timestamp_ms, "'1700000000000'")),
         Some("specific-offsets") => Startup::Specific(needed(reader, "scan.startup.specific-offsets", offsets, "'partition:0,offset:42;partition:1,offset:300'")),
         _ => {
-            if uses_group && !has_group {
-                let hint = "add 'scan.startup.mode' = 'earliest-offset' (or 'latest-offset'), or name a group in 'properties.group.id'";
-                reader.error(if written { "scan.startup.mode" } else { "" }, "without 'properties.group.id' there are no group offsets to start from".into(), Some(hint.into()));
+            // Without the option a table may be a sink: see `check_start`.
+            if written && !has_group {
+                reader.error("scan.startup.mode", NO_GROUP.into(), Some(NO_GROUP_HINT.into()));
             }
             Startup::Group(match reset {
                 Some("earliest") => GroupReset::Earliest,

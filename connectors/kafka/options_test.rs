@@ -80,7 +80,10 @@ fn a_secret_in_a_property_is_not_repeated() {
 
 #[test]
 fn group_offsets_are_the_default_and_need_a_group() {
-    assert_eq!(keys(&[]), [""]);
+    assert_eq!(keys(&[]), [""; 0], "a table that is only written");
+    assert!(check_start(&table(&[])).is_some_and(|error| error.key.is_empty() && error.hint.is_some()));
+    assert_eq!(check_start(&table(&[START])).or(check_start(&table(&[("properties.group.id", "g")]))), None);
+    assert_eq!(keys(&[("scan.startup.mode", "group-offsets")]), ["scan.startup.mode"]);
     assert_eq!(keys(&[("properties.group.id", "g")]), [""; 0]);
     assert_eq!(keys(&[START, ("properties.auto.offset.reset", "earliest")]), ["properties.auto.offset.reset"]);
     let options = TableOptions::read(&table(&[("properties.group.id", "g"), ("properties.auto.offset.reset", "earliest")])).expect("valid");

@@ -136,6 +136,16 @@ impl TopicHandle {
     }
 }
 
+/// Waits until no message is on its way, at most this long, and sends what lingers. Failed messages count until their
+/// report is served, which this does not do.
+///
+/// rdkafka's own flush asks without waiting and then sleeps in its event queue; this wakes up with the last answer.
+pub(crate) fn flush(client: &WriterClient, timeout_ms: i32) -> bool {
+    // SAFETY: the client is alive; the call waits on a condition of librdkafka and touches nothing of ours.
+    let result = unsafe { native::rd_kafka_flush(client.client().native_ptr(), timeout_ms) };
+    result == native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR
+}
+
 /// Pointer and length of a range; null for none. An empty range is not null.
 fn part(buffer: &[u8], range: &Option<Range<usize>>) -> (*mut c_void, usize) {
     match range {

@@ -7,7 +7,8 @@
 //!                           Aborted                InDoubt / Fenced     InDoubt
 //! ```
 //!
-//! - **Drain first.** rdkafka's own flush polls in slices of 100 ms, which would be the price of every commit.
+//! - **Drain first.** rdkafka's own flush sleeps in slices of 100 ms, which would be the price of every commit; ours
+//!   waits on librdkafka's own condition and makes it send what lingers.
 //! - **In doubt unless proven clean.** librdkafka retries EndTxn silently, on another connection if need be, and a late
 //!   retry may end a later transaction of the same producer epoch (KIP-890). Its client has no protection against that,
 //!   so a commit counts only if its one answer was clean ([`crate::context::EndTxnLines`]). After anything else the
@@ -19,7 +20,7 @@
 
 use crate::context::WriterEvents;
 use crate::errors::{code_error, kind_of, log_error};
-use crate::produce::{TopicHandle, WriterClient};
+use crate::produce::{TopicHandle, WriterClient, flush};
 use crate::properties::Properties;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
@@ -37,7 +38,10 @@ const INIT_TRY: Duration = Duration::from_secs(5);
 const QUEUE_FULL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an abort may take; the successor's InitProducerId aborts as well.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long to wait for room in a full queue at a time.
 const TICK: Duration = Duration::from_millis(1);
+/// How often reports of failed messages are served while a commit waits for its messages.
+const FLUSH_MS: i32 = 20;
 
 /// A [`TransactionalWriter`] over librdkafka.
 pub struct KafkaWriter {
@@ -88,13 +92,13 @@ impl KafkaWriter {
 
     /// Waits until every message has its outcome; false when the deadline came first.
     fn drain(&self, deadline: Instant) -> bool {
-        while self.client.in_flight_count() > 0 {
-            if Instant::now() >= deadline {
-                return false;
+        loop {
+            let is_delivered = flush(&self.client, FLUSH_MS);
+            self.serve();
+            if is_delivered || Instant::now() >= deadline {
+                return is_delivered;
             }
-            self.client.poll(TICK);
         }
-        true
     }
 
     /// Marks the writer as spent and makes the error of it.

@@ -1,0 +1,45 @@
+//! A commit whose answer is lost must be in doubt, although librdkafka retries it and reports success (KIP-890).
+
+use crate::proxy::{Cut, Proxy};
+use crate::support::*;
+use std::sync::Arc;
+use streamshield_core::ports::log::*;
+
+fn commit_with_cut(cut: Cut) {
+    let Some(servers) = servers() else { return };
+    let proxy = Proxy::start(&servers);
+    let direct = connect(&servers, &[]);
+    let log = connect(&proxy.address, &[]);
+    let (topic, id) = (topic(&direct, "doubt", 1), unique("doubt"));
+    let mut writer = log.writer(&id).expect("writer");
+    commit(&mut *writer, &values(&topic, ["clean".to_string()]));
+    assert_eq!(proxy.end_txns(), 1, "the client goes through the proxy");
+
+    writer.begin().expect("begin");
+    writer.send_set(&values(&topic, ["doubtful".to_string()])).expect("send");
+    proxy.cut_next(cut);
+    let outcome = writer.commit();
+    assert!(proxy.end_txns() >= 2, "the cut took place");
+    let CommitOutcome::InDoubt(why) = outcome else { panic!("{outcome:?}") };
+    println!("in doubt: {why}");
+    assert_eq!(writer.begin().expect_err("a writer in doubt is not used again").kind, LogErrorKind::Fenced);
+    drop(writer);
+
+    // The next writer settles it: afterwards the outcome is to be read from the log.
+    let mut writer = log.writer(&id).expect("writer");
+    let partition = TopicPartition::new(Arc::clone(&topic), 0);
+    settled(&direct, &partition);
+    let (seen, _) = Reading::new(&direct, &topic, 0, 0).to_settled_end(&direct);
+    assert!(texts(&seen) == ["clean"] || texts(&seen) == ["clean", "doubtful"], "{seen:?}");
+    commit(&mut *writer, &values(&topic, ["after".to_string()]));
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_in_doubt() {
+    commit_with_cut(Cut::Answer);
+}
+
+#[test]
+fn a_commit_whose_request_is_lost_is_in_doubt() {
+    commit_with_cut(Cut::Request);
+}

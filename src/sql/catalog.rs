@@ -8,7 +8,7 @@ use crate::error::{Checked, Fault, nearest};
 use crate::functions::Functions;
 use crate::time::TimeRole;
 use crate::types::{FlinkTypes, words};
-use crate::{analyze, rewrite, time};
+use crate::{analyze, numbers, rewrite, time, unnest};
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DataFusionError, TableReference};
@@ -19,7 +19,7 @@ use sqlparser::ast;
 use sqlparser::tokenizer::Span;
 use std::any::Any;
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use streamshield_core::ports::Connectors;
 use streamshield_core::table::{Column, ColumnKind, OptionError, TableDefinition};
@@ -47,6 +47,13 @@ pub(crate) struct Watermark {
 pub(crate) struct TablePlace {
     pub name: Option<Span>,
     pub options: BTreeMap<String, Span>,
+}
+
+const BROKEN: &str = "there are errors in the definition";
+
+/// Does the error only follow from one that is told elsewhere?
+pub(crate) fn is_consequence(fault: &Fault) -> bool {
+    fault.message.starts_with(BROKEN)
 }
 
 impl Table {
@@ -85,6 +92,8 @@ impl TableSource for View {
 pub(crate) struct Catalog {
     pub tables: BTreeMap<String, Arc<Table>>,
     views: BTreeMap<String, Arc<View>>,
+    /// Names whose definition is wrong: that they are missing elsewhere is no news.
+    broken: BTreeSet<String>,
     pub functions: Functions,
     pub options: ConfigOptions,
     expression_planners: Vec<Arc<dyn ExprPlanner>>,
@@ -100,6 +109,7 @@ impl Catalog {
         Catalog {
             tables: BTreeMap::new(),
             views: BTreeMap::new(),
+            broken: BTreeSet::new(),
             functions: Functions::new(),
             options,
             expression_planners: vec![
@@ -123,11 +133,13 @@ impl Catalog {
             .with_collect_spans(true)
     }
 
-    /// DataFusion's plan of a query, before any rewriting.
+    /// The plan of a query with Flink's types, before any optimization.
     pub fn query(&self, mut query: ast::Query) -> Checked<LogicalPlan> {
+        unnest::fold(&mut query);
         rewrite::rewrite(&mut query);
         let planner = SqlToRel::new_with_options(self, Self::parser_options());
-        Ok(planner.sql_statement_to_plan(ast::Statement::Query(Box::new(query)))?)
+        let plan = planner.sql_statement_to_plan(ast::Statement::Query(Box::new(query)))?;
+        numbers::flink_results(plan, &self.functions)
     }
 
     fn is_defined(&self, name: &str) -> bool {
@@ -148,8 +160,15 @@ impl Catalog {
         self.views.insert(name.to_owned(), Arc::new(View { plan }));
     }
 
+    pub fn add_broken(&mut self, name: &str) {
+        self.broken.insert(name.to_owned());
+    }
+
     /// The error for a name that is neither table nor view.
     pub fn unknown_table(&self, name: &str) -> Fault {
+        if self.broken.contains(name) {
+            return Fault::new(format!("{BROKEN} of `{name}`"));
+        }
         let names = self.tables.keys().chain(self.views.keys()).map(String::as_str);
         let fault = Fault::new(format!("there is no table or view `{name}`"));
         match nearest(name, names) {
@@ -175,6 +194,7 @@ impl Catalog {
             Ok(table) => table,
             Err(fault) => {
                 faults.push(fault.or_at(text.span));
+                self.add_broken(&text.name.value);
                 return;
             }
         };
@@ -248,6 +268,7 @@ impl Catalog {
         rewrite::rewrite_expression(&mut expression);
         let planned = planner.sql_to_expr(expression, input.schema(), &mut PlannerContext::new())?;
         let plan = LogicalPlan::Projection(Projection::try_new(vec![planned.alias("value")], Arc::new(input))?);
+        let plan = numbers::flink_results(plan, &self.functions)?;
         match analyze::analyze(plan, &self.options)? {
             LogicalPlan::Projection(projection) if projection.expr.len() == 1 => {
                 let field = Arc::clone(projection.schema.field(0));
@@ -273,7 +294,7 @@ fn bare_table(definition: &TableDefinition) -> Table {
 fn stored_column(column: &ColumnText) -> Option<Column> {
     let (data_type, nullable, kind) = match &column.kind {
         ColumnTextKind::Physical { data_type, nullable } => (data_type, *nullable, ColumnKind::Physical),
-        ColumnTextKind::Metadata { data_type, nullable, key, is_virtual, .. } => {
+        ColumnTextKind::Metadata { data_type, nullable, key, is_virtual } => {
             (data_type, *nullable, ColumnKind::Metadata { key: key.clone(), is_virtual: *is_virtual })
         }
         ColumnTextKind::Computed(_) => return None,

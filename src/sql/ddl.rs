@@ -29,7 +29,7 @@ pub(crate) struct ColumnText {
 
 pub(crate) enum ColumnTextKind {
     Physical { data_type: DataType, nullable: bool },
-    Metadata { data_type: DataType, nullable: bool, key: String, is_virtual: bool, span: Span },
+    Metadata { data_type: DataType, nullable: bool, key: String, is_virtual: bool },
     Computed(Expr),
 }
 
@@ -176,8 +176,7 @@ fn parse_column(parser: &mut Parser, table: &mut CreateTable) -> Checked<ColumnT
         parser.next_token();
         let key = if parser.parse_keyword(Keyword::FROM) { string_literal(parser)?.0 } else { name.value.clone() };
         let is_virtual = parser.parse_keyword(Keyword::VIRTUAL);
-        let span = token.span.union(&parser.get_current_token().span);
-        kind = ColumnTextKind::Metadata { data_type, nullable, key, is_virtual, span };
+        kind = ColumnTextKind::Metadata { data_type, nullable, key, is_virtual };
     } else if is_word(&token.token, "PRIMARY") {
         parser.next_token();
         parser.expect_keyword(Keyword::KEY)?;

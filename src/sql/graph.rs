@@ -11,10 +11,11 @@
 //! expressions find theirs by name; hidden columns (`__watermark`, `__late`) are there too and pass through projections.
 
 use crate::aggregate;
-use crate::catalog::{Catalog, Table};
+use crate::catalog::Table;
 use crate::error::{Checked, Fault};
 use crate::lower::{extend, lower};
 use crate::time::{self, TimeRole};
+use crate::unnest::UnnestNode;
 use crate::windows::{self, WindowNode, window_fields};
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion_common::{Column as Reference, DFSchema, DFSchemaRef, TableReference};
@@ -26,7 +27,7 @@ use streamshield_core::ids::{ExchangeId, StageId};
 use streamshield_core::table::{Column, ColumnKind};
 use streamshield_engine::plan::{
     AssignWindows, Expressions, ExchangePlan, LATE_COLUMN, Operator, Projection, SinkTable, SourceScan, StageInput, StageOutput, StagePlan,
-    WATERMARK_COLUMN, WatermarkPlan, WindowColumn, WindowKind,
+    UnnestPlan, WATERMARK_COLUMN, WatermarkPlan, WindowColumn,
 };
 
 /// What the windows above a scan ask of it.
@@ -53,6 +54,11 @@ impl Branch {
 
     pub fn hidden(&self, name: &str) -> Option<usize> {
         self.schema.index_of_column_by_name(None, name)
+    }
+
+    /// The columns but those that lateness needs, which pass through by themselves.
+    pub fn visible_columns(&self) -> Vec<Reference> {
+        self.schema.columns().into_iter().filter(|column| column.name != WATERMARK_COLUMN && column.name != LATE_COLUMN).collect()
     }
 
     pub fn index_of(&self, column: &Reference) -> Checked<usize> {
@@ -118,13 +124,14 @@ pub(crate) fn evaluation_schema(input: &SchemaRef, expressions: &Expressions) ->
 
 /// Collects the stages of a job.
 pub(crate) struct Graph<'a> {
-    pub catalog: &'a Catalog,
     pub settings: &'a BTreeMap<String, String>,
     pub late_rows: bool,
     pub stages: Vec<StagePlan>,
     pub exchanges: Vec<ExchangePlan>,
     pub warnings: Vec<String>,
     pub operators: u16,
+    /// Whether an aggregation is above: only there lateness counts.
+    pub aggregating: bool,
 }
 
 impl Graph<'_> {
@@ -134,7 +141,6 @@ impl Graph<'_> {
         for mut branch in self.branches(plan, None)? {
             let expressions: Vec<Expr> = plan.schema().columns().into_iter().map(Expr::Column).collect();
             let outputs: Vec<_> = columns.iter().map(|column| (None, column.field.name().clone())).collect();
-            drop_hidden(&mut branch)?;
             branch.project(&expressions, &outputs)?;
             let fields: Vec<FieldRef> = branch.schema.fields().iter().cloned().collect();
             let sink = SinkTable { table: table.definition.clone(), columns: columns.clone(), schema: Arc::new(Schema::new(fields)) };
@@ -198,10 +204,14 @@ impl Graph<'_> {
             LogicalPlan::TableScan(scan) => Ok(vec![self.scan(scan, clock)?]),
             LogicalPlan::Union(union) => self.union(union, clock),
             LogicalPlan::Aggregate(aggregate) => Ok(vec![aggregate::plan(self, aggregate)?]),
-            LogicalPlan::Extension(extension) => match extension.node.as_any().downcast_ref::<WindowNode>() {
-                Some(node) => self.windows(node),
-                None => Err(Fault::new(format!("{} has no place in a job", extension.node.name()))),
-            },
+            LogicalPlan::Extension(extension) => {
+                let node = extension.node.as_any();
+                match (node.downcast_ref::<WindowNode>(), node.downcast_ref::<UnnestNode>()) {
+                    (Some(node), _) => self.windows(node),
+                    (_, Some(node)) => self.unnest(node, clock),
+                    _ => Err(Fault::new(format!("{} has no place in a job", extension.node.name()))),
+                }
+            }
             other => Err(refuse(other)),
         }
     }
@@ -291,20 +301,38 @@ impl Graph<'_> {
             Some(TimeRole::Window(..)) => None,
             None => return Err(Fault::new(format!("`{}` is not a time attribute", column.name))),
         };
-        let mut branches = self.branches(node.input(), clock)?;
+        let mut branches = self.branches(node.input(), clock.filter(|_| self.aggregating))?;
         // Rows that went through a window before are never late; beside rows that can be, they carry the column all the same.
         let has_late = branches.iter().any(|branch| branch.hidden(WATERMARK_COLUMN).is_some());
         for branch in &mut branches {
-            assign_windows(branch, column, node.kind(), has_late)?;
+            assign_windows(branch, column, node, has_late)?;
+        }
+        Ok(branches)
+    }
+
+    fn unnest(&mut self, node: &UnnestNode, clock: Option<Clock>) -> Checked<Vec<Branch>> {
+        let mut branches = self.branches(node.input(), clock)?;
+        for branch in &mut branches {
+            let list_column = branch.index_of(&node.list_column())?;
+            let kept = branch.schema.iter().enumerate().filter(|(index, _)| *index != list_column);
+            let mut fields: Vec<(Option<TableReference>, FieldRef)> = kept.map(|(_, (qualifier, field))| (qualifier.cloned(), Arc::clone(field))).collect();
+            fields.extend(node.elements().iter().map(|field| (node.qualifier().cloned(), Arc::clone(field))));
+            branch.schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
+            branch.operators.push(Operator::Unnest(UnnestPlan {
+                list_column,
+                struct_fields: node.struct_fields,
+                ordinality: node.ordinality,
+                schema: branch.arrow(),
+            }));
         }
         Ok(branches)
     }
 }
 
-fn assign_windows(branch: &mut Branch, time: &Reference, kind: WindowKind, has_late: bool) -> Checked<()> {
+fn assign_windows(branch: &mut Branch, time: &Reference, node: &WindowNode, has_late: bool) -> Checked<()> {
     let time_column = branch.index_of(time)?;
     let watermark_column = branch.hidden(WATERMARK_COLUMN);
-    let mut appended: Vec<(FieldRef, WindowColumn)> = window_fields(branch.schema.field(time_column).data_type()).into();
+    let mut appended: Vec<(FieldRef, WindowColumn)> = window_fields(branch.schema.field(time_column).data_type(), node.with_time());
     if has_late {
         appended.push((Arc::new(Field::new(LATE_COLUMN, DataType::Boolean, false)), WindowColumn::Late));
     }
@@ -312,39 +340,7 @@ fn assign_windows(branch: &mut Branch, time: &Reference, kind: WindowKind, has_l
     let mut fields: Vec<(Option<TableReference>, FieldRef)> = kept.map(|(_, (qualifier, field))| (qualifier.cloned(), Arc::clone(field))).collect();
     fields.extend(appended.iter().map(|(field, _)| (None, Arc::clone(field))));
     branch.schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
-    branch.operators.push(Operator::AssignWindows(AssignWindows { kind, time_column, watermark_column, appended, schema: branch.arrow() }));
-    Ok(())
-}
-
-/// Takes the hidden columns away that a sink does not get: only rows that have met no window aggregation have some.
-fn drop_hidden(branch: &mut Branch) -> Checked<()> {
-    let hidden = |name: &str| name == WATERMARK_COLUMN || name == LATE_COLUMN;
-    if !branch.schema.fields().iter().any(|field| hidden(field.name())) {
-        return Ok(());
-    }
-    // A window without an aggregation drops nothing, so that lateness is not asked for.
-    for operator in &mut branch.operators {
-        match operator {
-            Operator::AssignWindows(windows) => windows.appended.retain(|(_, column)| *column != WindowColumn::Late),
-            _ => continue,
-        }
-    }
-    let visible: Vec<_> = branch.schema.iter().filter(|(_, field)| !hidden(field.name())).map(Reference::from).collect();
-    let outputs: Vec<_> = visible.iter().map(|column| (column.relation.clone(), column.name.clone())).collect();
-    let expressions: Vec<Expr> = visible.into_iter().map(Expr::Column).collect();
-    project_plainly(branch, &expressions, &outputs)
-}
-
-/// A projection that lets no hidden column through.
-fn project_plainly(branch: &mut Branch, expressions: &[Expr], outputs: &[(Option<TableReference>, String)]) -> Checked<()> {
-    let lowered = lower(expressions, &branch.schema)?;
-    let input = evaluation_schema(&branch.arrow(), &lowered);
-    let mut fields = Vec::new();
-    for (expression, (qualifier, name)) in lowered.list.iter().zip(outputs) {
-        fields.push((qualifier.clone(), Arc::new(Field::new(name, expression.data_type(&input)?, expression.nullable(&input)?))));
-    }
-    branch.schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
-    branch.operators.push(Operator::Project(Projection { expressions: lowered, schema: branch.arrow() }));
+    branch.operators.push(Operator::AssignWindows(AssignWindows { kind: node.kind(), time_column, watermark_column, appended, schema: branch.arrow() }));
     Ok(())
 }
 

@@ -18,13 +18,17 @@ pub mod explain;
 mod fingerprint;
 mod functions;
 mod graph;
+mod guard;
 mod insert;
+mod legacy;
 mod lower;
+mod numbers;
 mod rewrite;
 mod settings;
 mod statements;
 mod time;
 mod types;
+mod unnest;
 mod windows;
 
 #[cfg(test)]
@@ -106,24 +110,41 @@ impl Job<'_> {
 
     fn add_view(&mut self, view: &statements::CreateView) -> Result<(), Fault> {
         self.catalog.check_new(&view.name)?;
-        let plan = self.catalog.query(view.query.clone())?;
+        let Some(plan) = self.query(view.query.clone(), view.span) else {
+            self.catalog.add_broken(&view.name.value);
+            return Ok(());
+        };
         let plan = if view.columns.is_empty() { plan } else { rename_columns(plan, view)? };
         self.catalog.add_view(&view.name.value, plan);
         Ok(())
     }
 
+    /// Plans a query; what is wrong with it is noted.
+    fn query(&mut self, mut query: sqlparser::ast::Query, span: sqlparser::tokenizer::Span) -> Option<LogicalPlan> {
+        let mut faults = guard::check(&query);
+        faults.extend(legacy::rewrite(&mut query));
+        if !faults.is_empty() {
+            self.faults.extend(faults);
+            return None;
+        }
+        match self.catalog.query(query) {
+            Ok(plan) => Some(plan),
+            Err(fault) => {
+                self.faults.push(fault.or_at(span));
+                None
+            }
+        }
+    }
+
     fn add_insert(&mut self, insert: InsertInto) {
-        let query = self.catalog.query(insert.query.clone()).map_err(|fault| fault.or_at(insert.span));
         let table = insert::sink_table(&self.catalog, &insert, self.options.connectors);
+        let query = self.query(insert.query.clone(), insert.span);
         match (query, table) {
-            (Ok(query), Ok(table)) => match insert::fit(query, &insert, &table) {
+            (Some(query), Ok(table)) => match insert::fit(query, &insert, &table) {
                 Ok(plan) => self.inserts.push((insert, table, plan)),
                 Err(fault) => self.faults.push(fault.or_at(insert.span)),
             },
-            (query, table) => {
-                self.faults.extend(query.err());
-                self.faults.extend(table.err().unwrap_or_default());
-            }
+            (_, table) => self.faults.extend(table.err().unwrap_or_default()),
         }
     }
 
@@ -132,13 +153,13 @@ impl Job<'_> {
         self.check_sources(&mut faults);
         let fingerprint = fingerprint::of(self.inserts.iter().map(|(_, table, plan)| (table.as_ref(), plan)), self.options);
         let mut graph = Graph {
-            catalog: &self.catalog,
             settings: &self.settings,
             late_rows: self.options.late_rows_to_topic,
             stages: Vec::new(),
             exchanges: Vec::new(),
             warnings: Vec::new(),
             operators: 0,
+            aggregating: false,
         };
         for (insert, table, plan) in &self.inserts {
             let optimized = analyze::analyze(plan.clone(), &self.catalog.options).and_then(|plan| analyze::optimize(plan, &self.catalog.options));
@@ -147,7 +168,9 @@ impl Job<'_> {
             }
         }
         if !faults.is_empty() {
-            return Err(faults);
+            // What only follows from another error says nothing new.
+            let told = faults.iter().filter(|fault| !catalog::is_consequence(fault)).cloned().collect::<Vec<_>>();
+            return Err(if told.is_empty() { faults } else { told });
         }
         let plan = JobPlan { stages: graph.stages, exchanges: graph.exchanges, fingerprint, warnings: graph.warnings };
         let tables = self.catalog.tables.values().map(|table| table.definition.clone()).collect();

@@ -5,6 +5,7 @@
 
 use crate::catalog::Table;
 use crate::functions::clock;
+use crate::unnest::UnnestNode;
 use crate::windows::WindowNode;
 use datafusion_expr::{Expr, LogicalPlan};
 use streamshield_engine::plan::{WindowColumn, WindowKind};
@@ -38,12 +39,10 @@ pub(crate) fn role(plan: &LogicalPlan, index: usize) -> Option<TimeRole> {
             window @ TimeRole::Window(..) => Some(window),
             _ => None,
         },
-        LogicalPlan::Unnest(unnest) => {
-            let source = *unnest.dependency_indices.get(index)?;
-            let unnested = unnest.list_type_columns.iter().any(|(list, _)| *list == source) || unnest.struct_type_columns.contains(&source);
-            if unnested { None } else { role(&unnest.input, source) }
-        }
         LogicalPlan::Extension(extension) => {
+            if let Some(node) = extension.node.as_any().downcast_ref::<UnnestNode>() {
+                return role(node.input(), node.source_of(index)?);
+            }
             let node = extension.node.as_any().downcast_ref::<WindowNode>()?;
             match node.appended_at(index) {
                 Some(column) => Some(TimeRole::Window(node.kind(), column)),

@@ -7,6 +7,7 @@
 use crate::error::{Checked, Fault};
 use crate::time::{self, TimeRole};
 use crate::types::words;
+use crate::unnest;
 use arrow_schema::{DataType, Field, FieldRef, TimeUnit};
 use datafusion_common::{Column, DFSchema, DFSchemaRef, DataFusionError, ExprSchema, Result, ScalarValue, TableReference};
 use datafusion_expr::planner::{PlannedRelation, RelationPlanner, RelationPlannerContext, RelationPlanning};
@@ -30,18 +31,20 @@ pub(crate) struct WindowNode {
     /// The time attribute, a column of the input.
     time: Expr,
     kind: WindowKind,
+    /// Whether anybody reads `window_time`.
+    with_time: bool,
     schema: DFSchemaRef,
 }
 
 impl WindowNode {
-    fn try_new(input: LogicalPlan, time: Expr, kind: WindowKind) -> Result<Self> {
+    fn try_new(input: LogicalPlan, time: Expr, kind: WindowKind, with_time: bool) -> Result<Self> {
         let Expr::Column(column) = &time else { return Err(Fault::new("the window's time is not a column").into()) };
         let time_type = input.schema().field_from_column(column)?.data_type().clone();
         let mut fields: Vec<(Option<TableReference>, FieldRef)> =
             input.schema().iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
-        fields.extend(window_fields(&time_type).into_iter().map(|(field, _)| (None, field)));
+        fields.extend(window_fields(&time_type, with_time).into_iter().map(|(field, _)| (None, field)));
         let schema = Arc::new(DFSchema::new_with_metadata(fields, std::collections::HashMap::new())?);
-        Ok(WindowNode { input, time, kind, schema })
+        Ok(WindowNode { input, time, kind, with_time, schema })
     }
 
     pub fn input(&self) -> &LogicalPlan {
@@ -49,6 +52,12 @@ impl WindowNode {
     }
     pub fn kind(&self) -> WindowKind {
         self.kind
+    }
+    pub fn with_time(&self) -> bool {
+        self.with_time
+    }
+    pub fn without_time(&self) -> Result<Self> {
+        WindowNode::try_new(self.input.clone(), self.time.clone(), self.kind, false)
     }
     pub fn time_column(&self) -> Option<&Column> {
         self.time.try_as_col()
@@ -58,25 +67,29 @@ impl WindowNode {
         match index.checked_sub(self.input.schema().fields().len())? {
             0 => Some(WindowColumn::Start),
             1 => Some(WindowColumn::End),
-            2 => Some(WindowColumn::Time),
+            2 if self.with_time => Some(WindowColumn::Time),
             _ => None,
         }
     }
 }
 
 /// The added columns for a time attribute of this type.
-pub(crate) fn window_fields(time_type: &DataType) -> [(FieldRef, WindowColumn); 3] {
+pub(crate) fn window_fields(time_type: &DataType, with_time: bool) -> Vec<(FieldRef, WindowColumn)> {
     let zone = match time_type {
         DataType::Timestamp(_, zone) => zone.clone(),
         _ => None,
     };
     let field = |name: &str| Arc::new(Field::new(name, DataType::Timestamp(TimeUnit::Millisecond, zone.clone()), false));
-    [(field(WINDOW_START), WindowColumn::Start), (field(WINDOW_END), WindowColumn::End), (field(WINDOW_TIME), WindowColumn::Time)]
+    let mut fields = vec![(field(WINDOW_START), WindowColumn::Start), (field(WINDOW_END), WindowColumn::End)];
+    if with_time {
+        fields.push((field(WINDOW_TIME), WindowColumn::Time));
+    }
+    fields
 }
 
 impl PartialEq for WindowNode {
     fn eq(&self, other: &Self) -> bool {
-        self.kind == other.kind && self.time == other.time && self.input == other.input
+        self.kind == other.kind && self.with_time == other.with_time && self.time == other.time && self.input == other.input
     }
 }
 impl Eq for WindowNode {}
@@ -114,7 +127,7 @@ impl UserDefinedLogicalNodeCore for WindowNode {
     }
     fn with_exprs_and_inputs(&self, mut expressions: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> Result<Self> {
         match (expressions.pop(), inputs.pop()) {
-            (Some(time), Some(input)) => WindowNode::try_new(input, time, self.kind),
+            (Some(time), Some(input)) => WindowNode::try_new(input, time, self.kind, self.with_time),
             _ => Err(Fault::new("a window has one time and one input").into()),
         }
     }
@@ -166,6 +179,10 @@ pub(crate) struct Relations;
 impl RelationPlanner for Relations {
     fn plan_relation(&self, relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Result<RelationPlanning> {
         let span = relation.span();
+        if unnest::is_folded(&relation) {
+            let plan = unnest::plan(relation, context).map_err(|fault| DataFusionError::from(fault.or_at(span)))?;
+            return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, None))));
+        }
         let (call, alias) = match relation {
             TableFactor::Table { ref name, ref version, ref sample, ref with_hints, .. } if version.is_some() || sample.is_some() || !with_hints.is_empty() => {
                 return Err(refuse_table(name, version.is_some()).or_at(span).into());
@@ -251,7 +268,7 @@ fn windowed(input: LogicalPlan, time: Column, kind: WindowKind) -> Checked<Logic
                 .hint(format!("rename it in the inner query: `{name} AS …`")));
         }
     }
-    let node = WindowNode::try_new(input, Expr::Column(time), kind)?;
+    let node = WindowNode::try_new(input, Expr::Column(time), kind, true)?;
     Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
 }
 

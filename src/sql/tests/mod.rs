@@ -2,7 +2,9 @@
 //!
 //! The connectors are made up: they accept a few options and give no rows, which is all that planning asks of them.
 
+mod graphs;
 mod nexmark;
+mod refusals;
 
 use crate::{PlanOptions, Planned, SqlError, explain, plan};
 use arrow_schema::{DataType, TimeUnit};

@@ -1,0 +1,149 @@
+//! What becomes of the parts of a query in the job graph.
+
+use super::{explained, planned};
+use crate::explain;
+
+const TABLES: &str = "
+CREATE TABLE orders (
+  id BIGINT NOT NULL, customer STRING, amount DECIMAL(10, 2), units INT, tags ARRAY<STRING>, lines ARRAY<ROW<sku STRING, n INT>>,
+  millis BIGINT, `partition` INT METADATA VIRTUAL, written TIMESTAMP_LTZ(3) METADATA FROM 'timestamp',
+  ts AS TO_TIMESTAMP_LTZ(millis, 3), pt AS PROCTIME(),
+  WATERMARK FOR ts AS ts - INTERVAL '5' SECOND
+) WITH ('connector' = 'kafka', 'topic' = 'orders', 'scan.watermark.idle-timeout' = '10 s');
+";
+
+fn with_sink(sink_columns: &str, rest: &str) -> String {
+    format!("{TABLES}CREATE TABLE result ({sink_columns}) WITH ('connector' = 'kafka', 'topic' = 'result');\n{rest}")
+}
+
+fn stages(sink_columns: &str, select: &str) -> String {
+    explained(&with_sink(sink_columns, &format!("INSERT INTO result {select};")))
+}
+
+#[test]
+fn a_single_distinct_count_takes_two_levels_without_a_tag() {
+    insta::assert_snapshot!(stages(
+        "customer STRING, n BIGINT",
+        "SELECT customer, COUNT(DISTINCT id) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY customer, window_start, window_end",
+    ));
+}
+
+#[test]
+fn the_legacy_group_window_is_the_table_function() {
+    insta::assert_snapshot!(stages(
+        "customer STRING, n BIGINT, s TIMESTAMP(3), e TIMESTAMP(3), r TIMESTAMP_LTZ(3)",
+        "SELECT o.customer, COUNT(*), TUMBLE_START(ts, INTERVAL '1' MINUTE), TUMBLE_END(ts, INTERVAL '1' MINUTE), TUMBLE_ROWTIME(ts, INTERVAL '1' MINUTE)
+         FROM orders AS o GROUP BY o.customer, TUMBLE(ts, INTERVAL '1' MINUTE)",
+    ));
+}
+
+#[test]
+fn processing_time_windows_follow_the_clock() {
+    insta::assert_snapshot!(stages(
+        "customer STRING, n BIGINT",
+        "SELECT customer, COUNT(*) FROM TUMBLE(TABLE orders, DESCRIPTOR(pt), INTERVAL '10' SECOND) GROUP BY customer, window_start, window_end",
+    ));
+}
+
+#[test]
+fn a_cumulating_window_with_offset_keeps_its_numbers() {
+    insta::assert_snapshot!(stages(
+        "n BIGINT",
+        "SELECT COUNT(*) FROM TABLE(CUMULATE(DATA => TABLE orders, TIMECOL => DESCRIPTOR(ts), STEP => INTERVAL '2' MINUTE, SIZE => INTERVAL '10' MINUTES, `OFFSET` => INTERVAL '1' MINUTE))
+         GROUP BY window_start, window_end HAVING COUNT(*) > 1",
+    ));
+}
+
+#[test]
+fn a_window_over_window_time_cascades() {
+    let views = "CREATE VIEW minutes AS SELECT customer, SUM(units) AS units, window_time AS rt
+         FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY customer, window_start, window_end, window_time;
+       INSERT INTO result SELECT customer, SUM(units) FROM TUMBLE(TABLE minutes, DESCRIPTOR(rt), INTERVAL '1' HOUR) GROUP BY customer, window_start, window_end;";
+    insta::assert_snapshot!(explained(&with_sink("customer STRING, units INT", views)));
+}
+
+#[test]
+fn a_union_gives_a_stage_per_branch() {
+    insta::assert_snapshot!(stages(
+        "customer STRING, n BIGINT",
+        "SELECT customer, COUNT(*) FROM TUMBLE(TABLE (SELECT customer, ts FROM orders WHERE units > 1 UNION ALL SELECT tags[1], ts FROM orders), DESCRIPTOR(ts), INTERVAL '1' MINUTE)
+         GROUP BY customer, window_start, window_end",
+    ));
+}
+
+#[test]
+fn unnest_gives_a_row_per_element_and_carries_only_what_is_read() {
+    insta::assert_snapshot!(stages("id BIGINT, tag STRING", "SELECT id, tag FROM orders CROSS JOIN UNNEST(tags) AS t(tag) WHERE tag <> ''"));
+    insta::assert_snapshot!(stages(
+        "sku STRING, n INT",
+        "SELECT l.sku, SUM(l.n) FROM (SELECT ts, lines FROM orders) AS o, UNNEST(o.lines) AS l(sku, n) GROUP BY l.sku, TUMBLE(ts, INTERVAL '1' MINUTE)"
+            .replace("SELECT l.sku, SUM(l.n) FROM (SELECT ts, lines FROM orders) AS o, UNNEST(o.lines) AS l(sku, n) GROUP BY l.sku, TUMBLE(ts, INTERVAL '1' MINUTE)",
+                     "SELECT sku, SUM(n) FROM TUMBLE(TABLE (SELECT ts, l.sku, l.n FROM orders CROSS JOIN UNNEST(lines) AS l(sku, n)), DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY sku, window_start, window_end")
+            .as_str(),
+    ));
+}
+
+#[test]
+fn averages_and_sums_have_flinks_types() {
+    insta::assert_snapshot!(stages(
+        "a INT, s INT, d DECIMAL(38, 2), f STRING",
+        "SELECT AVG(units), SUM(units), SUM(amount), FIRST_VALUE(customer) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY window_start, window_end",
+    ));
+}
+
+#[test]
+fn metadata_and_clock_columns_are_read_and_written() {
+    insta::assert_snapshot!(stages(
+        "id BIGINT, p INT, seen TIMESTAMP_LTZ(3), chance DOUBLE, written TIMESTAMP_LTZ(3) METADATA FROM 'timestamp', never INT METADATA VIRTUAL",
+        "SELECT id, `partition`, CURRENT_TIMESTAMP, RAND(), written FROM orders",
+    ));
+}
+
+#[test]
+fn missing_target_columns_are_null() {
+    insta::assert_snapshot!(explained(&with_sink("id BIGINT, note STRING, units BIGINT", "INSERT INTO result (units, id) SELECT units, id FROM orders;")));
+}
+
+#[test]
+fn two_inserts_from_one_view_are_two_pipelines() {
+    let text = "CREATE TABLE other (id BIGINT) WITH (connector = 'kafka', topic = 'other');
+      CREATE VIEW big (number) AS SELECT id FROM orders WHERE units > 100;
+      EXECUTE STATEMENT SET BEGIN INSERT INTO result SELECT number FROM big; INSERT INTO other SELECT number FROM big; END;";
+    insta::assert_snapshot!(explained(&with_sink("id BIGINT", text)));
+}
+
+#[test]
+fn windows_without_an_aggregation_are_stateless() {
+    insta::assert_snapshot!(stages("id BIGINT, e TIMESTAMP(3)", "SELECT id, window_end FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE)"));
+}
+
+#[test]
+fn settings_are_handed_out() {
+    let sql = with_sink("id BIGINT", "SET 'table.exec.source.idle-timeout' = '1 s'; INSERT INTO result SELECT id FROM orders;");
+    assert_eq!(planned(&sql).settings.get("table.exec.source.idle-timeout").map(String::as_str), Some("1 s"));
+}
+
+#[test]
+fn json_and_graphviz_tell_the_same_stages() {
+    let sql = with_sink(
+        "n BIGINT",
+        "INSERT INTO result SELECT COUNT(*) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY window_start, window_end;",
+    );
+    let planned = planned(&sql);
+    insta::assert_json_snapshot!(explain::json(&planned));
+    insta::assert_snapshot!(explain::graphviz(&planned));
+}
+
+/// A change of this number refuses the restart of every running job: raise the semantics version only on purpose.
+#[test]
+fn the_fingerprint_stays_what_it_was() {
+    let sql = with_sink(
+        "customer STRING, n BIGINT",
+        "INSERT INTO result SELECT customer, COUNT(*) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY customer, window_start, window_end;",
+    );
+    let fingerprint = planned(&sql).plan.fingerprint;
+    insta::assert_snapshot!(fingerprint.to_string());
+    let formatted = sql.replace("SELECT customer", "SELECT /* spelt differently */\n  customer");
+    assert_eq!(planned(&formatted).plan.fingerprint, fingerprint);
+    assert_ne!(planned(&sql.replace("'1' MINUTE", "'2' MINUTE")).plan.fingerprint, fingerprint);
+}

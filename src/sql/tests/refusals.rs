@@ -1,0 +1,115 @@
+//! What is refused, with its place and hint.
+
+use super::refused;
+
+const TABLES: &str = "CREATE TABLE bid (auction BIGINT, price BIGINT, `dateTime` TIMESTAMP(3), items ARRAY<INT>, WATERMARK FOR `dateTime` AS `dateTime`) WITH ('connector' = 'kafka', 'topic' = 'bid');
+CREATE TABLE result (a BIGINT) WITH ('connector' = 'kafka', 'topic' = 'result');
+";
+
+fn insert(select: &str) -> String {
+    refused(&format!("{TABLES}INSERT INTO result {select};"))
+}
+
+#[test]
+fn queries_that_need_what_no_stage_can_do() {
+    let window = "TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' MINUTE)";
+    let all = [
+        "SELECT b.auction FROM bid AS b JOIN bid AS c ON b.auction = c.auction".to_owned(),
+        "SELECT b.auction FROM bid AS b, bid AS c".to_owned(),
+        "SELECT b.auction FROM bid AS b LEFT JOIN bid FOR SYSTEM_TIME AS OF b.`dateTime` AS c ON b.auction = c.auction".to_owned(),
+        "SELECT auction FROM bid FOR SYSTEM_TIME AS OF TIMESTAMP '2024-01-01 00:00:00'".to_owned(),
+        "SELECT auction FROM bid LEFT JOIN UNNEST(items) AS t(i) ON TRUE".to_owned(),
+        "SELECT COUNT(*) FROM bid".to_owned(),
+        "SELECT COUNT(*) FROM bid GROUP BY auction".to_owned(),
+        "SELECT DISTINCT auction FROM bid".to_owned(),
+        "SELECT auction FROM bid UNION SELECT price FROM bid".to_owned(),
+        "SELECT auction FROM bid INTERSECT SELECT price FROM bid".to_owned(),
+        "SELECT auction FROM bid EXCEPT SELECT price FROM bid".to_owned(),
+        "SELECT auction FROM bid ORDER BY price".to_owned(),
+        "SELECT auction FROM bid LIMIT 10".to_owned(),
+        "SELECT SUM(price) OVER (PARTITION BY auction ORDER BY `dateTime`) FROM bid".to_owned(),
+        "SELECT auction FROM bid WHERE price = (SELECT MAX(price) FROM bid)".to_owned(),
+        "SELECT auction FROM bid WHERE auction IN (SELECT price FROM bid)".to_owned(),
+        "SELECT auction FROM bid WHERE EXISTS (SELECT 1 FROM bid)".to_owned(),
+        "SELECT * FROM bid MATCH_RECOGNIZE (ORDER BY `dateTime` MEASURES A.price AS p PATTERN (A) DEFINE A AS A.price > 1)".to_owned(),
+        "SELECT COUNT(*) FROM SESSION(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' MINUTE) GROUP BY window_start, window_end".to_owned(),
+        "SELECT COUNT(*) FROM bid GROUP BY SESSION(`dateTime`, INTERVAL '1' MINUTE)".to_owned(),
+        format!("SELECT COUNT(*) FROM {window} GROUP BY window_start"),
+        format!("SELECT COUNT(*) FROM {window} GROUP BY GROUPING SETS ((window_start, window_end), (window_start, window_end, auction))"),
+        format!("SELECT CARDINALITY(ARRAY_AGG(price)) FROM {window} GROUP BY window_start, window_end"),
+        format!("SELECT MEDIAN(price) FROM {window} GROUP BY window_start, window_end"),
+        format!("SELECT COUNT(DISTINCT auction, price) FROM {window} GROUP BY window_start, window_end"),
+        "SELECT COUNT(*) FROM TUMBLE(TABLE bid, DESCRIPTOR(price), INTERVAL '1' MINUTE) GROUP BY window_start, window_end".to_owned(),
+        "SELECT COUNT(*) FROM TUMBLE(TABLE (SELECT `dateTime` + INTERVAL '1' SECOND AS t FROM bid), DESCRIPTOR(t), INTERVAL '1' MINUTE) GROUP BY window_start, window_end".to_owned(),
+        "SELECT COUNT(*) FROM TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' MONTH) GROUP BY window_start, window_end".to_owned(),
+        "SELECT COUNT(*) FROM HOP(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '10' MINUTE, INTERVAL '1' MINUTE) GROUP BY window_start, window_end".to_owned(),
+        "SELECT 1".to_owned(),
+        "VALUES (1)".to_owned(),
+        "SELECT /*+ OPTIONS('scan.startup.mode' = 'latest-offset') */ auction FROM bid".to_owned(),
+    ];
+    let text: Vec<String> = all.iter().map(|query| format!("> {query}\n{}", insert(query))).collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn misspelt_names_get_the_nearest_one() {
+    let all = ["SELECT auctoin FROM bid", "SELECT Auction FROM bid", "SELECT auction FROM bids", "SELECT LOVER('a') FROM bid", "SELECT b.price FROM bid AS a"];
+    let text: Vec<String> = all.iter().map(|query| format!("> {query}\n{}", insert(query))).collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn results_that_do_not_fit_their_table() {
+    let all = ["SELECT CAST(auction AS STRING) FROM bid", "SELECT auction, price FROM bid", "SELECT CAST(price AS DOUBLE) FROM bid"];
+    let text: Vec<String> = all.iter().map(|query| format!("> {query}\n{}", insert(query))).collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn definitions_with_errors() {
+    let all = [
+        "CREATE TABLE t (a BIGINT) WITH ('topic' = 'x')",
+        "CREATE TABLE t (a BIGINT) WITH ('connector' = 'kafak', 'topic' = 'x')",
+        "CREATE TABLE t (a BIGINT) WITH ('connector' = 'upsert-kafka', 'topic' = 'x')",
+        "CREATE TABLE t (a LONG) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (a DECIMAL(50, 2)) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (a BIGINT, a INT) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (__a BIGINT) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (a BIGINT, WATERMARK FOR a AS a) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (a TIMESTAMP(3), WATERMARK FOR b AS b) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (a BIGINT, b AS c + 1) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (a BIGINT PRIMARY KEY) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (a BIGINT, PRIMARY KEY (b) NOT ENFORCED) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t (a BIGINT) PARTITIONED BY (a) WITH ('connector' = 'kafka')",
+        "CREATE TABLE t LIKE u",
+        "CREATE TABLE t WITH ('connector' = 'kafka') AS SELECT 1",
+        "CREATE TABLE t (a BIGINT) WITH ('connector' = 'kafka', 'connector' = 'print')",
+        "CREATE FUNCTION f AS 'x.y.Z'",
+        "CREATE CATALOG c WITH ('type' = 'hive')",
+        "DROP TABLE t",
+        "ALTER TABLE t ADD (b INT)",
+        "SELECT 1",
+        "SHOW TABLES",
+        "CREATE SOURCE s WITH (connector = 'kafka')",
+        "CREATE TABEL t (a INT)",
+        "INSERT INTO nowhere SELECT 1",
+        "INSERT OVERWRITE t SELECT 1",
+        "SET x = 1",
+    ];
+    let text: Vec<String> = all.iter().map(|statement| format!("> {statement}\n{}", refused(statement))).collect();
+    insta::assert_snapshot!(text.join("\n"));
+}
+
+#[test]
+fn options_are_refused_at_their_place_and_all_errors_are_told() {
+    let sql = "CREATE TABLE a (x BIGINT) WITH (
+  'connector' = 'kafka',
+  'topci' = 'a'
+);
+CREATE TABLE b (x STRING METADATA FROM 'nothing') WITH ('connector' = 'kafka', 'topic' = 'b');
+CREATE TABLE c (x BIGINT) WITH ('connector' = 'kafka', 'topic' = 'c');
+INSERT INTO c SELECT x FROM a;
+INSERT INTO c SELECT y FROM b;
+INSERT INTO c SELECT CAST(x AS BIGINT) FROM b;";
+    insta::assert_snapshot!(refused(sql));
+}

@@ -122,7 +122,8 @@ impl Chain {
                     return Err(OperatorError::plan("WindowAggregate", "the state gives nothing of a window that it holds"));
                 }
                 left = left.saturating_sub(count);
-                let rows = windows.emit(window, drained)?;
+                let (rows, refused) = windows.emit(window, drained)?;
+                out.rejected.extend(refused.into_iter().map(|reason| RejectedRow { row: NO_SOURCE_ROW, reason }));
                 push(behind, rows, &Trail::Made, &mut Run { input: InputWatermarks::START, epoch, state, out })?;
             }
         }

@@ -4,8 +4,10 @@
 use crate::operators::assign_windows::windows_of;
 use crate::operators::partial_aggregate::PROBE_ROWS;
 use crate::operators::test_kit::{Job, MODES, MemoryState, Mode, Random, run, same_in_all_modes};
-use crate::operators::{Chain, ChainOutput, EpochContext, InputWatermarks};
+use crate::operators::{Chain, ChainOutput, EpochContext, InputWatermarks, NO_SOURCE_ROW};
 use crate::plan::*;
+use arrow_array::cast::AsArray;
+use arrow_array::types::Int64Type;
 use arrow_array::*;
 use arrow_schema::{DataType, Field, FieldRef, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion_common::ScalarValue;
@@ -439,6 +441,29 @@ fn a_second_level_merges_states_and_counts_source_rows() {
     let group = |text: &String| text.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let groups = |outcome: &crate::operators::test_kit::Outcome| outcome.texts().iter().map(group).collect::<BTreeSet<_>>();
     assert_eq!(groups(&partials), groups(&direct));
+}
+
+#[test]
+fn a_result_that_does_not_fit_its_type_is_rejected_and_the_other_groups_come_out() {
+    let decimal = DataType::Decimal128(38, 0);
+    let input = schema(vec![field("key", DataType::Int64), field("amount", decimal.clone()), field("window_start", MS), field("window_end", MS)]);
+    let key_fields = vec![field("key", DataType::Int64)];
+    let keys = Expressions::new(vec![col("key", &input).unwrap()]);
+    let calls = vec![call(of(functions::average::avg_udaf(), "amount", &input), None, None)];
+    let aggregate = aggregate(1, input.clone(), keys, key_fields, (2, 3, None), false, calls, Emit::Final);
+    let amounts = Decimal128Array::from(vec![7, 10i128.pow(38) - 1, 9]).with_data_type(decimal);
+    let time = |ms| Arc::new(TimestampMillisecondArray::from_value(ms, 3)) as ArrayRef;
+    let rows = RecordBatch::try_new(input, vec![Arc::new(Int64Array::from(vec![1, 2, 3])), Arc::new(amounts), time(0), time(100)]).unwrap();
+    let operators = [Operator::PartialAggregate(aggregate.clone()), Operator::WindowAggregate(aggregate)];
+    let mut chain = Chain::new(&operators, rows.schema()).unwrap();
+    let (mut state, mut out, mut epoch) = (MemoryState::new(&chain.tables()), ChainOutput::default(), EPOCH);
+    chain.process(rows, InputWatermarks::START, &mut epoch, &mut state, &mut out).unwrap();
+    chain.seal(&mut epoch, &mut state, &mut out).unwrap();
+    assert!(!chain.advance(Watermark::MAX, 10, &mut epoch, &mut state, &mut out).unwrap());
+    assert_eq!(out.batches[0].column(0).as_primitive::<Int64Type>().values().as_ref(), &[1, 3]);
+    assert_eq!(out.rejected.len(), 1);
+    assert_eq!(out.rejected[0].row, NO_SOURCE_ROW);
+    assert!(out.rejected[0].reason.contains("key = 2"), "{}", out.rejected[0].reason);
 }
 
 #[test]

@@ -76,7 +76,7 @@ impl InputWatermarks {
 /// Rows that were dropped as late.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LateRows {
-    /// Source rows.
+    /// Source rows, each once per window that it came too late for.
     pub rows: u64,
     /// One JSON object per late row, when the plan keeps them. A partial that came too late gives one object with `__rows`.
     pub json: Vec<Vec<u8>>,
@@ -96,7 +96,7 @@ pub struct RejectedRow {
 pub struct ChainOutput {
     pub batches: Vec<RecordBatch>,
     pub late: LateRows,
-    /// At most one entry per row.
+    /// At most one entry per source row; rows made by a window aggregation have no number.
     pub rejected: Vec<RejectedRow>,
 }
 

@@ -19,7 +19,9 @@ use ahash::AHashMap;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow_cast::display::array_value_to_string;
 use arrow_schema::{DataType, Field, FieldRef, Schema, TimeUnit};
+use arrow_select::concat::concat_batches;
 use arrow_select::take::take;
 use std::sync::Arc;
 use streamshield_core::ports::state::{AggregateState, Drained, Merge, RegionState, Window, WindowTableSpec};
@@ -152,13 +154,39 @@ impl WindowAggregate {
         batch_of(Arc::new(Schema::new(fields)), columns, folded.len()).map_err(OperatorError::arrow(Self::NAME))
     }
 
-    /// The rows of a portion of a closed window.
-    pub fn emit(&self, window: Window, drained: Drained) -> Result<RecordBatch, OperatorError> {
+    /// The rows of a portion of a closed window, and why a group has no row (an average that overflows its type).
+    pub fn emit(&self, window: Window, drained: Drained) -> Result<(RecordBatch, Vec<String>), OperatorError> {
         let Drained { keys, states, .. } = drained;
+        match self.emit_groups(window, &keys, &states) {
+            Err(OperatorError::DataFusion { .. }) => self.emit_one_by_one(window, &keys, &states),
+            emitted => Ok((emitted?, Vec::new())),
+        }
+    }
+
+    fn emit_one_by_one(&self, window: Window, keys: &[ArrayRef], states: &[ArrayRef]) -> Result<(RecordBatch, Vec<String>), OperatorError> {
+        let (mut rows, mut refused) = (Vec::new(), Vec::new());
+        for group in 0..states.first().map_or(0, |column| column.len()) {
+            let of_group = |columns: &[ArrayRef]| columns.iter().map(|column| column.slice(group, 1)).collect::<Vec<_>>();
+            match self.emit_groups(window, &of_group(keys), &of_group(states)) {
+                Ok(row) => rows.push(row),
+                Err(OperatorError::DataFusion { source, .. }) => {
+                    let key = keys.iter().zip(&self.plan.key_fields).map(|(column, field)| {
+                        format!("{} = {}", field.name(), array_value_to_string(column, group).unwrap_or_default())
+                    });
+                    refused.push(format!("{} for {} in the window that ends at {} ms", source.strip_backtrace(), key.collect::<Vec<_>>().join(", "), window.end_ms));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        let rows = concat_batches(&self.plan.output_schema, &rows).map_err(OperatorError::arrow(Self::NAME))?;
+        Ok((rows, refused))
+    }
+
+    fn emit_groups(&self, window: Window, keys: &[ArrayRef], states: &[ArrayRef]) -> Result<RecordBatch, OperatorError> {
         let Some(count) = states.first().or(keys.first()).map(|column| column.len()) else {
             return Err(OperatorError::plan(Self::NAME, "neither keys nor aggregates"));
         };
-        let mut columns = keys;
+        let mut columns = keys.to_vec();
         for time_ms in [window.start_ms, window.end_ms] {
             let data_type = self.plan.output_schema.fields().get(columns.len()).map(|field| field.data_type().clone());
             let data_type = data_type.unwrap_or(DataType::Timestamp(TimeUnit::Millisecond, None));
@@ -166,9 +194,9 @@ impl WindowAggregate {
             columns.push(column.ok_or_else(|| OperatorError::plan(Self::NAME, format!("a window column is {data_type}, not a timestamp")))?);
         }
         match self.plan.emit {
-            Emit::State => columns.extend(states),
+            Emit::State => columns.extend_from_slice(states),
             Emit::Final => {
-                let mut states = states.as_slice();
+                let mut states = states;
                 for (call, finalizer) in self.plan.calls.iter().zip(&self.finalizers) {
                     let (of_call, others) = states.split_at(call.state_fields.len());
                     columns.push(finalizer.results(of_call)?);

@@ -84,13 +84,18 @@ fn folder_bytes(folder: &Path) -> u64 {
 }
 
 #[test]
-fn a_history_is_read_back() {
-    let folder = TempDir::new().expect("a folder");
-    let (mut core, mut journal) = open(folder.path(), NEVER);
-    history(&mut core, &mut journal);
-    drop(journal);
-    let (read_back, _journal) = open(folder.path(), NEVER);
-    assert_eq!(read_back.snapshot(), core.snapshot());
+fn a_history_is_read_back_whatever_is_synced() {
+    for fsync in [Fsync::Never, Fsync::Interval { interval_ms: 10 }, Fsync::Always] {
+        let folder = TempDir::new().expect("a folder");
+        let mut core = empty();
+        let mut journal = Journal::open(folder.path(), fsync, NEVER, &mut core).expect("the journal opens");
+        history(&mut core, &mut journal);
+        journal.tick(NOW_MS, &core).expect("ticked");
+        assert_eq!(journal.has_unsynced, fsync == Fsync::Never);
+        drop(journal);
+        let (read_back, _journal) = open(folder.path(), NEVER);
+        assert_eq!(read_back.snapshot(), core.snapshot());
+    }
 }
 
 #[test]

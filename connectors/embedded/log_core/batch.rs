@@ -152,17 +152,12 @@ pub fn place(batch: &[u8], base_offset: i64, log_append_time_ms: Option<i64>) ->
 
 /// The control batch that ends a transaction in one partition.
 pub fn end_marker(base_offset: i64, producer_id: i64, producer_epoch: i16, commit: bool, now_ms: i64) -> Bytes {
-    let mut record = BytesMut::with_capacity(24);
-    record.put_slice(&[0, 0, 0, 4 << 1]); // attributes, timestamp delta, offset delta, key length 4
-    record.put_i16(0);
-    record.put_i16(i16::from(commit));
-    record.put_u8(6 << 1); // value length 6
-    record.put_i16(0);
-    record.put_i32(0);
-    record.put_u8(0); // no headers
-    let mut body = BytesMut::with_capacity(record.len() + 1);
-    body.put_u8((record.len() as u8) << 1);
-    body.put_slice(&record);
+    let version = 0i16.to_be_bytes();
+    let key = [version, i16::from(commit).to_be_bytes()].concat();
+    let coordinator_epoch = 0i32.to_be_bytes();
+    let value = [&version[..], &coordinator_epoch].concat();
+    let mut body = BytesMut::new();
+    encode_record(&mut body, 0, 0, Some(&key), Some(&value));
     let header = BatchHeader {
         attributes: ATTRIBUTE_TRANSACTIONAL | ATTRIBUTE_CONTROL,
         last_offset_delta: 0,
@@ -226,7 +221,9 @@ pub struct RecordView<'a> {
     pub timestamp_delta_ms: i64,
     pub offset_delta: i64,
     pub key: Option<&'a [u8]>,
-    pub has_value: bool,
+    pub value: Option<&'a [u8]>,
+    /// Count and pairs of key and value, as encoded.
+    pub headers: &'a [u8],
 }
 
 /// Walks the records; an item of `None` means that the bytes are damaged there, and ends the walk.
@@ -251,18 +248,43 @@ fn read_record<'a>(area: &'a [u8], at: &mut usize) -> Option<RecordView<'a>> {
     *at += 1; // attributes, unused
     let timestamp_delta_ms = read_varint(record, at)?;
     let offset_delta = read_varint(record, at)?;
-    let key_length = read_varint(record, at)?;
-    let key = match usize::try_from(key_length) {
-        Err(_) => None,
-        Ok(length) => {
-            let key = record.get(*at..at.checked_add(length)?)?;
-            *at += length;
-            Some(key)
-        }
-    };
-    let has_value = read_varint(record, at)? >= 0;
+    let key = read_nullable(record, at)?;
+    let value = read_nullable(record, at)?;
+    let headers = record.get(*at..)?;
     *at = end;
-    Some(RecordView { encoded: &area[start..end], timestamp_delta_ms, offset_delta, key, has_value })
+    Some(RecordView { encoded: &area[start..end], timestamp_delta_ms, offset_delta, key, value, headers })
+}
+
+/// Bytes with their length before; a negative length is null.
+fn read_nullable<'a>(record: &'a [u8], at: &mut usize) -> Option<Option<&'a [u8]>> {
+    let Ok(length) = usize::try_from(read_varint(record, at)?) else { return Some(None) };
+    let bytes = record.get(*at..at.checked_add(length)?)?;
+    *at += length;
+    Some(Some(bytes))
+}
+
+/// Appends one record without headers to a record area.
+pub fn encode_record(area: &mut BytesMut, offset_delta: i64, timestamp_delta_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+    let mut record = BytesMut::new();
+    record.put_u8(0); // attributes, unused
+    put_varint(&mut record, timestamp_delta_ms);
+    put_varint(&mut record, offset_delta);
+    for bytes in [key, value] {
+        put_varint(&mut record, bytes.map_or(-1, |bytes| bytes.len() as i64));
+        record.put_slice(bytes.unwrap_or_default());
+    }
+    put_varint(&mut record, 0); // headers
+    put_varint(area, record.len() as i64);
+    area.put_slice(&record);
+}
+
+fn put_varint(out: &mut BytesMut, value: i64) {
+    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
+    while rest >= 0x80 {
+        out.put_u8((rest as u8 & 0x7f) | 0x80);
+        rest >>= 7;
+    }
+    out.put_u8(rest as u8);
 }
 
 /// A zigzag varint, as in Protocol Buffers.

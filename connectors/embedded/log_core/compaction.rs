@@ -83,7 +83,7 @@ fn compact_batch(batch: &Batch, latest: &BTreeMap<Vec<u8>, i64>, drops_tombstone
     for record in batch::records(&area).map_while(|record| record) {
         count += 1;
         let is_latest = record.key.is_none_or(|key| latest.get(key) == Some(&(batch.base_offset + record.offset_delta)));
-        if is_latest && (record.has_value || !drops_tombstones) {
+        if is_latest && (record.value.is_some() || !drops_tombstones) {
             body.extend_from_slice(record.encoded);
             kept_count += 1;
         }

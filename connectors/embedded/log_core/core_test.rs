@@ -268,6 +268,23 @@ fn a_silent_member_loses_its_place_and_the_others_are_told() {
 }
 
 #[test]
+fn offsets_of_a_transaction_show_at_its_commit_only() {
+    let mut core = core_with_topic(&[]);
+    let at = (TOPIC.to_owned(), 0);
+    let anonymous = Caller { member_id: "", instance_id: None, generation: -1 };
+    let position = |offset| vec![(at.clone(), CommittedOffset { offset, leader_epoch: -1, metadata: String::new() })];
+    for (is_commit, offset, wanted) in [(false, 5, None), (true, 7, Some(7)), (false, 9, Some(7))] {
+        let producer = core.init_producer_id(NOW_MS, Some("x"), 1000, None).expect("granted");
+        core.add_offsets_to_transaction(NOW_MS, "x", producer, "g").expect("added");
+        core.commit_offsets_in_transaction(NOW_MS, "x", producer, "g", &anonymous, position(offset)).expect("staged");
+        assert_eq!(core.committed_offset("g", &at, true), Err(LogError::UnstableOffset));
+        core.end_transaction(NOW_MS, "x", producer, is_commit).expect("ended");
+        let committed = core.committed_offset("g", &at, true).expect("stable");
+        assert_eq!(committed.map(|committed| committed.offset), wanted);
+    }
+}
+
+#[test]
 fn events_applied_to_an_empty_core_give_the_same_state() {
     let mut core = core_with_topic(&[("retention.bytes", "3000")]);
     let producer = open_transaction(&mut core, "x");

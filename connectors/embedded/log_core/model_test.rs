@@ -16,7 +16,7 @@ const TIMEOUT_MS: i64 = 1000;
 
 #[derive(Clone, Debug)]
 enum Step {
-    Write { producer: usize, partition: i32 },
+    Write { producer: usize, partition: i32, count: usize },
     WritePlain { partition: i32 },
     Repeat { producer: usize },
     End { producer: usize, commit: bool },
@@ -30,7 +30,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let producer = 0..PRODUCERS;
     let partition = 0..PARTITIONS;
     let step = prop_oneof![
-        6 => (producer.clone(), partition.clone()).prop_map(|(producer, partition)| Step::Write { producer, partition }),
+        6 => (producer.clone(), partition.clone(), 1..4usize).prop_map(|(producer, partition, count)| Step::Write { producer, partition, count }),
         2 => partition.clone().prop_map(|partition| Step::WritePlain { partition }),
         1 => producer.clone().prop_map(|producer| Step::Repeat { producer }),
         3 => (producer.clone(), any::<bool>()).prop_map(|(producer, commit)| Step::End { producer, commit }),
@@ -89,7 +89,7 @@ impl World {
 
     fn run(&mut self, step: &Step) {
         match *step {
-            Step::Write { producer, partition } => self.write(producer, partition),
+            Step::Write { producer, partition, count } => self.write(producer, partition, count),
             Step::WritePlain { partition } => {
                 let key = format!("plain{}", self.records[partition as usize].len());
                 let batch = batch_of(NOBODY, self.now_ms, &[(&key, Some("v"))]);
@@ -120,7 +120,7 @@ impl World {
         self.journal.extend(self.core.take_events());
     }
 
-    fn write(&mut self, who: usize, partition: i32) {
+    fn write(&mut self, who: usize, partition: i32, count: usize) {
         let producer = &mut self.producers[who];
         let (number, _) = *producer.open.get_or_insert_with(|| {
             self.fates.push(Fate::Open);
@@ -130,9 +130,10 @@ impl World {
         assert_eq!(added, Ok(()));
         let sequence = producer.sequences.entry(partition).or_insert(0);
         let sender = Sender { id: producer.granted.0, epoch: producer.granted.1, sequence: *sequence, is_transactional: true };
-        let keys = [format!("{number}.{sequence}a"), format!("{number}.{sequence}b")];
-        let batch = batch_of(sender, self.now_ms, &[(&keys[0], Some("v")), (&keys[1], Some("v"))]);
-        *sequence += 2;
+        let keys: Vec<_> = (0..count).map(|at| format!("{number}.{sequence}.{at}")).collect();
+        let records: Vec<_> = keys.iter().map(|key| (key.as_str(), Some("v"))).collect();
+        let batch = batch_of(sender, self.now_ms, &records);
+        *sequence += count as i32;
         let produced = self.core.produce(self.now_ms, Some(IDS[who]), TOPIC, partition, &batch).expect("appended");
         producer.last = Some((partition, batch, produced.base_offset));
         for (offset, key) in (produced.base_offset..).zip(keys) {

@@ -1,6 +1,6 @@
 //! Batches and calls for the tests of the core.
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 
 use super::batch::{self, BatchHeader};
 use super::{Isolation, Limits, LogCore};
@@ -31,17 +31,8 @@ pub const NOBODY: Sender = Sender { id: -1, epoch: -1, sequence: -1, is_transact
 /// A batch of key-value records; a value of `None` is a tombstone.
 pub fn batch_of(sender: Sender, timestamp_ms: i64, records: &[(&str, Option<&str>)]) -> Bytes {
     let mut body = BytesMut::new();
-    for (delta, (key, value)) in records.iter().enumerate() {
-        let mut record = BytesMut::new();
-        record.put_slice(&[0, 0]);
-        put_varint(&mut record, delta as i64);
-        put_varint(&mut record, key.len() as i64);
-        record.put_slice(key.as_bytes());
-        put_varint(&mut record, value.map_or(-1, |value| value.len() as i64));
-        record.put_slice(value.unwrap_or_default().as_bytes());
-        record.put_u8(0);
-        put_varint(&mut body, record.len() as i64);
-        body.put_slice(&record);
+    for (delta, (key, value)) in (0..).zip(records) {
+        batch::encode_record(&mut body, delta, 0, Some(key.as_bytes()), value.map(str::as_bytes));
     }
     let header = BatchHeader {
         attributes: if sender.is_transactional { 0x10 } else { 0 },
@@ -54,15 +45,6 @@ pub fn batch_of(sender: Sender, timestamp_ms: i64, records: &[(&str, Option<&str
         record_count: records.len() as i32,
     };
     batch::assemble(0, &header, &body)
-}
-
-fn put_varint(out: &mut BytesMut, value: i64) {
-    let mut rest = ((value << 1) ^ (value >> 63)) as u64;
-    while rest >= 0x80 {
-        out.put_u8((rest as u8 & 0x7f) | 0x80);
-        rest >>= 7;
-    }
-    out.put_u8(rest as u8);
 }
 
 /// What a consumer makes of a partition: offset and key of each record it would hand out. It skips aborted transactions as

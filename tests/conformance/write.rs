@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 use rdkafka::error::RDKafkaErrorCode as Code;
-use rdkafka::producer::Producer as _;
+use rdkafka::producer::{BaseRecord, Producer as _};
 
 use super::Check;
 use super::kit::*;
@@ -15,7 +15,9 @@ pub const CHECKS: &[Check] = &[
     Check::new("write.zstd", 40, |env| codec(env, "zstd")),
     Check::new("write.records_of_900_kb", 60, large_records),
     Check::new("write.too_large_is_refused", 60, too_large),
-    Check::new("write.null_key_on_compacted_is_refused", 60, null_key),
+    Check::new("write.null_key_on_compacted_is_refused", 60, |env| null_key(env, "none")),
+    Check::new("write.null_key_in_lz4_is_refused", 60, |env| null_key(env, "lz4")),
+    Check::new("write.far_future_is_refused", 60, far_future),
     Check::new("write.fire_and_forget", 40, fire_and_forget),
 ];
 
@@ -71,9 +73,24 @@ fn too_large(env: &Env) -> Result<String> {
     expect_refused(env, &producer, &topic, &vec![b'x'; 3_000_000], Code::MessageSizeTooLarge)
 }
 
-fn null_key(env: &Env) -> Result<String> {
+fn null_key(env: &Env, codec: &str) -> Result<String> {
     let topic = env.topic_with("nullkey", 1, &[("cleanup.policy", "compact")])?;
-    expect_refused(env, &env.producer(&[])?, &topic, b"x", Code::InvalidRecord)
+    let producer = env.producer(&[("compression.codec", codec)])?;
+    expect_refused(env, &producer, &topic, &[b'x'; 500], Code::InvalidRecord)
+}
+
+/// Kafka takes timestamps of up to an hour ahead, unless the topic says otherwise.
+fn far_future(env: &Env) -> Result<String> {
+    let topic = env.topic("future", 1)?;
+    let producer = env.producer(&[])?;
+    let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as i64;
+    for (ahead_ms, wanted) in [(1_800_000, None), (7_200_000, Some(Code::InvalidTimestamp))] {
+        let record = BaseRecord::<str, str>::to(&topic).partition(0).payload("x").timestamp(now_ms + ahead_ms);
+        producer.send(record).map_err(|(error, _)| error)?;
+        settle(&producer)?;
+        expect("delivery", producer.context().first_failure(), wanted)?;
+    }
+    fine()
 }
 
 fn fire_and_forget(env: &Env) -> Result<String> {

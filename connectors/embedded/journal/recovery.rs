@@ -1,5 +1,7 @@
 //! Reads a journal folder back into a core.
 
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
@@ -7,6 +9,8 @@ use bytes::{Buf, Bytes};
 use super::{FRAME_HEADER_BYTES, codec};
 use crate::error::EmbeddedError;
 use crate::log_core::LogCore;
+
+const READ_BYTES: usize = 1 << 20;
 
 /// What was found.
 #[derive(Debug, PartialEq, Eq)]
@@ -101,13 +105,15 @@ pub fn recover(folder: &Path, core: &mut LogCore) -> Result<Recovered, EmbeddedE
 
 /// Applies a file's frames and returns its size; only the last journal may end in a torn frame, which is cut off.
 fn replay(path: &Path, may_be_torn: bool, core: &mut LogCore) -> Result<u64, EmbeddedError> {
-    let content = std::fs::read(path).map_err(|source| EmbeddedError::io("read", path, source))?;
-    let mut rest = Bytes::from(content);
-    let total = rest.len();
-    while !rest.is_empty() {
-        let position = (total - rest.len()) as u64;
+    let fail = |what| move |source| EmbeddedError::io(what, path, source);
+    let file = File::open(path).map_err(fail("open"))?;
+    let length = file.metadata().map_err(fail("open"))?.len();
+    let mut frames = Frames { input: BufReader::with_capacity(READ_BYTES, file), position: 0, length };
+    loop {
+        let position = frames.position;
         let damaged = || EmbeddedError::JournalDamaged { path: path.to_owned(), position };
-        match next_frame(&mut rest) {
+        match frames.next().map_err(fail("read"))? {
+            Frame::End => return Ok(length),
             Frame::Whole(mut events) => {
                 while events.has_remaining() {
                     let event = codec::decode(&mut events).ok_or_else(damaged)?;
@@ -115,40 +121,70 @@ fn replay(path: &Path, may_be_torn: bool, core: &mut LogCore) -> Result<u64, Emb
                 }
             }
             Frame::Torn if may_be_torn => {
-                tracing::warn!(file = %path.display(), position, cut_bytes = rest.len(), "the journal ends in a torn frame, which is cut off");
-                let file = std::fs::OpenOptions::new().write(true).open(path);
-                file.and_then(|file| file.set_len(position)).map_err(|source| EmbeddedError::io("cut", path, source))?;
+                let cut_bytes = length - position;
+                tracing::warn!(file = %path.display(), position, cut_bytes, "the journal ends in a torn frame, which is cut off");
+                let file = OpenOptions::new().write(true).open(path);
+                file.and_then(|file| file.set_len(position)).map_err(fail("cut"))?;
                 return Ok(position);
             }
             Frame::Torn | Frame::Damaged => return Err(damaged()),
         }
     }
-    Ok(total as u64)
 }
 
 enum Frame {
     Whole(Bytes),
+    End,
     /// The file ends within it.
     Torn,
     /// Bytes follow that belong to later frames.
     Damaged,
 }
 
-fn next_frame(rest: &mut Bytes) -> Frame {
-    if rest.len() < FRAME_HEADER_BYTES {
-        return Frame::Torn;
+/// Reads frame by frame, so that only one of them is in memory.
+struct Frames {
+    input: BufReader<File>,
+    position: u64,
+    length: u64,
+}
+
+impl Frames {
+    fn next(&mut self) -> std::io::Result<Frame> {
+        let left = self.length - self.position;
+        if left < FRAME_HEADER_BYTES as u64 {
+            return Ok(if left == 0 { Frame::End } else { Frame::Torn });
+        }
+        let mut header = [0; FRAME_HEADER_BYTES];
+        self.input.read_exact(&mut header)?;
+        let mut fields = &header[..];
+        let (body_bytes, sum) = (fields.get_u32() as usize, fields.get_u32());
+        let frame_bytes = (FRAME_HEADER_BYTES + body_bytes) as u64;
+        if frame_bytes > left {
+            return Ok(Frame::Torn);
+        }
+        let mut body = vec![0; body_bytes];
+        self.input.read_exact(&mut body)?;
+        if body_bytes > 0 && crc32c::crc32c(&body) == sum {
+            self.position += frame_bytes;
+            return Ok(Frame::Whole(body.into()));
+        }
+        // a file system may have grown the file without its content
+        let is_last = frame_bytes == left || (is_zero(&header) && is_zero(&body) && self.is_rest_zero()?);
+        Ok(if is_last { Frame::Torn } else { Frame::Damaged })
     }
-    let mut header = &rest[..FRAME_HEADER_BYTES];
-    let (length, sum) = (header.get_u32() as usize, header.get_u32());
-    let end = FRAME_HEADER_BYTES + length;
-    if end > rest.len() {
-        return Frame::Torn;
+
+    fn is_rest_zero(&mut self) -> std::io::Result<bool> {
+        loop {
+            let rest = self.input.fill_buf()?;
+            let (count, is_all_zero) = (rest.len(), is_zero(rest));
+            if count == 0 || !is_all_zero {
+                return Ok(is_all_zero);
+            }
+            self.input.consume(count);
+        }
     }
-    if length > 0 && crc32c::crc32c(&rest[FRAME_HEADER_BYTES..end]) == sum {
-        let frame = rest.split_to(end);
-        return Frame::Whole(frame.slice(FRAME_HEADER_BYTES..));
-    }
-    // a file system may have grown the file without its content
-    let is_last = end == rest.len() || rest.iter().all(|byte| *byte == 0);
-    if is_last { Frame::Torn } else { Frame::Damaged }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    bytes.iter().all(|byte| *byte == 0)
 }

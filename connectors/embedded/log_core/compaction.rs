@@ -64,7 +64,7 @@ fn latest_offsets(partition: &Partition, end: i64) -> (BTreeMap<Vec<u8>, i64>, b
         if batch.header.is_control() || partition.is_aborted(batch) {
             continue;
         }
-        let Some(area) = record_area(batch) else {
+        let Some(area) = record_area(&batch.header, &batch.bytes) else {
             has_opaque = true;
             continue;
         };
@@ -78,7 +78,7 @@ fn latest_offsets(partition: &Partition, end: i64) -> (BTreeMap<Vec<u8>, i64>, b
 }
 
 fn compact_batch(batch: &Batch, latest: &BTreeMap<Vec<u8>, i64>, drops_tombstones: bool) -> Option<Batch> {
-    let Some(area) = record_area(batch) else { return Some(batch.clone()) };
+    let Some(area) = record_area(&batch.header, &batch.bytes) else { return Some(batch.clone()) };
     let (mut body, mut kept_count, mut count) = (Vec::new(), 0, 0);
     for record in batch::records(&area).map_while(|record| record) {
         count += 1;

@@ -51,6 +51,9 @@ pub struct TopicConfig {
     pub is_deleted: bool,
     pub has_log_append_time: bool,
     pub message_bytes_max: usize,
+    /// How far a record's own timestamp may lie before and after the broker's time.
+    pub timestamp_before_ms_max: i64,
+    pub timestamp_after_ms_max: i64,
     /// Negative: no limit.
     pub retention_ms: i64,
     /// Negative: no limit.
@@ -92,6 +95,8 @@ impl TopicConfig {
             is_deleted,
             has_log_append_time,
             message_bytes_max,
+            timestamp_before_ms_max: number("message.timestamp.before.max.ms")?,
+            timestamp_after_ms_max: number("message.timestamp.after.max.ms")?,
             retention_ms: number("retention.ms")?,
             retention_bytes: number("retention.bytes")?,
             delete_retention_ms: number("delete.retention.ms")?,

@@ -27,6 +27,8 @@ pub enum LogError {
     BatchTooLarge,
     #[error("a record is not allowed here (null key on a compacted topic, a control record, or not one batch)")]
     InvalidRecord,
+    #[error("a timestamp is too far from the broker's time (message.timestamp.before.max.ms, message.timestamp.after.max.ms)")]
+    InvalidTimestamp,
     #[error("the memory limit is reached and retention allows no trim")]
     MemoryLimit,
     #[error("the sequence number does not follow the last one")]

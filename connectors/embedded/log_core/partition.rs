@@ -202,7 +202,7 @@ impl Partition {
         };
         let batch = self.batches.iter().find(candidate)?;
         let header = &batch.header;
-        let area = (!header.has_log_append_time()).then(|| super::compression::record_area(batch)).flatten();
+        let area = (!header.has_log_append_time()).then(|| super::compression::record_area(&batch.header, &batch.bytes)).flatten();
         for record in batch::records(area.as_deref().unwrap_or_default()).map_while(|record| record) {
             let offset = batch.base_offset + record.offset_delta;
             let record_ms = header.base_timestamp_ms + record.timestamp_delta_ms;

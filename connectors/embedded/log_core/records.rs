@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::batch::{self, BatchHeader};
+use super::compression::record_area;
 use super::event::Event;
 use super::partition::{BATCH_OVERHEAD_BYTES, Fetched, Isolation, SequenceCheck};
 use super::{LogCore, LogError, Topic};
@@ -44,7 +45,7 @@ impl LogCore {
     ) -> Result<Produced, LogError> {
         let target = self.topic(topic)?;
         let log = target.partition(partition)?;
-        let header = check_batch(target, records)?;
+        let header = check_batch(now_ms, target, records)?;
         if header.producer_id >= 0 {
             self.check_transaction_of(&header, transactional_id, topic, partition)?;
             if let SequenceCheck::Duplicate { base_offset } = log.check_sequence(&header)? {
@@ -117,14 +118,22 @@ impl LogCore {
     }
 }
 
-fn check_batch(topic: &Topic, records: &Bytes) -> Result<BatchHeader, LogError> {
+fn check_batch(now_ms: i64, topic: &Topic, records: &Bytes) -> Result<BatchHeader, LogError> {
+    let config = &topic.config;
     let header = batch::check_produced(records)?;
-    if records.len() > topic.config.message_bytes_max {
+    if records.len() > config.message_bytes_max {
         return Err(LogError::BatchTooLarge);
     }
-    if topic.config.is_compacted && header.compression() == 0 {
+    let is_late = header.base_timestamp_ms < now_ms.saturating_sub(config.timestamp_before_ms_max);
+    let is_early = header.max_timestamp_ms > now_ms.saturating_add(config.timestamp_after_ms_max);
+    if !config.has_log_append_time && (is_late || is_early) {
+        return Err(LogError::InvalidTimestamp);
+    }
+    if config.is_compacted
+        && let Some(area) = record_area(&header, records)
+    {
         let has_null_key = |record: Option<batch::RecordView<'_>>| record.is_none_or(|record| record.key.is_none());
-        if batch::records(&records[batch::BATCH_HEADER_BYTES..]).any(has_null_key) {
+        if batch::records(&area).any(has_null_key) {
             return Err(LogError::InvalidRecord);
         }
     }

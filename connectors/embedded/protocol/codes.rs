@@ -23,6 +23,7 @@ pub fn code(error: LogError) -> i16 {
         LogError::UnknownMember => 25,
         LogError::InvalidSessionTimeout => 26,
         LogError::RebalanceInProgress => 27,
+        LogError::InvalidTimestamp => 32,
         LogError::TopicExists => 36,
         LogError::InvalidPartitionCount => 37,
         LogError::InvalidConfig => 40,

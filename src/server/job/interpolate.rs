@@ -97,7 +97,8 @@ impl Interpolation<'_> {
         let reference = &rest[2..length - 1];
         match resolve(reference) {
             Ok(value) => {
-                if !is_harmless(option) {
+                // Who keeps a value in a file means it.
+                if reference.starts_with("file:") || !is_harmless(option) {
                     self.redactor.add(&value);
                 }
                 let value = if in_sql { value.replace('\'', "''") } else { value };

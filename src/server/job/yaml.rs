@@ -40,11 +40,19 @@ pub struct Entry {
 pub fn parse(file: &Arc<SourceFile>) -> Result<Node, Problem> {
     let root: Spanned<Raw> = serde_saphyr::from_str(&file.text).map_err(|error| {
         let at = error.location().map_or(0..0, |location| byte_range(&location).unwrap_or_else(|| by_line(&file.text, &location)));
-        let message = error.without_snippet().to_string();
-        let message = message.split(" at line ").next().unwrap_or_default().trim_end().to_string();
-        Problem::error(format!("not valid YAML: {message}")).at(file, at)
+        let message = yaml_message(&error.without_snippet().to_string());
+        Problem::error(message).at(file, at)
     })?;
     Ok(Builder { text: &file.text }.node(root, None))
+}
+
+/// The parser's words without its place and without advice for programmers.
+fn yaml_message(text: &str) -> String {
+    let text = text.split(" at line ").next().unwrap_or_default().trim_end();
+    match text.strip_prefix("duplicate mapping key: ").and_then(|rest| rest.split(',').next()) {
+        Some(key) => format!("key `{key}` is there twice"),
+        None => format!("not valid YAML: {text}"),
+    }
 }
 
 /// What the deserializer gives: scalars that look like another type are taken from the file instead.

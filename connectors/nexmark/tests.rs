@@ -155,3 +155,23 @@ proptest! {
         prop_assert_eq!(number.div_euclid(EVENTS_PER_GROUP).rem_euclid(i64::from(splits)), i64::from(split));
     }
 }
+
+#[test]
+#[ignore = "prints times, judges nothing"]
+fn nanoseconds_per_generated_row() {
+    println!();
+    for names in [&["auction", "bidder", "price", "channel", "url", "dateTime", "extra"][..], &["auction", "price", "dateTime"]] {
+        let wanted: Vec<Field> = fields(Event::Bid).into_iter().filter(|field| names.contains(&field.name().as_str())).collect();
+        let source = NexmarkConnector.open(request(Event::Bid, wanted, &[])).unwrap();
+        let split = source.discover().unwrap().remove(0);
+        let mut nanos: Vec<f64> = (0..50)
+            .map(|_| {
+                let start = std::time::Instant::now();
+                std::hint::black_box(read(&*source, &split, 0, 8192, usize::MAX));
+                start.elapsed().as_nanos() as f64 / 8192.0
+            })
+            .collect();
+        nanos.sort_by(f64::total_cmp);
+        println!("generate {} of 7 columns of a bid: {:6.1} {:6.1} ns per row (best, median)", names.len(), nanos[0], nanos[25]);
+    }
+}

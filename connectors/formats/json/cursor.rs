@@ -3,11 +3,14 @@
 //! Everything that is read or skipped is checked: strings for UTF-8, control characters and escapes, numbers for their
 //! form, brackets for their match. So whether a record is valid does not depend on which columns a query reads.
 //!
-//! Strings are searched eight bytes at a time for the quote, the backslash and control characters (Mycroft's test for
-//! a zero byte in a word), since they are most of a record.
+//! Text and digits are looked at several bytes at a time (`scan.rs`).
+
+use super::scan::{CHUNK, classify, classify_from, leading_digits};
 
 /// Objects and arrays within each other; more is refused. Reading recurses, so this also bounds the stack.
 pub(super) const NESTING_MAX: usize = 128;
+
+const POWERS_OF_TEN: [u64; 9] = [1, 10, 100, 1_000, 10_000, 100_000, 1_000_000, 10_000_000, 100_000_000];
 
 /// Where and why the bytes are no JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,12 @@ impl<'a> Cursor<'a> {
 
     #[inline(always)]
     pub(super) fn skip_space(&mut self) {
+        if self.peek() <= b' ' {
+            self.skip_some_space();
+        }
+    }
+
+    fn skip_some_space(&mut self) {
         while matches!(self.peek(), b' ' | b'\t' | b'\n' | b'\r') {
             self.at += 1;
         }
@@ -76,9 +85,9 @@ impl<'a> Cursor<'a> {
     pub(super) fn string(&mut self) -> Result<Text<'a>, Invalid> {
         self.expect(b'"', "expected a string")?;
         let start = self.at;
-        let (mut escaped, mut high_bits) = (false, 0u64);
+        let (mut escaped, mut not_ascii) = (false, false);
         loop {
-            self.find_special(&mut high_bits);
+            not_ascii |= self.find_special();
             match self.peek() {
                 b'"' => break,
                 b'\\' => {
@@ -90,60 +99,80 @@ impl<'a> Cursor<'a> {
             }
         }
         let raw = &self.bytes[start..self.at];
-        if high_bits != 0 && std::str::from_utf8(raw).is_err() {
+        if not_ascii && std::str::from_utf8(raw).is_err() {
             return Err(Invalid { at: start, what: "a string is not UTF-8" });
         }
         self.at += 1;
         Ok(Text { raw, escaped })
     }
 
-    /// Moves to the next quote, backslash or control character, or to the end.
+    /// Moves to the next quote, backslash or control character, or to the end; true when there was other than ASCII before.
     #[inline(always)]
-    fn find_special(&mut self, high_bits: &mut u64) {
-        const ONES: u64 = 0x0101_0101_0101_0101;
-        const HIGHS: u64 = 0x8080_8080_8080_8080;
-        let zero_bytes = |word: u64| word.wrapping_sub(ONES) & !word;
-        while let Some(chunk) = self.bytes.get(self.at..self.at + 8) {
-            let word = u64::from_le_bytes(chunk.try_into().expect("eight bytes"));
-            let quote = zero_bytes(word ^ (ONES * 0x22));
-            let backslash = zero_bytes(word ^ (ONES * 0x5C));
-            let control = word.wrapping_sub(ONES * 0x20) & !word;
-            let special = (quote | backslash | control) & HIGHS;
-            if special != 0 {
-                // The lowest bit of each test is exact, so the lowest of all is.
-                let before = (special & special.wrapping_neg()) - 1;
-                *high_bits |= word & before & HIGHS;
-                self.at += special.trailing_zeros() as usize / 8;
-                return;
+    fn find_special(&mut self) -> bool {
+        let mut high = 0;
+        while let Some(chunk) = self.bytes[self.at.min(self.bytes.len())..].first_chunk::<CHUNK>() {
+            let bits = classify(chunk);
+            if bits.special != 0 {
+                let before = (bits.special & bits.special.wrapping_neg()) - 1;
+                self.at += bits.special.trailing_zeros() as usize;
+                return (high | bits.high & before) != 0;
             }
-            *high_bits |= word & HIGHS;
-            self.at += 8;
+            high |= bits.high;
+            self.at += CHUNK;
         }
-        while let Some(byte) = self.bytes.get(self.at).filter(|byte| **byte >= 0x20 && !matches!(byte, b'"' | b'\\')) {
-            *high_bits |= u64::from(byte & 0x80);
-            self.at += 1;
-        }
+        self.find_special_at_the_end() || high != 0
     }
 
-    /// A whole number of at most 18 digits without fraction or exponent; None leaves the cursor where it is.
+    /// Less than a chunk is left: looks at the record's last chunk and leaves out what lies before the cursor.
+    #[inline(always)]
+    fn find_special_at_the_end(&mut self) -> bool {
+        let left = self.bytes.len().saturating_sub(self.at);
+        if left == 0 {
+            return false;
+        }
+        let mut chunk = [0; CHUNK];
+        match self.bytes.last_chunk::<CHUNK>() {
+            Some(last) => chunk = *last,
+            None => chunk[CHUNK - self.bytes.len()..].copy_from_slice(self.bytes),
+        }
+        let bits = classify_from(&chunk, CHUNK - left);
+        let found = (bits.special.trailing_zeros() as usize).min(left);
+        self.at += found;
+        bits.high & ((1 << found) - 1) != 0
+    }
+
+    /// A whole number of at most 16 digits without fraction or exponent; None leaves the cursor where it is.
     #[inline(always)]
     pub(super) fn short_integer(&mut self) -> Option<i64> {
         let negative = self.peek() == b'-';
         let start = self.at + usize::from(negative);
-        let mut at = start;
-        let mut value: i64 = 0;
-        while let Some(digit) = self.bytes.get(at).map(|byte| byte.wrapping_sub(b'0')).filter(|digit| *digit <= 9) {
-            value = value.wrapping_mul(10).wrapping_add(i64::from(digit));
-            at += 1;
+        let (mut count, mut value) = leading_digits(&self.eight_bytes(start));
+        if count == 8 {
+            let (more, low) = leading_digits(&self.eight_bytes(start + 8));
+            count += more;
+            value = value * POWERS_OF_TEN[more] + low;
         }
-        let length = at - start;
-        let leading_zero = length > 1 && self.bytes[start] == b'0';
-        let more = matches!(self.bytes.get(at), Some(b'.' | b'e' | b'E'));
-        if length == 0 || length > 18 || leading_zero || more {
+        let leading_zero = count > 1 && self.bytes[start] == b'0';
+        let goes_on = matches!(self.bytes.get(start + count), Some(b'.' | b'e' | b'E' | b'0'..=b'9'));
+        if count == 0 || leading_zero || goes_on {
             return None;
         }
-        self.at = at;
-        Some(if negative { -value } else { value })
+        self.at = start + count;
+        Some(if negative { -(value as i64) } else { value as i64 })
+    }
+
+    /// The bytes from here on, zeros behind the record's end.
+    #[inline(always)]
+    fn eight_bytes(&self, at: usize) -> [u8; 8] {
+        let rest = self.bytes.get(at..).unwrap_or_default();
+        match rest.first_chunk() {
+            Some(chunk) => *chunk,
+            None => {
+                let mut chunk = [0; 8];
+                chunk[..rest.len()].copy_from_slice(rest);
+                chunk
+            }
+        }
     }
 
     /// A number's text, and whether it has neither fraction nor exponent.
@@ -174,6 +203,13 @@ impl<'a> Cursor<'a> {
     #[inline(always)]
     fn digits(&mut self) -> Result<(), Invalid> {
         let start = self.at;
+        while let Some(chunk) = self.bytes[self.at..].first_chunk() {
+            let (count, _) = leading_digits(chunk);
+            self.at += count;
+            if count < 8 {
+                return if self.at == start { Err(self.invalid("expected a digit")) } else { Ok(()) };
+            }
+        }
         while self.peek().is_ascii_digit() {
             self.at += 1;
         }

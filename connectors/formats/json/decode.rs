@@ -153,6 +153,9 @@ struct ExpectedKey {
     pattern: [u8; EXPECTED_KEY_BYTES_MAX],
     length: usize,
     column: Option<usize>,
+    /// The first 16 bytes as a word, and which of its bits count: all the pattern, where it is not longer.
+    head: u128,
+    head_mask: u128,
 }
 
 impl ObjectKeys {
@@ -171,7 +174,9 @@ impl ObjectKeys {
         }
         let mut pattern = [0; EXPECTED_KEY_BYTES_MAX];
         pattern[..key.len()].copy_from_slice(key);
-        let learnt = ExpectedKey { pattern, length: key.len(), column };
+        let head_mask = u128::MAX >> (16usize.saturating_sub(key.len()) * 8);
+        let head = word_at(&pattern, 0).unwrap_or_default() & head_mask;
+        let learnt = ExpectedKey { pattern, length: key.len(), column, head, head_mask };
         match self.expected.get_mut(at) {
             Some(expected) => *expected = learnt,
             None => self.expected.push(learnt),
@@ -179,16 +184,20 @@ impl ObjectKeys {
     }
 }
 
+/// 16 bytes as one word.
+#[inline(always)]
+fn word_at(bytes: &[u8], at: usize) -> Option<u128> {
+    bytes.get(at..)?.first_chunk().map(|chunk| u128::from_le_bytes(*chunk))
+}
+
 impl ExpectedKey {
     #[inline(always)]
     fn stands_at(&self, bytes: &[u8], at: usize) -> bool {
-        let word = |bytes: &[u8], at: usize| bytes.get(at..at + 16).and_then(|chunk| chunk.try_into().ok()).map(u128::from_le_bytes);
-        if self.length <= 16
-            && let (Some(found), Some(wanted)) = (word(bytes, at), word(&self.pattern, 0))
-        {
-            return (found ^ wanted) << ((16 - self.length) * 8) == 0;
+        match word_at(bytes, at) {
+            Some(found) if found & self.head_mask != self.head => false,
+            Some(_) if self.length <= 16 => true,
+            _ => bytes.get(at..at + self.length) == Some(&self.pattern[..self.length]),
         }
-        bytes.get(at..at + self.length) == Some(&self.pattern[..self.length])
     }
 }
 
@@ -260,7 +269,21 @@ impl<'r> Reader<'r> {
     /// A key with its colon: the column that it fills. Stands at the value afterwards.
     #[inline(always)]
     fn key(&mut self, keys: &mut ObjectKeys, next_key: &mut usize) -> Result<Option<usize>, Fault> {
-        let ahead = keys.expected.iter().enumerate().skip(*next_key).take(EXPECTED_KEYS_AHEAD);
+        if let Some(expected) = keys.expected.get(*next_key)
+            && expected.stands_at(self.cursor.bytes, self.cursor.at)
+        {
+            *next_key += 1;
+            self.cursor.at += expected.length;
+            self.cursor.skip_space();
+            return Ok(expected.column);
+        }
+        self.other_key(keys, next_key)
+    }
+
+    /// A key that is not the next one: one further on, where fields were left out, or one to look up.
+    #[inline(never)]
+    fn other_key(&mut self, keys: &mut ObjectKeys, next_key: &mut usize) -> Result<Option<usize>, Fault> {
+        let ahead = keys.expected.iter().enumerate().skip(*next_key + 1).take(EXPECTED_KEYS_AHEAD);
         for (index, expected) in ahead {
             if expected.stands_at(self.cursor.bytes, self.cursor.at) {
                 *next_key = index + 1;

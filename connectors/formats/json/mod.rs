@@ -2,7 +2,7 @@
 //!
 //! - [`decode`]: objects to rows, in one pass over the bytes and without a tree. Flink's reading of types.
 //! - [`encode`]: rows to objects.
-//! - [`cursor`]: JSON's grammar: the one place that knows what is valid.
+//! - [`cursor`]: JSON's grammar: the one place that knows what is valid, over `scan`, which looks at several bytes at a time.
 //!
 //! Why a reader of our own and not arrow-json's: there one bad record poisons the whole batch and bytes of one record can
 //! complete another, so that every batch would have to be guarded, cut and read again; types would have to be read as text
@@ -12,6 +12,7 @@
 mod cursor;
 mod decode;
 mod encode;
+mod scan;
 
 pub use decode::JsonDecoder;
 pub use encode::JsonEncoder;

@@ -53,7 +53,8 @@ fn create_existing(env: &Env) -> Result<String> {
 
 fn bad_topics(env: &Env) -> Result<String> {
     let name = env.name("bad");
-    let tries: &[(&str, i32, &[(&str, &str)])] = &[
+    type Try<'a> = (&'a str, i32, &'a [(&'a str, &'a str)]);
+    let tries: &[Try<'_>] = &[
         ("not a name", 1, &[]),
         (&name, 0, &[]),
         (&name, 1, &[("cleanup.policy", "shred")]),

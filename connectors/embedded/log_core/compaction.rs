@@ -37,7 +37,7 @@ fn cleanable_end(partition: &Partition, config: &TopicConfig, now_ms: i64) -> i6
     let last = partition.batches.back().map_or(0, |batch| batch.base_offset);
     let young_since_ms = now_ms.saturating_sub(config.min_compaction_lag_ms);
     let first_young = partition.batches.partition_point(|batch| batch.appended_ms <= young_since_ms);
-    let end = partition.last_stable_offset().min(last);
+    let end = partition.stable_end().min(last);
     partition.batches.get(first_young).map_or(end, |batch| end.min(batch.base_offset))
 }
 

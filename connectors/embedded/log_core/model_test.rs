@@ -175,11 +175,11 @@ impl World {
     fn wait(&mut self, ms: i64) {
         self.now_ms += ms;
         self.core.tick(self.now_ms);
-        for who in 0..PRODUCERS {
+        for (who, id) in IDS.into_iter().enumerate() {
             let Some((_, since_ms)) = self.producers[who].open else { continue };
             if self.now_ms - since_ms > TIMEOUT_MS {
                 let granted = self.producers[who].granted;
-                assert_eq!(self.core.end_transaction(self.now_ms, IDS[who], granted, true), Err(LogError::ProducerFenced));
+                assert_eq!(self.core.end_transaction(self.now_ms, id, granted, true), Err(LogError::ProducerFenced));
                 self.fence(who);
             }
         }
@@ -202,9 +202,9 @@ impl World {
             let is_open = |number: &usize| self.fates[*number] == Fate::Open;
             let log = self.core.partition(TOPIC, partition).expect("it exists");
             let first_open = records.iter().find(|(_, _, number)| is_open(number)).map(|(offset, _, _)| *offset);
-            let stable = first_open.unwrap_or_else(|| log.high_watermark());
-            assert_eq!(log.last_stable_offset(), stable, "last stable offset of partition {partition}");
             let start = self.starts[partition as usize];
+            let stable = first_open.unwrap_or_else(|| log.high_watermark()).max(start);
+            assert_eq!(log.last_stable_offset(), stable, "last stable offset of partition {partition}");
             let left = || records.iter().filter(move |(offset, _, _)| *offset >= start);
             let is_committed = |(offset, _, number): &&(i64, String, usize)| {
                 *offset < stable && matches!(self.fates[*number], Fate::Plain | Fate::Committed)

@@ -81,7 +81,13 @@ impl Partition {
     pub fn high_watermark(&self) -> i64 {
         self.next_offset
     }
+    /// The first offset of the oldest open transaction, or the end; never before the log's start.
     pub fn last_stable_offset(&self) -> i64 {
+        self.stable_end().max(self.start_offset)
+    }
+    /// As the last stable offset, but a transaction whose first records were trimmed still begins where it began: a batch
+    /// that reaches over the start must not be taken for a decided one.
+    pub(super) fn stable_end(&self) -> i64 {
         self.open.values().copied().min().unwrap_or(self.next_offset)
     }
     /// Memory that the batches take.
@@ -155,14 +161,17 @@ impl Partition {
         if offset < self.start_offset || offset > self.next_offset {
             return Err(LogError::OffsetOutOfRange);
         }
-        let last_stable_offset = self.last_stable_offset();
         let end = match isolation {
-            Isolation::ReadCommitted => last_stable_offset,
+            Isolation::ReadCommitted => self.stable_end(),
             Isolation::ReadUncommitted => self.next_offset,
         };
         let first = self.batches.partition_point(|batch| batch.last_offset < offset);
-        let mut fetched =
-            Fetched { high_watermark: self.next_offset, last_stable_offset, log_start_offset: self.start_offset, ..Fetched::default() };
+        let mut fetched = Fetched {
+            high_watermark: self.next_offset,
+            last_stable_offset: self.last_stable_offset(),
+            log_start_offset: self.start_offset,
+            ..Fetched::default()
+        };
         let (mut taken_bytes, mut last_offset) = (0, None);
         for batch in self.batches.range(first..) {
             let fits = taken_bytes + batch.bytes.len() <= bytes_max || (at_least_one && taken_bytes == 0);
@@ -233,7 +242,7 @@ impl Partition {
     /// last stable offset goes. A batch is old when both its newest record and its append are: test data with event
     /// times of last year is not lost minutes after it was written.
     pub fn retention_start(&self, now_ms: i64, retention_ms: i64, retention_bytes: i64) -> Option<i64> {
-        let stable = self.last_stable_offset();
+        let stable = self.stable_end();
         let mut excess = if retention_bytes < 0 { 0 } else { self.held_bytes.saturating_sub(retention_bytes as u64) };
         let mut start = None;
         for batch in &self.batches {

@@ -133,4 +133,3 @@ fn parse_time(text: &str) -> Option<i64> {
     let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
     Some(((days * 24 + hour) * 60 + minute) * 60_000 + (second * 1_000.0).round() as i64)
 }
-

@@ -41,7 +41,11 @@ const QUERIES: [Query; 4] = [
         sink_columns: "auction BIGINT, bidder BIGINT, price DECIMAL(23, 3), `dateTime` TIMESTAMP(3), extra STRING",
         select: "SELECT auction, bidder, 0.908 * price AS price, `dateTime`, extra FROM bid",
     },
-    Query { name: "q2", sink_columns: "auction BIGINT, price BIGINT", select: "SELECT auction, price FROM bid WHERE MOD(auction, 123) = 0" },
+    Query {
+        name: "q2",
+        sink_columns: "auction BIGINT, price BIGINT",
+        select: "SELECT auction, price FROM bid WHERE MOD(auction, 123) = 0",
+    },
     Query {
         name: "q12",
         sink_columns: "bidder BIGINT, bid_count BIGINT, starttime TIMESTAMP(3), endtime TIMESTAMP(3)",
@@ -64,8 +68,10 @@ struct Figure {
 }
 
 pub fn run(servers: &str, options: &Options) -> Result<()> {
-    let engines: Vec<Engine> =
-        [Engine::Flink, Engine::Streamshield].into_iter().filter(|engine| options.engines.iter().any(|name| name == engine.name())).collect();
+    let engines: Vec<Engine> = [Engine::Flink, Engine::Streamshield]
+        .into_iter()
+        .filter(|engine| options.engines.iter().any(|name| name == engine.name()))
+        .collect();
     ensure!(!engines.is_empty(), "--engines: streamshield, flink");
     if engines.contains(&Engine::Flink) {
         prepare_flink()?;
@@ -85,7 +91,14 @@ pub fn run(servers: &str, options: &Options) -> Result<()> {
     for query in QUERIES.iter().filter(|query| options.queries.iter().any(|name| name == query.name)) {
         for &engine in &engines {
             let figure = measure(servers, engine, query, &bids, folder.path())?;
-            println!("{} {}: {} rows, {:.2} CPU-seconds, {:.1} s", query.name, engine.name(), figure.rows, figure.cpu_seconds, figure.wall_seconds);
+            println!(
+                "{} {}: {} rows, {:.2} CPU-seconds, {:.1} s",
+                query.name,
+                engine.name(),
+                figure.rows,
+                figure.cpu_seconds,
+                figure.wall_seconds
+            );
             figures.push(figure);
         }
         let rows: Vec<u64> = figures.iter().filter(|figure| figure.query == query.name).map(|figure| figure.rows).collect();
@@ -126,7 +139,11 @@ fn sql(servers: &str, engine: Engine, query: &Query, topic: &str, sink: &str) ->
     let mut source = kafka(topic, None);
     source.push(("scan.startup.mode".into(), "earliest-offset".into()));
     source.push(("scan.bounded.mode".into(), "latest-offset".into()));
-    table("bid", BID_COLUMNS, source) + &table("sink", query.sink_columns, kafka(sink, Some(sink))) + "INSERT INTO sink " + query.select + ";\n"
+    table("bid", BID_COLUMNS, source)
+        + &table("sink", query.sink_columns, kafka(sink, Some(sink)))
+        + "INSERT INTO sink "
+        + query.select
+        + ";\n"
 }
 
 fn report(events: u64, figures: &[Figure], starts: &[(Engine, f64)]) -> Result<()> {

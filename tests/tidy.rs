@@ -32,7 +32,11 @@ fn has_extension(path: &Path, extension: &str) -> bool {
 fn is_test_file(path: &Path) -> bool {
     let text = path.to_string_lossy();
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    text.split('/').any(|part| part == "tests") || name == "tests.rs" || name == "test_kit.rs" || name.ends_with("_test.rs") || name.starts_with("test_")
+    text.split('/').any(|part| part == "tests")
+        || name == "tests.rs"
+        || name == "test_kit.rs"
+        || name.ends_with("_test.rs")
+        || name.starts_with("test_")
 }
 
 fn assert_none(what: &str, problems: &[String]) {
@@ -83,7 +87,9 @@ fn nothing_outside_of_tests_unwraps() {
 fn unsafe_code_says_why_it_is_sound() {
     let mut problems = Vec::new();
     let block = Regex::new(r"\bunsafe\s*(\{|impl\b)").expect("a pattern");
-    for (path, text) in files().iter().filter(|(path, _)| has_extension(path, "rs") && path.file_name().is_some_and(|name| name != "tidy.rs")) {
+    for (path, text) in
+        files().iter().filter(|(path, _)| has_extension(path, "rs") && path.file_name().is_some_and(|name| name != "tidy.rs"))
+    {
         let lines: Vec<&str> = text.lines().collect();
         for (number, line) in lines.iter().enumerate() {
             let code = line.split("//").next().unwrap_or_default();
@@ -118,7 +124,8 @@ fn every_connector_folder_has_the_same_files() {
         if !entry.path().is_dir() || entry.path().join("Cargo.toml").exists() || ["formats", "generator"].contains(&name.as_str()) {
             continue;
         }
-        let files = std::fs::read_dir(entry.path()).expect("a folder").flatten().map(|file| file.file_name().to_string_lossy().into_owned());
+        let files =
+            std::fs::read_dir(entry.path()).expect("a folder").flatten().map(|file| file.file_name().to_string_lossy().into_owned());
         sets.insert(name, files.filter(|file| file.ends_with(".rs")).collect());
     }
     assert!(!sets.is_empty(), "no connector found");
@@ -165,8 +172,12 @@ fn documents_name_make_targets_and_files_that_exist() {
 fn invariants_that_are_named_are_stated() {
     let architecture = std::fs::read_to_string(root().join("ARCHITECTURE.md")).expect("there is an ARCHITECTURE.md");
     let id = Regex::new(r"\b([EOCKM])-([0-9]{1,2})\b").expect("a pattern");
-    let stated: BTreeSet<String> =
-        architecture.lines().filter(|line| line.starts_with("| **")).flat_map(|line| id.find(line)).map(|found| found.as_str().to_string()).collect();
+    let stated: BTreeSet<String> = architecture
+        .lines()
+        .filter(|line| line.starts_with("| **"))
+        .flat_map(|line| id.find(line))
+        .map(|found| found.as_str().to_string())
+        .collect();
     assert!(stated.contains("E-1") && stated.contains("M-1"), "ARCHITECTURE.md states the invariants as `| **E-1** | …`");
     let mut problems = BTreeSet::new();
     for (path, text) in files().iter().filter(|(path, _)| has_extension(path, "rs") || has_extension(path, "md")) {

@@ -68,16 +68,26 @@ fn dead_letters_have_the_original_bytes_and_say_where_they_came_from() -> Result
     let mut letters = Vec::new();
     Output::follow(&stage.servers(), &format!("{}-dead-letter", stage.name))?.visit_to_end(&mut |message| {
         let headers: BTreeMap<String, String> = message.headers().map_or_else(BTreeMap::new, |headers| {
-            headers.iter().map(|header| (header.key.to_string(), String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned())).collect()
+            headers
+                .iter()
+                .map(|header| (header.key.to_string(), String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned()))
+                .collect()
         });
-        letters.push((String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned(), message.key().map(<[u8]>::to_vec), headers));
+        letters.push((
+            String::from_utf8_lossy(message.payload().unwrap_or_default()).into_owned(),
+            message.key().map(<[u8]>::to_vec),
+            headers,
+        ));
     })?;
     let payloads: Vec<&str> = letters.iter().map(|(payload, _, _)| payload.as_str()).collect();
     assert_eq!(payloads, BAD);
     for (number, (_, key, headers)) in letters.iter().enumerate() {
         assert_eq!(key.as_deref(), Some(&b"key"[..]));
         let has = |value: &str| headers.values().any(|found| found == value);
-        ensure!(has(&stage.input) && has(&stage.name) && has(&(number * 2 + 1).to_string()), "topic, job and offset are in the headers: {headers:?}");
+        ensure!(
+            has(&stage.input) && has(&stage.name) && has(&(number * 2 + 1).to_string()),
+            "topic, job and offset are in the headers: {headers:?}"
+        );
         ensure!(headers.keys().any(|key| key.contains("error")), "the reason is in the headers: {headers:?}");
     }
     Ok(())

@@ -87,7 +87,10 @@ fn the_published_schema_is_that_of_the_binary() -> Result<()> {
     let printed = call(folder.path(), &["schema"])?;
     ensure!(printed.status.success());
     let published = std::fs::read_to_string(root().join("docs").join("job-file.schema.json")).context("docs/job-file.schema.json")?;
-    ensure!(String::from_utf8_lossy(&printed.stdout) == published, "docs/job-file.schema.json is old: `streamshield schema` prints the new one");
+    ensure!(
+        String::from_utf8_lossy(&printed.stdout) == published,
+        "docs/job-file.schema.json is old: `streamshield schema` prints the new one"
+    );
     Ok(())
 }
 

@@ -22,8 +22,13 @@ fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let bootstrap_servers = std::env::var("STREAMSHIELD_KAFKA").context("STREAMSHIELD_KAFKA is not set: run `make kill-test`")?;
     let seed = seed::seed();
-    let options =
-        Options { bootstrap_servers, kills: arguments.kills, records: arguments.records, records_per_second: arguments.records_per_second, seed };
+    let options = Options {
+        bootstrap_servers,
+        kills: arguments.kills,
+        records: arguments.records,
+        records_per_second: arguments.records_per_second,
+        seed,
+    };
     let folder = tempfile::tempdir()?;
     let report = match kill::run(&options, folder.path()) {
         Ok(report) => report,

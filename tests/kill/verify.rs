@@ -48,16 +48,16 @@ pub fn expected(bootstrap_servers: &str, topic: &str) -> Result<Counts> {
 pub fn compare(bootstrap_servers: &str, names: &Names, expected: &Counts, report: &mut Report) -> Result<()> {
     let mut found: BTreeMap<(String, String), Vec<(u64, i64)>> = BTreeMap::new();
     let mut broken = None;
-    Output::follow(bootstrap_servers, &names.output)?.visit_to_end(&mut |message| {
-        match serde_json::from_slice::<Value>(message.payload().unwrap_or_default()) {
-            Ok(row) => {
-                let start = row["ws"].as_str().unwrap_or_default().replace('T', " ");
-                let key = (row["k"].as_str().unwrap_or_default().to_string(), second_of(start.trim_end_matches('Z')).to_string());
-                found.entry(key).or_default().push((row["n"].as_u64().unwrap_or_default(), row["s"].as_i64().unwrap_or_default()));
-                report.rows += 1;
-            }
-            Err(error) => broken = Some(error),
+    Output::follow(bootstrap_servers, &names.output)?.visit_to_end(&mut |message| match serde_json::from_slice::<Value>(
+        message.payload().unwrap_or_default(),
+    ) {
+        Ok(row) => {
+            let start = row["ws"].as_str().unwrap_or_default().replace('T', " ");
+            let key = (row["k"].as_str().unwrap_or_default().to_string(), second_of(start.trim_end_matches('Z')).to_string());
+            found.entry(key).or_default().push((row["n"].as_u64().unwrap_or_default(), row["s"].as_i64().unwrap_or_default()));
+            report.rows += 1;
         }
+        Err(error) => broken = Some(error),
     })?;
     ensure!(broken.is_none(), "the output is no JSON: {broken:?}");
     for (key, &(count, sum)) in expected {

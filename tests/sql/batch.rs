@@ -81,7 +81,8 @@ fn table(fixture: &Fixture) -> Result<RecordBatch> {
 }
 
 fn schema(columns: &[Column]) -> Result<Arc<Schema>> {
-    let fields: Result<Vec<Field>> = columns.iter().map(|column| Ok(Field::new(&column.name, arrow_type(&column.sql_type)?, true))).collect();
+    let fields: Result<Vec<Field>> =
+        columns.iter().map(|column| Ok(Field::new(&column.name, arrow_type(&column.sql_type)?, true))).collect();
     Ok(Arc::new(Schema::new(fields?)))
 }
 
@@ -156,7 +157,9 @@ fn plain_window(found: &Captures<'_>) -> Result<String> {
         range.map(|number| format!("(INTERVAL '{} milliseconds')", number * of)).collect::<Vec<_>>().join(", ")
     };
     Ok(match (&found[1], second) {
-        ("TUMBLE", None) => window(bin(first), format!("{} + INTERVAL '{first} milliseconds'", bin(first)), table.to_string(), "true".into()),
+        ("TUMBLE", None) => {
+            window(bin(first), format!("{} + INTERVAL '{first} milliseconds'", bin(first)), table.to_string(), "true".into())
+        }
         ("HOP", Some(size)) => {
             let start = format!("{} - n.i", bin(first));
             let from = format!("{table} CROSS JOIN (VALUES {}) AS n(i)", multiples(0..=(size + first - 1) / first - 1, first));

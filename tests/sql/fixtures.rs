@@ -53,7 +53,8 @@ pub fn random(seed: u64, rows: usize) -> Vec<Fixture> {
     let channels = ["apple", "google", "Baidu", "", "ünïcode ☂"];
     let mut bids = Vec::with_capacity(rows);
     for index in 0..rows {
-        let nullable = |random: &mut rand_chacha::ChaCha8Rng, value: Value| if random.random_range(0..10) == 0 { Value::Null } else { value };
+        let nullable =
+            |random: &mut rand_chacha::ChaCha8Rng, value: Value| if random.random_range(0..10) == 0 { Value::Null } else { value };
         let price = json!(random.random_range(-1_000_i64..100_000));
         let cost = json!(format!("{}.{:02}", random.random_range(-500..5_000), random.random_range(0..100)));
         let rating = json!(random.random_range(-1.0..5.0_f64));

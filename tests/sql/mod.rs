@@ -70,8 +70,11 @@ impl<E: Engine + Send> DB for Adapter<E> {
 
 fn files() -> Result<Vec<PathBuf>> {
     let folder = root().join("tests").join("sql");
-    let mut files: Vec<PathBuf> =
-        std::fs::read_dir(folder)?.flatten().map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|kind| kind == "slt")).collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)?
+        .flatten()
+        .map(|entry| entry.path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "slt"))
+        .collect();
     files.sort();
     ensure!(!files.is_empty(), "no .slt file found");
     Ok(files)

@@ -69,12 +69,21 @@ fn random_rows_give_the_same_as_a_batch() -> Result<()> {
 
 /// The first rows that only one of them has.
 fn difference(ours: &[Vec<String>], theirs: &[Vec<String>]) -> Option<String> {
-    let same = ours.len() == theirs.len() && ours.iter().zip(theirs).all(|(our, their)| our.len() == their.len() && our.iter().zip(their).all(|(a, b)| is_close(a, b)));
+    let same = ours.len() == theirs.len()
+        && ours.iter().zip(theirs).all(|(our, their)| our.len() == their.len() && our.iter().zip(their).all(|(a, b)| is_close(a, b)));
     if same {
         return None;
     }
-    let only = |one: &[Vec<String>], other: &[Vec<String>]| one.iter().filter(|row| !other.contains(row)).take(3).map(|row| row.join(" ")).collect::<Vec<_>>();
-    Some(format!("{} rows instead of {}; only ours {:?}, only the batch's {:?}", ours.len(), theirs.len(), only(ours, theirs), only(theirs, ours)))
+    let only = |one: &[Vec<String>], other: &[Vec<String>]| {
+        one.iter().filter(|row| !other.contains(row)).take(3).map(|row| row.join(" ")).collect::<Vec<_>>()
+    };
+    Some(format!(
+        "{} rows instead of {}; only ours {:?}, only the batch's {:?}",
+        ours.len(),
+        theirs.len(),
+        only(ours, theirs),
+        only(theirs, ours)
+    ))
 }
 
 /// Equal, or numbers with a fraction that differ by rounding only.

@@ -29,7 +29,9 @@ pub fn columns(text: &str) -> Vec<Column> {
         }
         parts.last_mut().expect("never empty").push(letter);
     }
-    let column = |part: &String| part.trim().split_once(' ').map(|(name, kind)| Column { name: name.trim_matches('`').into(), sql_type: kind.trim().into() });
+    let column = |part: &String| {
+        part.trim().split_once(' ').map(|(name, kind)| Column { name: name.trim_matches('`').into(), sql_type: kind.trim().into() })
+    };
     parts.iter().filter_map(column).collect()
 }
 

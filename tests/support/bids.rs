@@ -38,7 +38,8 @@ impl Bids {
     pub fn bid(&self, index: u64) -> Bid {
         let draw = |what: u64| mix(self.seed, index.wrapping_mul(8).wrapping_add(what));
         let (last_auction, last_person) = (1_000 + index * 3 / 46, 1_000 + index / 46);
-        let auction = if draw(0).is_multiple_of(2) { last_auction / 100 * 100 } else { last_auction.saturating_sub(draw(1) % 100).max(1_000) };
+        let auction =
+            if draw(0).is_multiple_of(2) { last_auction / 100 * 100 } else { last_auction.saturating_sub(draw(1) % 100).max(1_000) };
         let bidder = if draw(2) % 4 < 3 { last_person / 100 * 100 + 1 } else { last_person.saturating_sub(draw(3) % 1_000).max(1_000) };
         let price = 100 + draw(4) % 1_000_000;
         Bid { auction, bidder, price, time_ms: START_MS + (index * 1_000 / EVENTS_PER_SECOND) as i64 }
@@ -110,7 +111,10 @@ mod tests {
             let value: serde_json::Value = serde_json::from_slice(&buffer).expect("JSON");
             assert_eq!(buffer.len(), BID_BYTES, "{value}");
             let bid = bids.bid(index);
-            assert_eq!((value["auction"].as_u64(), value["bidder"].as_u64(), value["price"].as_u64()), (Some(bid.auction), Some(bid.bidder), Some(bid.price)));
+            assert_eq!(
+                (value["auction"].as_u64(), value["bidder"].as_u64(), value["price"].as_u64()),
+                (Some(bid.auction), Some(bid.bidder), Some(bid.price))
+            );
             assert_eq!(value["dateTime"], time_text(bid.time_ms));
         }
     }

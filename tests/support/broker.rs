@@ -47,7 +47,10 @@ impl Broker {
             return Some(Broker::Kafka { bootstrap_servers });
         }
         let skip = std::env::var("STREAMSHIELD_SKIP_KAFKA").is_ok_and(|value| value == "1");
-        assert!(skip, "{test} needs a real Kafka: run it by `make test`, set STREAMSHIELD_KAFKA=host:port, or leave it out with STREAMSHIELD_SKIP_KAFKA=1");
+        assert!(
+            skip,
+            "{test} needs a real Kafka: run it by `make test`, set STREAMSHIELD_KAFKA=host:port, or leave it out with STREAMSHIELD_SKIP_KAFKA=1"
+        );
         println!("left out, needs Kafka: {test}");
         if let Some(list) = std::env::var_os("STREAMSHIELD_SKIPPED_LIST")
             && let Ok(mut list) = std::fs::OpenOptions::new().append(true).create(true).open(list)

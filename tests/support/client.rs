@@ -204,7 +204,9 @@ impl Output {
 /// All committed messages of a topic as JSON, partition by partition in no given order.
 pub fn read_json(bootstrap_servers: &str, topic: &str) -> Result<Vec<Value>> {
     let (mut values, mut broken) = (Vec::new(), None);
-    Output::follow(bootstrap_servers, topic)?.visit_to_end(&mut |message| match serde_json::from_slice(message.payload().unwrap_or_default()) {
+    Output::follow(bootstrap_servers, topic)?.visit_to_end(&mut |message| match serde_json::from_slice(
+        message.payload().unwrap_or_default(),
+    ) {
         Ok(value) => values.push(value),
         Err(error) => broken = Some(format!("{topic} {}:{}: {error}", message.partition(), message.offset())),
     })?;

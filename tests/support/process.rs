@@ -36,7 +36,8 @@ impl Process {
     /// Starts a command; standard output goes to `NAME.out` and standard error to `NAME.err` in `folder`.
     pub fn start(mut command: Command, folder: &Path, name: &str) -> Result<Process> {
         let output = folder.join(name);
-        let file = |extension: &str| File::create(output.with_extension(extension)).with_context(|| format!("{}.{extension}", output.display()));
+        let file =
+            |extension: &str| File::create(output.with_extension(extension)).with_context(|| format!("{}.{extension}", output.display()));
         command.stdin(Stdio::null()).stdout(file("out")?).stderr(file("err")?);
         let started = Instant::now();
         let child = command.spawn().with_context(|| format!("{:?} can't be started", command.get_program()))?;

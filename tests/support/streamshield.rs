@@ -112,7 +112,9 @@ impl Run {
     /// Waits until a number in the status reaches a value.
     pub fn wait_status_at_least(&mut self, field: &str, value: u64, timeout: Duration) -> Result<()> {
         let what = format!("at {field} ≥ {value}");
-        self.wait_until(&what, timeout, |run| Ok(run.status().is_ok_and(|status| status[field].as_u64().is_some_and(|found| found >= value))))
+        self.wait_until(&what, timeout, |run| {
+            Ok(run.status().is_ok_and(|status| status[field].as_u64().is_some_and(|found| found >= value)))
+        })
     }
 
     /// The summary: the last line of its standard output, as JSON.

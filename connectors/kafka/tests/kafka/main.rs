@@ -1,4 +1,4 @@
-//! Tests against a real broker, named by `STREAMSHIELD_KAFKA` (host:port).
+//! Tests against a real broker, named by `STREAMSHIELD_KAFKA` (host:port), or `embedded` for the embedded one.
 //!
 //! Without it they fail, so that a run without Kafka can't be taken for a passed one; `STREAMSHIELD_SKIP_KAFKA=1` leaves
 //! them out and says so. The test that stops and starts a broker needs one of its own: `STREAMSHIELD_KAFKA_RESTART`

@@ -1,10 +1,11 @@
 //! A broker, fresh topics and a reader that waits.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use streamshield_core::ports::log::*;
+use streamshield_embedded::{Config, EmbeddedBroker};
 use streamshield_kafka::KafkaLog;
 
 /// How long a test waits for anything.
@@ -12,12 +13,19 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn servers() -> Option<String> {
     if let Ok(servers) = std::env::var("STREAMSHIELD_KAFKA") {
-        return Some(servers);
+        return Some(if servers == "embedded" { embedded() } else { servers });
     }
     let skip = std::env::var("STREAMSHIELD_SKIP_KAFKA").is_ok_and(|value| value == "1");
     assert!(skip, "no broker: set STREAMSHIELD_KAFKA=host:port, or STREAMSHIELD_SKIP_KAFKA=1 to leave the Kafka tests out");
     println!("LEFT OUT: no broker (STREAMSHIELD_SKIP_KAFKA=1)");
     None
+}
+
+/// One embedded broker for all tests of the process.
+fn embedded() -> String {
+    static BROKER: OnceLock<streamshield_embedded::Handle> = OnceLock::new();
+    let start = || EmbeddedBroker::start(Config::default()).expect("embedded broker");
+    BROKER.get_or_init(start).bootstrap_servers()
 }
 
 /// Connects, or ends the test where Kafka tests are left out.

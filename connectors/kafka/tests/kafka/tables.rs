@@ -99,7 +99,7 @@ fn a_bounded_scan_ends_behind_markers_and_aborted_messages() {
         assert_eq!(read(&*source, &splits[1], None).len(), 1);
     }
     // A restart at the position after the last row has ended too.
-    assert_eq!(names(&read(&*source, &Split { start: 5, ..splits[0] .clone()}, None)), [""; 0]);
+    assert_eq!(names(&read(&*source, &Split { start: 5, ..splits[0].clone() }, None)), [""; 0]);
 }
 
 #[test]

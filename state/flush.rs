@@ -9,7 +9,6 @@
 //! The window is held once per section, not per entry: a group with an integer key and a count takes 18 bytes here. Removals come before
 //! entries when it is written, since what a window's drain removed may have been merged again.
 
-use rocksdb::WriteBatch;
 use streamshield_core::ids::Digest;
 use streamshield_core::ports::state::Window;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -105,7 +104,7 @@ impl SealedFlush {
         self.removals.push(removal);
     }
 
-    /// Adds the entries of one window. `write` appends the key and, called again, the states of entry `i`.
+    /// Adds the entries of one window. The groups are in key order, and windows come once each.
     pub fn put_window(
         &mut self,
         prefix: Prefix,
@@ -137,35 +136,45 @@ impl SealedFlush {
         self.sections.push(Section { prefix, entries, widths, end: self.bytes.len() });
     }
 
-    /// The write batch of this flush, without the record.
-    pub fn to_batch(&self) -> WriteBatch {
+    /// Bytes of the entries with their full keys.
+    pub fn written_bytes(&self) -> usize {
         let entries: usize = self.sections.iter().map(|section| section.entries).sum();
-        let mut batch = WriteBatch::with_capacity_bytes(self.bytes.len() + entries * (PREFIX_BYTES + 4) + 1024);
-        for removal in self.removals.iter().filter(|removal| removal.is_stored) {
+        self.bytes.len() + entries * PREFIX_BYTES
+    }
+
+    /// The ranges to delete before the entries are put: from, to, the end excluded.
+    pub fn removed_ranges(&self) -> impl Iterator<Item = (Prefix, Vec<u8>)> {
+        self.removals.iter().filter(|removal| removal.is_stored).map(|removal| {
             let end = match &removal.through {
                 None => after_prefix(&removal.prefix),
                 Some(last) => [&removal.prefix[..], last, &[0]].concat(),
             };
-            batch.delete_range(&removal.prefix[..], &end[..]);
-        }
+            (removal.prefix, end)
+        })
+    }
+
+    /// Hands out every entry with its full key, in key order.
+    pub fn try_for_each_entry<E>(&self, mut put: impl FnMut(&[u8], &[u8]) -> Result<(), E>) -> Result<(), E> {
+        let starts = std::iter::once(0).chain(self.sections.iter().map(|section| section.end));
+        let mut sections: Vec<(usize, &Section)> = starts.zip(&self.sections).collect();
+        sections.sort_by_key(|(_, section)| section.prefix);
         let mut key = Vec::with_capacity(256);
-        let mut start = 0;
-        for section in &self.sections {
+        for (start, section) in sections {
+            // A table without key and state has one entry of no bytes.
+            if section.widths == Some((0, 0)) {
+                put(&section.prefix, &[])?;
+                continue;
+            }
             let mut rest = &self.bytes[start..section.end];
-            start = section.end;
             while let Some((group_key, states, after)) = split_entry(rest, section.widths) {
                 key.clear();
                 key.extend_from_slice(&section.prefix);
                 key.extend_from_slice(group_key);
-                batch.put(&key, states);
+                put(&key, states)?;
                 rest = after;
             }
-            // A table without key and state has one entry of no bytes.
-            if section.widths == Some((0, 0)) {
-                batch.put(section.prefix, []);
-            }
         }
-        batch
+        Ok(())
     }
 }
 

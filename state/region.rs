@@ -35,7 +35,7 @@ impl RocksRegion {
 
     fn write(&self, flush: &SealedFlush, record: &[u8]) -> Result<(), StateError> {
         fail::fail_point!("state::apply_flush", |_| Err(io("fail point state::apply_flush")));
-        self.store.apply(flush.to_batch(), record)?;
+        self.store.apply(flush, record)?;
         fail::fail_point!("state::after_flush", |_| Err(io("fail point state::after_flush")));
         Ok(())
     }

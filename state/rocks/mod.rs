@@ -34,6 +34,8 @@ pub struct Config {
     pub block_cache_bytes: usize,
     /// Unflushed writes of all regions.
     pub write_buffer_bytes: usize,
+    /// A flush with more bytes goes to disk as files of its own and not through the write buffers.
+    pub batch_bytes_max: usize,
     /// File descriptors of one region's store.
     pub open_files_per_region: i32,
     /// Threads for compaction, of all regions; one more flushes.
@@ -48,6 +50,7 @@ impl Config {
             state_dir: state_dir.into(),
             block_cache_bytes: 64 << 20,
             write_buffer_bytes: 64 << 20,
+            batch_bytes_max: 8 << 20,
             open_files_per_region: 128,
             background_threads: 2,
             verified_bytes_on_open_max: 64 << 20,

@@ -3,20 +3,26 @@
 //! The write-ahead log is off, so a batch is durable once its memtable is flushed, and RocksDB flushes when it likes. That is
 //! harmless: all there is lies in one column family, a batch is never torn, and each carries its epoch record. What a crash leaves
 //! is the store after some flush, and says which.
+//!
+//! A flush larger than a memtable would hold all of it in memory twice more. It is written as table files instead, which RocksDB takes
+//! in atomically, after flushing what came before.
 
 use super::Config;
 use crate::error::{damaged, internal, io};
-use crate::flush::{Prefix, after_prefix, parse_prefix};
+use crate::flush::{Prefix, SealedFlush, after_prefix, parse_prefix, window_prefix};
 use crate::tables::RESERVED_OPERATOR;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, Env, ErrorKind, LogLevel, Options,
-    ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
+    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, Env, ErrorKind,
+    IngestExternalFileOptions, LogLevel, Options, ReadOptions, SstFileWriter, WriteBatch, WriteBufferManager, WriteOptions,
 };
-use std::path::Path;
+use std::convert::Infallible;
+use std::path::{Path, PathBuf};
 use streamshield_core::ports::state::{StateError, Window};
 
 const DEFAULT_FAMILY: &str = "default";
 const RECORD_KEY: [u8; 3] = [(RESERVED_OPERATOR >> 8) as u8, RESERVED_OPERATOR as u8, b'r'];
+const INGESTED_ENTRIES: &str = "entries.ingest";
+const INGESTED_META: &str = "meta.ingest";
 const FORMAT_KEY: [u8; 3] = [(RESERVED_OPERATOR >> 8) as u8, RESERVED_OPERATOR as u8, b'f'];
 /// Keys of one multi-get: each pins a block and an allocation until it is read.
 const MULTI_GET_KEYS: usize = 8192;
@@ -54,7 +60,7 @@ impl Shared {
         options.set_env(&self.env);
         options.set_atomic_flush(true);
         options.set_paranoid_checks(true);
-        options.set_write_buffer_size((config.write_buffer_bytes / 2).clamp(64 * 1024, 64 * 1024 * 1024));
+        options.set_write_buffer_size(memtable_bytes(config));
         options.set_max_write_buffer_number(3);
         options.set_memtable_whole_key_filtering(true);
         options.set_memtable_prefix_bloom_ratio(0.05);
@@ -68,6 +74,10 @@ impl Shared {
         options.set_max_manifest_file_size(4 * 1024 * 1024);
         options
     }
+}
+
+fn memtable_bytes(config: &Config) -> usize {
+    (config.write_buffer_bytes / 2).clamp(64 << 10, 64 << 20)
 }
 
 /// What a RocksDB error asks for.
@@ -85,9 +95,70 @@ fn classify(what: &str, error: rocksdb::Error) -> StateError {
     }
 }
 
+/// Whatever stops a write, what is on disk is still a valid prefix.
+fn write_error(error: rocksdb::Error) -> StateError {
+    io(format!("cannot write to the state store: {}", error.into_string()))
+}
+
+fn batch_of(flush: &SealedFlush, record: &[u8]) -> WriteBatch {
+    let mut batch = WriteBatch::with_capacity_bytes(flush.written_bytes() + flush.written_bytes() / 8 + 1024);
+    flush.removed_ranges().for_each(|(from, to)| batch.delete_range(&from[..], &to[..]));
+    let put = |key: &[u8], states: &[u8]| {
+        batch.put(key, states);
+        Ok::<_, Infallible>(())
+    };
+    match flush.try_for_each_entry(put) {
+        Ok(()) => {}
+    }
+    batch.put(RECORD_KEY, record);
+    batch
+}
+
+/// Writes a flush as two table files. A range that is deleted in a file hides no entry of the same file.
+fn write_tables(
+    options: &Options,
+    flush: &SealedFlush,
+    record: &[u8],
+    format: &str,
+    entries: &Path,
+    meta: &Path,
+) -> Result<(), rocksdb::Error> {
+    let mut writer = SstFileWriter::create(options);
+    writer.open(entries)?;
+    for (from, to) in flush.removed_ranges() {
+        writer.delete_range(&from[..], &to[..])?;
+    }
+    flush.try_for_each_entry(|key, states| writer.put(key, states))?;
+    writer.finish()?;
+    // The store's own entries lie far from the groups: in one file they would make its key range overlap with every other.
+    let mut writer = SstFileWriter::create(options);
+    writer.open(meta)?;
+    writer.put(FORMAT_KEY, format)?;
+    writer.put(RECORD_KEY, record)?;
+    writer.finish()
+}
+
+/// Deletes table files that a crash left behind before they were ingested.
+fn remove_leftovers(directory: &Path) -> Result<(), StateError> {
+    for name in [INGESTED_ENTRIES, INGESTED_META] {
+        match std::fs::remove_file(directory.join(name)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(io(format!("cannot delete {name} in {}: {error}", directory.display())));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 pub(crate) struct Store {
     db: DB,
     write_options: WriteOptions,
+    options: Options,
+    directory: PathBuf,
+    format: String,
+    // A batch goes into one memtable whole, whatever the budget says.
+    batch_bytes_max: usize,
 }
 
 impl Store {
@@ -99,7 +170,10 @@ impl Store {
             .map_err(|error| classify("cannot open the state store", error))?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
-        let store = Store { db, write_options };
+        remove_leftovers(path)?;
+        let batch_bytes_max = config.batch_bytes_max.min(memtable_bytes(config) / 2);
+        let store =
+            Store { db, write_options, options, directory: path.to_owned(), format: format.to_owned(), batch_bytes_max };
         match store.get(&FORMAT_KEY)? {
             Some(found) if found == format.as_bytes() => {}
             Some(found) => {
@@ -153,9 +227,12 @@ impl Store {
     }
 
     /// Writes a flush with its record, at once or not at all.
-    pub fn apply(&self, mut batch: WriteBatch, record: &[u8]) -> Result<(), StateError> {
-        batch.put(RECORD_KEY, record);
-        self.write(batch)?;
+    pub fn apply(&self, flush: &SealedFlush, record: &[u8]) -> Result<(), StateError> {
+        if flush.written_bytes() > self.batch_bytes_max {
+            self.ingest(flush, record)?;
+        } else {
+            self.write(batch_of(flush, record))?;
+        }
         match self.db.property_int_value("rocksdb.background-errors") {
             Ok(Some(errors)) if errors > 0 => Err(io(format!("the state store reports {errors} errors in the background"))),
             _ => Ok(()),
@@ -163,10 +240,20 @@ impl Store {
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), StateError> {
-        // Whatever stops a write, what is on disk is still a valid prefix.
-        self.db
-            .write_opt(batch, &self.write_options)
-            .map_err(|error| io(format!("cannot write to the state store: {}", error.into_string())))
+        self.db.write_opt(batch, &self.write_options).map_err(write_error)
+    }
+
+    /// Hands a flush over as table files. RocksDB takes all of them in at once.
+    fn ingest(&self, flush: &SealedFlush, record: &[u8]) -> Result<(), StateError> {
+        let entries = self.directory.join(INGESTED_ENTRIES);
+        let meta = self.directory.join(INGESTED_META);
+        write_tables(&self.options, flush, record, &self.format, &entries, &meta).map_err(write_error)?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        let ingested = self.db.ingest_external_file_opts(&options, vec![&entries, &meta]).map_err(write_error);
+        // They are linked into the store, or of no use.
+        remove_leftovers(&self.directory)?;
+        ingested
     }
 
     /// Makes everything applied durable.
@@ -218,7 +305,7 @@ impl Store {
                 return Err(damaged("a key in the state store names no window"));
             };
             windows.push(window);
-            iterator.seek(after_prefix(&crate::flush::window_prefix(operator, window)));
+            iterator.seek(after_prefix(&window_prefix(operator, window)));
         }
         check_iterator(&iterator)?;
         Ok(windows)

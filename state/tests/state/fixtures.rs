@@ -4,7 +4,8 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{ArrayRef, Int64Array};
 use arrow_schema::{DataType, Field, FieldRef};
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamshield_core::ids::{RegionId, StageId};
 use streamshield_core::ports::state::{
@@ -71,15 +72,41 @@ pub fn drain_counts(table: &mut dyn WindowTable, window: Window, max_rows: usize
 }
 
 /// What a crash at this moment would leave: the files as they are, without what is in memory.
+///
+/// A moment it must be: when a compaction changes what belongs to the store meanwhile, the copy is made again.
 pub fn crash_image(from: &Path, to: &Path) {
+    loop {
+        let before = listing(from);
+        std::fs::create_dir_all(to).and_then(|()| std::fs::remove_dir_all(to)).expect("the target is writable");
+        copy(from, to);
+        if listing(from) == before {
+            return;
+        }
+    }
+}
+
+/// The paths and sizes of all files.
+fn listing(directory: &Path) -> BTreeMap<PathBuf, u64> {
+    let mut files = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).expect("the directory is readable").flatten() {
+        match entry.metadata() {
+            Ok(found) if found.is_dir() => files.extend(listing(&entry.path())),
+            Ok(found) => drop(files.insert(entry.path(), found.len())),
+            Err(_) => {}
+        }
+    }
+    files
+}
+
+fn copy(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).expect("the target is writable");
     for entry in std::fs::read_dir(from).expect("the source is readable") {
         let entry = entry.expect("the entry is readable");
         let target = to.join(entry.file_name());
         if entry.file_type().expect("the entry has a type").is_dir() {
-            crash_image(&entry.path(), &target);
+            copy(&entry.path(), &target);
         } else if entry.file_name() != "LOCK" {
-            // A file that RocksDB deletes meanwhile belongs to no image.
+            // A file that RocksDB deletes meanwhile changes the listing.
             let _ = std::fs::copy(entry.path(), target);
         }
     }

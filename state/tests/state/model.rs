@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use streamshield_core::ids::Digest;
 use streamshield_core::ports::state::{Flush, OpenedState, RegionState, StateBackend, Window};
 use streamshield_core::watermark::Watermark;
-use streamshield_state::RocksBackend;
+use streamshield_state::{Config, RocksBackend};
 use tempfile::TempDir;
 
 #[derive(Clone, Debug)]
@@ -97,6 +97,8 @@ impl Subject {
 /// Everything that a history needs.
 struct World {
     kind: KeyKind,
+    /// Larger flushes are ingested as files.
+    batch_bytes_max: usize,
     subject: Option<Subject>,
     replica: Option<Subject>,
     model: Windows,
@@ -110,23 +112,25 @@ struct World {
     memory_directory: TempDir,
 }
 
-fn open(kind: KeyKind, directory: &TempDir) -> OpenedState {
-    let backend = RocksBackend::new(config(directory.path())).expect("the directory is writable");
+fn open(kind: KeyKind, directory: &TempDir, batch_bytes_max: usize) -> OpenedState {
+    let config = Config { batch_bytes_max, ..config(directory.path()) };
+    let backend = RocksBackend::new(config).expect("the directory is writable");
     backend.open(REGION, &[spec(kind)]).expect("the store opens")
 }
 
 fn in_memory(kind: KeyKind, directory: &TempDir) -> Subject {
     RocksBackend::new(config(directory.path())).and_then(|backend| backend.delete(REGION)).expect("the store is deleted");
-    Subject { kind, state: open(kind, directory).state }
+    Subject { kind, state: open(kind, directory, usize::MAX).state }
 }
 
 impl World {
-    fn new(kind: KeyKind) -> Self {
+    fn new(kind: KeyKind, batch_bytes_max: usize) -> Self {
         let (directory, memory_directory) = (TempDir::new().expect("temp"), TempDir::new().expect("temp"));
-        let subject = Some(Subject { kind, state: open(kind, &directory).state });
+        let subject = Some(Subject { kind, state: open(kind, &directory, batch_bytes_max).state });
         let replica = Some(in_memory(kind, &memory_directory));
         World {
             kind,
+            batch_bytes_max,
             directory,
             memory_directory,
             subject,
@@ -195,7 +199,7 @@ impl World {
             self.subject = None;
         }
         self.unapplied.clear();
-        let opened = open(self.kind, &self.directory);
+        let opened = open(self.kind, &self.directory, self.batch_bytes_max);
         assert_eq!(opened.rebuilt, None);
         let seal = opened.record.map(|record| u64::from_le_bytes(record.try_into().expect("a record of 8 bytes")) as usize);
         self.subject = Some(Subject { kind: self.kind, state: opened.state });
@@ -263,8 +267,12 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
-    fn a_region_gives_what_a_sorted_map_gives(kind in prop::sample::select(&KEY_KINDS[..]), actions in actions()) {
-        let mut world = World::new(kind);
+    fn a_region_gives_what_a_sorted_map_gives(
+        kind in prop::sample::select(&KEY_KINDS[..]),
+        batch_bytes_max in prop::sample::select(vec![0, 1000, usize::MAX]),
+        actions in actions(),
+    ) {
+        let mut world = World::new(kind, batch_bytes_max);
         for action in &actions {
             world.run(action);
         }
@@ -274,8 +282,8 @@ proptest! {
 
 #[test]
 fn a_group_that_returns_after_its_window_was_partly_drained_is_new() {
-    for kind in KEY_KINDS {
-        let mut world = World::new(kind);
+    for (kind, batch_bytes_max) in KEY_KINDS.into_iter().flat_map(|kind| [(kind, 0), (kind, usize::MAX)]) {
+        let mut world = World::new(kind, batch_bytes_max);
         let all: Vec<(u8, i64)> = (0..40).map(|number| (number, i64::from(number))).collect();
         for action in [
             Action::Merge(0, all.clone()),

@@ -139,3 +139,39 @@ fn a_store_is_private_and_never_behind_a_link() {
     symlink(&state_dir, directory.path().join("link")).expect("links");
     assert!(RocksBackend::new(config(&directory.path().join("link"))).is_err());
 }
+
+#[test]
+fn a_large_flush_is_durable_with_all_that_came_before_and_removes_what_was_drained() {
+    const LARGE: i64 = 200_000;
+    let directory = tempfile::tempdir().expect("temp");
+    let spec = count_by_integer();
+    let mut state = open(directory.path(), &spec).state;
+    count(state.as_mut(), window(0), 0..1000);
+    count(state.as_mut(), window(1), 0..10);
+    seal_and_apply(state.as_mut(), b"small");
+    drain_counts(state.table(OPERATOR), window(0), 500);
+    count(state.as_mut(), window(0), 0..100);
+    count(state.as_mut(), window(0), 1000..LARGE);
+    seal_and_apply(state.as_mut(), b"large");
+    // No clean end: files that are ingested need none.
+    let image = tempfile::tempdir().expect("temp");
+    crash_image(directory.path(), image.path());
+    let opened = open(image.path(), &spec);
+    assert_eq!((opened.record.as_deref(), opened.rebuilt), (Some(&b"large"[..]), None));
+    let mut after_crash = opened.state;
+    let expected: Vec<(i64, i64)> = (0..100).chain(500..LARGE).map(|key| (key, 1)).collect();
+    assert_eq!(drain_counts(after_crash.table(OPERATOR), window(0), usize::MAX), (expected.clone(), true));
+    assert_eq!(drain_counts(after_crash.table(OPERATOR), window(1), usize::MAX).0.len(), 10);
+    state.evict(0).expect("evicts");
+    count(state.as_mut(), window(0), [0, 400, 600]);
+    let (groups, _) = drain_counts(state.table(OPERATOR), window(0), usize::MAX);
+    let again = |key| if [0, 600].contains(&key) { 2 } else { 1 };
+    assert_eq!(groups, (0..100).chain([400]).chain(500..LARGE).map(|key| (key, again(key))).collect::<Vec<_>>());
+    seal_and_apply(state.as_mut(), b"empty again");
+    drop(state);
+    let mut state = open(directory.path(), &spec).state;
+    assert_eq!(state.table(OPERATOR).first_closed(Watermark::MAX), Some(window(1)));
+    assert!(std::fs::read_dir(directory.path().join("3-5")).expect("readable").all(|entry| {
+        !entry.expect("readable").file_name().to_string_lossy().ends_with(".ingest")
+    }));
+}

@@ -163,6 +163,7 @@ impl Job {
             output,
             letters: Letters::new(&self.config.name),
             changelog: TopicPartition::new(topics::changelog(&self.config.name, stage), id.partition as i32),
+            changelog_from: 0,
             epoch: Epoch(0),
             now_ms: 0,
             position,

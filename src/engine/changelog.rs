@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::Offset;
-use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, ReaderOptions, TakeLimit, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, LogReader, ReaderOptions, TakeLimit, TopicPartition, Wakeup};
 
 /// How long an open transaction of somebody fenced may hold the last stable offset back before it is an alarm.
 const STABLE_DEADLINE: Duration = Duration::from_secs(30);
@@ -28,50 +28,71 @@ pub fn stable_end(log: &dyn Log, partition: &TopicPartition) -> Result<Offset, L
     Ok(high)
 }
 
-/// Visits the epoch records in `[from, end)`; a record that is not ours stops with an error.
-pub fn read(log: &dyn Log, partition: &TopicPartition, from: Offset, end: Offset, visit: &mut dyn FnMut(EpochRecord)) -> Result<(), LogError> {
-    if from >= end {
+/// A part of a changelog to be read: `[from, end)`.
+#[derive(Clone, Debug)]
+pub struct Range {
+    pub partition: TopicPartition,
+    pub from: Offset,
+    pub end: Offset,
+}
+
+/// Visits the epoch records of several ranges through one reader, in order per range: `visit(range, record)`. A record that is not ours
+/// stops with an error.
+pub fn read(log: &dyn Log, ranges: &[Range], visit: &mut dyn FnMut(usize, EpochRecord)) -> Result<(), LogError> {
+    let mut open: Vec<(usize, Offset)> = Vec::new();
+    let wakeup = Arc::new(Wakeup::default());
+    if ranges.iter().all(|range| range.from >= range.end) {
         return Ok(());
     }
-    let wakeup = Arc::new(Wakeup::default());
     let mut reader = log.reader(ReaderOptions { buffer_bytes: 16 << 20, ..Default::default() }, wakeup.clone())?;
-    reader.assign(partition, from)?;
-    let deadline = Instant::now() + STABLE_DEADLINE;
-    let mut position = from;
-    let mut malformed = None;
-    while position < end {
-        let taken = reader.take(partition, &TAKE, &mut |messages| {
-            for message in messages.iter().filter(|message| message.offset < end) {
-                match EpochRecord::decode(message.payload.unwrap_or_default()) {
-                    Ok(record) => visit(record),
-                    Err(error) => malformed = Some(format!("{partition} offset {}: {error}", message.offset)),
-                }
-            }
-        });
-        if let Some(message) = malformed.take() {
-            return Err(LogError::new(LogErrorKind::Invalid, message));
+    for (index, range) in ranges.iter().enumerate().filter(|(_, range)| range.from < range.end) {
+        reader.assign(&range.partition, range.from)?;
+        open.push((index, range.from));
+    }
+    let mut heard = Instant::now();
+    while !open.is_empty() {
+        let mut moved = false;
+        for (index, position) in &mut open {
+            let next = take(reader.as_mut(), &ranges[*index], *position, &mut |record| visit(*index, record))?;
+            moved |= next > *position;
+            *position = next;
         }
-        match taken {
-            Ok(taken) => {
-                position = taken.next.max(taken.at_end.unwrap_or(taken.next));
-                if taken.messages == 0 && position < end {
-                    wakeup.wait(POLL);
-                }
-            }
-            Err(error) if error.kind == LogErrorKind::Retry && Instant::now() < deadline => wakeup.wait(POLL),
-            Err(error) => return Err(error),
+        open.retain(|(index, position)| *position < ranges[*index].end);
+        if moved {
+            heard = Instant::now();
+        } else {
+            wakeup.wait(POLL);
         }
-        if Instant::now() > deadline + STABLE_DEADLINE {
-            return Err(LogError::new(LogErrorKind::Retry, format!("{partition} does not give its records up to offset {end}")));
+        if heard.elapsed() > STABLE_DEADLINE {
+            let range = &ranges[open[0].0];
+            return Err(LogError::new(LogErrorKind::Retry, format!("{} does not give its records up to offset {}", range.partition, range.end)));
         }
     }
     Ok(())
+}
+
+fn take(reader: &mut dyn LogReader, range: &Range, position: Offset, visit: &mut dyn FnMut(EpochRecord)) -> Result<Offset, LogError> {
+    let mut malformed = None;
+    let taken = reader.take(&range.partition, &TAKE, &mut |messages| {
+        for message in messages.iter().filter(|message| message.offset < range.end) {
+            match EpochRecord::decode(message.payload.unwrap_or_default()) {
+                Ok(record) => visit(record),
+                Err(error) => malformed = Some(format!("{} offset {}: {error}", range.partition, message.offset)),
+            }
+        }
+    });
+    match (malformed, taken) {
+        (Some(message), _) => Err(LogError::new(LogErrorKind::Invalid, message)),
+        (None, Ok(taken)) => Ok(taken.next.max(taken.at_end.unwrap_or(taken.next))),
+        (None, Err(error)) if error.kind == LogErrorKind::Retry => Ok(position),
+        (None, Err(error)) => Err(error),
+    }
 }
 
 /// The last record at or after `from`, and the partition's stable end.
 pub fn read_last(log: &dyn Log, partition: &TopicPartition, from: Offset) -> Result<(Option<EpochRecord>, Offset), LogError> {
     let end = stable_end(log, partition)?;
     let mut last = None;
-    read(log, partition, from, end, &mut |record| last = Some(record))?;
+    read(log, &[Range { partition: partition.clone(), from, end }], &mut |_, record| last = Some(record))?;
     Ok((last, end))
 }

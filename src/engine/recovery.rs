@@ -9,7 +9,7 @@
 //!
 //! Regions without state are not replayed: their positions and watermarks are in the last record.
 
-use crate::changelog;
+use crate::changelog::{self, Range};
 use crate::ownership::retrying;
 use crate::region::{Input, Region, RegionError, epoch_context};
 use crate::runtime::EngineError;
@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamshield_core::epoch::{EpochRecord, Step};
 use streamshield_core::ids::{Epoch, Offset};
-use streamshield_core::ports::log::{Log, LogReader, TakeLimit, Wakeup};
+use streamshield_core::ports::log::{Log, LogReader, TakeLimit, TopicPartition, Wakeup};
 use streamshield_core::ports::state::{StateBackend, WindowTableSpec};
 
 const POLL: Duration = Duration::from_millis(10);
@@ -36,47 +36,79 @@ fn decode_stored(stored: &[u8]) -> Option<(Offset, EpochRecord)> {
     Some((Offset::from_be_bytes(*offset), EpochRecord::decode(record).ok()?))
 }
 
-/// What the log says of a region.
+/// What a recovery did.
 pub struct Recovered {
-    /// Where the changelog ended.
-    pub changelog_end: Offset,
-    pub replayed: u64,
+    /// Where each region's changelog ended.
+    pub changelog_ends: Vec<Offset>,
+    pub epochs_replayed: u64,
 }
 
-/// Brings one region to the end of its changelog. The region is fresh (epoch 0) with its empty or stored state opened by this call.
+/// Brings regions to the ends of their changelogs. They are fresh (epoch 0); their state is opened here.
 pub fn recover(
-    region: &mut Region,
+    regions: &mut [Region],
+    tables: &[Vec<WindowTableSpec>],
     log: &dyn Log,
     state: &dyn StateBackend,
-    tables: &[WindowTableSpec],
     reader: &mut dyn LogReader,
     wakeup: &Arc<Wakeup>,
 ) -> Result<Recovered, EngineError> {
-    let end = retrying("find the end of a changelog", || changelog::stable_end(log, &region.changelog))?;
-    let stored = if region.has_tables { open_store(region, state, tables)? } else { None };
-    let (from, base) = match stored {
-        Some((from, record)) => (from, Some(record)),
-        None => (0, None),
-    };
-    let records = read_records(region, log, from, end, base.as_ref())?;
-    let Some(last) = records.last().or(base.as_ref()).cloned() else {
-        return Ok(Recovered { changelog_end: end, replayed: 0 });
-    };
-    check_plan(region, &last)?;
-    if let Some(base) = &base {
-        if base.epoch > last.epoch {
-            let message = format!("{}: the local store is at epoch {}, the log ends at {}", region.id, base.epoch, last.epoch);
-            return Err(EngineError { message, hint: Some("was the changelog topic recreated? Then delete the job's state_dir".into()) });
+    let mut ranges = Vec::with_capacity(regions.len());
+    let mut bases = Vec::with_capacity(regions.len());
+    for (region, tables) in regions.iter_mut().zip(tables) {
+        let end = retrying("find the end of a changelog", || changelog::stable_end(log, &region.changelog))?;
+        let stored = if region.has_tables { open_store(region, state, tables)? } else { None };
+        let (from, base) = stored.map_or((0, None), |(from, record)| (from, Some(record)));
+        region.changelog_from = from;
+        ranges.push(Range { partition: region.changelog.clone(), from, end });
+        bases.push(base);
+    }
+    let records = read_records(regions, log, &ranges, &bases)?;
+    for (region, (records, base)) in regions.iter_mut().zip(records.iter().zip(&bases)) {
+        begin_at(region, records, base.as_ref())?;
+        let Some(to_read) = first_read(region, records) else { continue };
+        reader.assign(&to_read, region_start(region, records))?;
+    }
+    let mut epochs_replayed = 0;
+    for (region, records) in regions.iter_mut().zip(&records) {
+        if region.has_tables {
+            epochs_replayed += replay(region, records, reader, wakeup)?;
+            if let Some(partition) = first_read(region, records) {
+                reader.unassign(&partition)?;
+            }
         }
-        adopt(region, base);
     }
-    let mut replayed = 0;
-    if region.has_tables {
-        replayed = replay(region, &records, reader, wakeup)?;
-    } else {
-        adopt(region, &last);
+    for (region, range) in regions.iter_mut().zip(&ranges) {
+        region.changelog_from = range.end;
     }
-    Ok(Recovered { changelog_end: end, replayed })
+    Ok(Recovered { changelog_ends: ranges.into_iter().map(|range| range.end).collect(), epochs_replayed })
+}
+
+/// Takes a region to its stored epoch, or, without state, to its last one.
+fn begin_at(region: &mut Region, records: &[EpochRecord], base: Option<&EpochRecord>) -> Result<(), EngineError> {
+    let Some(last) = records.last().or(base) else { return Ok(()) };
+    check_plan(region, last)?;
+    match base {
+        Some(base) => adopt(region, base),
+        None if !region.has_tables => adopt(region, last),
+        None => {}
+    }
+    Ok(())
+}
+
+/// The exchange partition that a replay of these records reads.
+fn first_read(region: &Region, records: &[EpochRecord]) -> Option<TopicPartition> {
+    let reads = region.has_tables && records.iter().any(|record| record.steps.iter().any(|step| matches!(step, Step::Read { .. })));
+    match &region.input {
+        Input::Exchange(exchange) if reads => Some(exchange.partition.clone()),
+        _ => None,
+    }
+}
+
+fn region_start(region: &Region, records: &[EpochRecord]) -> Offset {
+    match records.first() {
+        Some(genesis) if genesis.epoch == Epoch::GENESIS => genesis.positions.first().copied().unwrap_or(region.position),
+        _ => region.position,
+    }
 }
 
 /// Opens the region's store; what it holds, if it can be used.
@@ -110,30 +142,38 @@ fn open_store(region: &mut Region, state: &dyn StateBackend, tables: &[WindowTab
     Ok(stored)
 }
 
-/// The records after `base`, each continuing the one before.
-fn read_records(region: &Region, log: &dyn Log, from: Offset, end: Offset, base: Option<&EpochRecord>) -> Result<Vec<EpochRecord>, EngineError> {
-    let mut records: Vec<EpochRecord> = Vec::new();
+/// Per region the records after its base, each continuing the one before (E-1, E-2). Regions without state keep the last one only.
+fn read_records(regions: &[Region], log: &dyn Log, ranges: &[Range], bases: &[Option<EpochRecord>]) -> Result<Vec<Vec<EpochRecord>>, EngineError> {
+    let mut all: Vec<Vec<EpochRecord>> = vec![Vec::new(); regions.len()];
+    // A store is a prefix of this log only if the log holds the record of its epoch.
+    let mut proven: Vec<bool> = bases.iter().map(Option::is_none).collect();
     let mut broken = None;
-    let keep_all = region.has_tables;
-    let mut visit = |record: EpochRecord| {
+    let mut visit = |index: usize, record: EpochRecord| {
+        let (records, base) = (&mut all[index], bases[index].as_ref());
+        proven[index] |= base.is_some_and(|base| *base == record);
         if base.is_some_and(|base| record.epoch <= base.epoch) || broken.is_some() {
             return;
         }
         let check = match records.last().or(base) {
             Some(previous) => previous.check_successor(&record),
             None if record.epoch == Epoch::GENESIS => Ok(()),
-            None => Err(format!("E-1: {} begins with epoch {}", region.id, record.epoch)),
+            None => Err(format!("E-1: {} begins with epoch {}", record.region, record.epoch)),
         };
         broken = check.err();
-        if !keep_all {
+        if !regions[index].has_tables {
             records.clear();
         }
         records.push(record);
     };
-    retrying("read a changelog", || changelog::read(log, &region.changelog, from, end, &mut visit))?;
+    changelog::read(log, ranges, &mut visit)?;
+    if let Some(index) = proven.iter().position(|proven| !proven) {
+        let (region, partition) = (regions[index].id, &ranges[index].partition);
+        let message = format!("{region}: the local store is of an epoch that {partition} does not hold");
+        return Err(EngineError { message, hint: Some("was the changelog topic recreated, or is this another job's state_dir? Then delete it".into()) });
+    }
     match broken {
         Some(message) => Err(EngineError { message, hint: Some("the changelog topic was changed by somebody else, or trimmed; the job does not guess".into()) }),
-        None => Ok(records),
+        None => Ok(all),
     }
 }
 
@@ -164,23 +204,17 @@ fn adopt(region: &mut Region, record: &EpochRecord) {
     }
 }
 
-/// Runs the steps of the records, muted.
+/// Runs the steps of the records, muted. The exchange partition is assigned already.
 fn replay(region: &mut Region, records: &[EpochRecord], reader: &mut dyn LogReader, wakeup: &Arc<Wakeup>) -> Result<u64, EngineError> {
-    let Input::Exchange(exchange) = &region.input else {
+    if !matches!(region.input, Input::Exchange(_)) {
         return Err(EngineError { message: format!("{}: a stage with state reads a source directly", region.id), hint: None });
-    };
-    let partition = exchange.partition.clone();
-    let mut assigned = false;
+    }
     let mut reported = Instant::now();
     let mut replayed = 0;
     for record in records {
         if record.epoch == Epoch::GENESIS {
             adopt(region, record);
             continue;
-        }
-        if !assigned && record.steps.iter().any(|step| matches!(step, Step::Read { .. })) {
-            reader.assign(&partition, region.position)?;
-            assigned = true;
         }
         replay_epoch(region, record, reader, wakeup).map_err(|error| match error {
             RegionError::Retry(message) | RegionError::Stop(message) => EngineError { message: format!("{} can't replay epoch {}: {message}", region.id, record.epoch), hint: None },
@@ -190,9 +224,6 @@ fn replay(region: &mut Region, records: &[EpochRecord], reader: &mut dyn LogRead
             reported = Instant::now();
             tracing::info!(region = %region.id, epoch = record.epoch.0, of = records.last().map_or(0, |last| last.epoch.0), "replaying");
         }
-    }
-    if assigned {
-        reader.unassign(&partition)?;
     }
     Ok(replayed)
 }
@@ -224,7 +255,7 @@ fn replay_epoch(region: &mut Region, record: &EpochRecord, reader: &mut dyn LogR
         if flush.digest != expected {
             return Err(RegionError::Stop(format!("E-4: the replayed state's digest is {}, the record's {expected}", flush.digest)));
         }
-        region.state.apply_flush(flush, &encode_stored(0, &record.encode())).map_err(stop)?;
+        region.state.apply_flush(flush, &encode_stored(region.changelog_from, &record.encode())).map_err(stop)?;
         if region.state.bytes().total > region.settings.state_bytes_max {
             region.state.evict(region.settings.state_bytes_max / 2).map_err(stop)?;
         }

@@ -131,6 +131,8 @@ pub struct Region {
     pub output: Output,
     pub letters: Letters,
     pub changelog: TopicPartition,
+    /// From where the changelog holds what the local store does not; kept beside it.
+    pub changelog_from: Offset,
     /// Last sealed epoch; 0 before genesis.
     pub epoch: Epoch,
     pub now_ms: i64,

@@ -280,22 +280,23 @@ impl SlotStarter {
         let log = self.environment.log.clone();
         let options = ReaderOptions { buffer_bytes: EXCHANGE_BUFFER_BYTES, ..Default::default() };
         let mut exchange = retrying("make a reader", || log.reader(options.clone(), self.wakeup.clone()))?;
-        let mut regions = Vec::new();
-        let mut changelog_ends = BTreeMap::new();
-        let mut replayed = 0;
+        let (mut regions, mut tables) = (Vec::new(), Vec::new());
         for (index, id) in self.regions.iter().enumerate() {
-            let (mut region, tables) = self.job.region(*id, index, &self.genesis, self.settings())?;
-            let recovered = recovery::recover(&mut region, log.as_ref(), self.environment.state.as_ref(), &tables, exchange.as_mut(), &self.wakeup)?;
-            changelog_ends.insert(*id, recovered.changelog_end);
-            replayed += recovered.replayed;
-            if let Some(sink) = self.job.sinks.get(&id.stage) {
-                sink.recover(*id, region.epoch).map_err(|error| EngineError { message: error.message, hint: None })?;
-            }
+            let (region, of_region) = self.job.region(*id, index, &self.genesis, self.settings())?;
             regions.push(region);
+            tables.push(of_region);
+        }
+        let recovered = recovery::recover(&mut regions, &tables, log.as_ref(), self.environment.state.as_ref(), exchange.as_mut(), &self.wakeup)?;
+        let mut changelog_ends = BTreeMap::new();
+        for (region, end) in regions.iter_mut().zip(recovered.changelog_ends) {
+            changelog_ends.insert(region.id, end);
+            if let Some(sink) = self.job.sinks.get(&region.id.stage) {
+                sink.recover(region.id, region.epoch).map_err(|error| EngineError { message: error.message, hint: None })?;
+            }
         }
         if regions.iter().any(|region| region.epoch.0 > 0) {
             let elapsed = started.elapsed().as_secs_f64();
-            tracing::info!(slot = self.number, regions = regions.len(), epochs_replayed = replayed, seconds = elapsed, "recovered");
+            tracing::info!(slot = self.number, regions = regions.len(), epochs_replayed = recovered.epochs_replayed, seconds = elapsed, "recovered");
         }
         // The producer comes last: its InitProducerId is followed by the confirmation, and that by the first transaction.
         let transactional_id = self.ownership.transactional_ids[self.number].clone();
@@ -338,7 +339,7 @@ impl SlotStarter {
             ownership: self.ownership.clone(),
             transactional_id,
             progress: self.progress.clone(),
-            changelog_ends: changelog_ends.clone(),
+            changelog_ends,
             stopping: self.shared.stopping.clone(),
             wakeup: self.wakeup.clone(),
         };
@@ -374,7 +375,6 @@ impl SlotStarter {
             news,
             progress: self.progress.clone(),
             shared: self.shared.clone(),
-            changelog_starts: changelog_ends,
             in_flight: 0,
             group_offsets: BTreeMap::new(),
             group_offsets_sent: Instant::now(),

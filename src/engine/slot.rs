@@ -20,7 +20,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use streamshield_core::ids::{Offset, RegionId, StageId};
+use streamshield_core::ids::{Offset, StageId};
 use streamshield_core::ports::log::{Log, LogReader, TopicPartition, Wakeup};
 use streamshield_core::ports::source::SourceReader;
 
@@ -53,7 +53,6 @@ pub struct Slot {
     pub news: Receiver<CommitNews>,
     pub progress: Arc<Progress>,
     pub shared: Arc<Shared>,
-    pub changelog_starts: BTreeMap<RegionId, Offset>,
     pub in_flight: usize,
     pub group_offsets: BTreeMap<String, BTreeMap<TopicPartition, Offset>>,
     pub group_offsets_sent: Instant,
@@ -126,8 +125,7 @@ impl Slot {
             self.group_offsets.entry(group.clone()).or_default().insert(partition.clone(), epoch.position);
         }
         let Some((flush, record)) = epoch.flush else { return };
-        let from = self.changelog_starts.get(&region.id).copied().unwrap_or(0);
-        let applied = region.state.apply_flush(flush, &encode_stored(from, &record)).and_then(|()| {
+        let applied = region.state.apply_flush(flush, &encode_stored(region.changelog_from, &record)).and_then(|()| {
             let bytes = region.state.bytes();
             if bytes.total > region.settings.state_bytes_max { region.state.evict(region.settings.state_bytes_max / 2) } else { Ok(()) }
         });

@@ -78,6 +78,7 @@ pub(super) struct ColumnBuilder {
     pub field: FieldRef,
     pub values: Values,
     nulls: NullBufferBuilder,
+    length: usize,
 }
 
 impl ColumnBuilder {
@@ -107,16 +108,18 @@ impl ColumnBuilder {
             // Utf8; other types are refused by `check`, and building the batch fails on them.
             _ => Values::Utf8(Bytes::new()),
         };
-        ColumnBuilder { field: field.clone(), values, nulls: NullBufferBuilder::new(0) }
+        ColumnBuilder { field: field.clone(), values, nulls: NullBufferBuilder::new(0), length: 0 }
     }
 
+    #[inline(always)]
     pub(super) fn len(&self) -> usize {
-        self.nulls.len()
+        self.length
     }
 
     /// Says that the value just appended to `values` is one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn appended(&mut self) {
+        self.length += 1;
         self.nulls.append_non_null();
     }
 
@@ -139,6 +142,7 @@ impl ColumnBuilder {
             }
         }
         self.nulls.append_null();
+        self.length += 1;
     }
 
     /// Takes back everything after the first `rows` values, also a value that was begun and not finished.
@@ -168,11 +172,13 @@ impl ColumnBuilder {
             }
         }
         self.nulls.truncate(rows);
+        self.length = rows;
     }
 
     /// The column as an array; the builder is empty afterwards.
     pub(super) fn finish(&mut self) -> ArrayRef {
         let nulls = self.nulls.finish();
+        self.length = 0;
         match &mut self.values {
             Values::Boolean(values) => Arc::new(BooleanArray::new(values.finish(), nulls)),
             Values::Int8(values) => Arc::new(Int8Array::new(take(values), nulls)),

@@ -81,8 +81,25 @@ impl<'a> Cursor<'a> {
     }
 
     /// A string, from its opening quote to behind its closing one.
-    #[inline]
+    #[inline(always)]
     pub(super) fn string(&mut self) -> Result<Text<'a>, Invalid> {
+        // Most are short and plain: one look is enough.
+        if self.peek() == b'"' {
+            let start = self.at + 1;
+            if let Some(chunk) = self.bytes[start..].first_chunk::<CHUNK>() {
+                let bits = classify(chunk);
+                let length = bits.special.trailing_zeros() as usize;
+                if bits.high == 0 && length < CHUNK && chunk[length] == b'"' {
+                    self.at = start + length + 1;
+                    return Ok(Text { raw: &chunk[..length], escaped: false });
+                }
+            }
+        }
+        self.any_string()
+    }
+
+    #[inline(never)]
+    fn any_string(&mut self) -> Result<Text<'a>, Invalid> {
         self.expect(b'"', "expected a string")?;
         let start = self.at;
         let (mut escaped, mut not_ascii) = (false, false);
@@ -221,6 +238,7 @@ impl<'a> Cursor<'a> {
     pub(super) fn skip_value(&mut self, depth: usize) -> Result<(), Invalid> {
         match self.peek() {
             b'"' => self.skip_string(),
+            b'-' | b'0'..=b'9' if self.short_integer().is_some() => Ok(()),
             b'-' | b'0'..=b'9' => self.number().map(|_| ()),
             b'{' | b'[' => self.skip_nested(depth + 1),
             b't' => self.literal(b"true"),

@@ -171,11 +171,11 @@ fn decode_rows(head: &[u8], body: &[u8], rows: u32, at: usize, schema: &SchemaRe
     }
     let batch = message.header_as_record_batch().ok_or_else(|| malformed("it holds no record batch".into()))?;
     check_batch(&batch, body, rows, schema).map_err(malformed)?;
-    // The reader asserts some of what it reads; what `check_batch` can't know (the length of decompressed bits) may make it panic.
+    // The last guard: the reader asserts where it could return an error, and another release may assert more.
     let read = std::panic::AssertUnwindSafe(|| read_record_batch(&Buffer::from(body), batch, schema.clone(), &HashMap::new(), None, &MetadataVersion::V5));
     match std::panic::catch_unwind(read) {
         Ok(read) => read.map_err(|source| FrameError::Arrow { at, source }),
-        Err(_) => Err(malformed("its buffers are too short for its rows".into())),
+        Err(_) => Err(malformed("its buffers don't fit its rows".into())),
     }
 }
 
@@ -200,16 +200,48 @@ fn check_batch(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8], rows: u32, schem
             return Err(format!("{} nulls in {} values", node.null_count(), node.length()));
         }
     }
-    let mut total: u64 = 0;
+    let mut lengths = Vec::with_capacity(buffers.len());
     for buffer in buffers.iter() {
         let range = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
         let bytes = range.and_then(|(offset, length)| body.get(offset..offset.checked_add(length)?)).ok_or("a buffer is outside of the frame")?;
-        total += if compressed { decompressed_bytes(bytes)? } else { bytes.len() as u64 };
+        lengths.push(if compressed { decompressed_bytes(bytes)? } else { bytes.len() as u64 });
     }
+    let total: u64 = lengths.iter().sum();
     if total > DECOMPRESSED_BYTES_MAX {
         return Err(format!("{total} bytes of arrays"));
     }
-    Ok(())
+    let (mut nodes, mut lengths) = (nodes.iter(), lengths.iter());
+    schema.fields().iter().try_for_each(|field| check_lengths(field.data_type(), &mut nodes, &mut lengths))
+}
+
+/// The lengths that the reader asserts: of validity bits and of offsets.
+fn check_lengths<'a>(data_type: &DataType, nodes: &mut impl Iterator<Item = &'a arrow_ipc::FieldNode>, lengths: &mut std::slice::Iter<'_, u64>) -> Result<(), String> {
+    use DataType::*;
+    let node = nodes.next().ok_or("a node is missing")?;
+    if *data_type == Null {
+        return Ok(());
+    }
+    let mut next = || lengths.next().copied().ok_or("a buffer is missing");
+    let validity_bytes = next()?;
+    if node.null_count() > 0 && validity_bytes * 8 < node.length() as u64 {
+        return Err(format!("too few validity bits for {} values", node.length()));
+    }
+    let offset_bytes = match data_type {
+        Utf8 | Binary | List(_) | Map(..) => 4,
+        LargeUtf8 | LargeBinary | LargeList(_) => 8,
+        _ => 0,
+    };
+    if offset_bytes > 0 {
+        let bytes = next()?;
+        if bytes % offset_bytes != 0 || (bytes > 0 || node.length() > 0) && bytes / offset_bytes <= node.length() as u64 {
+            return Err(format!("{bytes} bytes of offsets for {} values", node.length()));
+        }
+    }
+    match data_type {
+        List(element) | LargeList(element) | Map(element, _) | FixedSizeList(element, _) => check_lengths(element.data_type(), nodes, lengths),
+        Struct(fields) => fields.iter().try_for_each(|field| check_lengths(field.data_type(), nodes, lengths)),
+        _ => next().map(|_| ()).map_err(String::from),
+    }
 }
 
 /// Bytes that the reader reserves for a compressed buffer, if that is possible at all.

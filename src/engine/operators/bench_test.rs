@@ -26,7 +26,7 @@ fn measure(name: &str, rows: usize, mut batch: impl FnMut(usize)) {
         let start = Instant::now();
         let mut batches = 0;
         while start.elapsed().as_millis() < 200 {
-            (0..10).for_each(|n| batch(n));
+            (0..10).for_each(&mut batch);
             batches += 10;
         }
         best = best.max((batches * rows) as f64 / start.elapsed().as_secs_f64() / 1e6);

@@ -1,5 +1,5 @@
 //! Windowed aggregation over both stages: values, lateness, portions, two levels.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::type_complexity)]
 
 use crate::operators::assign_windows::windows_of;
 use crate::operators::partial_aggregate::PROBE_ROWS;
@@ -14,7 +14,7 @@ use datafusion_common::ScalarValue;
 use datafusion_expr::{AggregateUDF, Operator as Op};
 use datafusion_functions_aggregate as functions;
 use datafusion_physical_expr::aggregate::{AggregateExprBuilder, AggregateFunctionExpr};
-use datafusion_physical_expr::expressions::{binary, col, lit};
+use datafusion_physical_expr::expressions::{binary, cast, col, lit};
 use datafusion_physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
@@ -251,8 +251,7 @@ fn all_kinds_of_functions_agree_in_all_modes() {
     let by_time = PhysicalSortExpr::new_default(col("value", &input).unwrap());
     let first = AggregateExprBuilder::new(functions::first_last::first_value_udaf(), vec![col("value", &input).unwrap()]);
     let first = Arc::new(first.order_by(vec![by_time]).schema(input.clone()).alias("first").build().unwrap());
-    let two = vec![col("real", &input).unwrap(), col("value", &input).unwrap()];
-    let covariance_arguments = vec![col("real", &input).unwrap(), datafusion_physical_expr::expressions::cast(two[1].clone(), &input, DataType::Float64).unwrap()];
+    let covariance_arguments = vec![col("real", &input).unwrap(), cast(col("value", &input).unwrap(), &input, DataType::Float64).unwrap()];
     let distinct = AggregateExprBuilder::new(functions::count::count_udaf(), vec![col("word", &input).unwrap()]).schema(input.clone()).distinct().alias("d").build().unwrap();
     let calls = vec![
         (count_all(&input), None),

@@ -49,6 +49,7 @@ pub fn timestamps(milliseconds: ScalarBuffer<i64>, data_type: &DataType) -> Opti
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
     use super::*;
     use arrow_array::{TimestampMicrosecondArray, TimestampNanosecondArray, TimestampSecondArray};
 

@@ -5,12 +5,10 @@
 
 use crate::error::Checked;
 use crate::windows::{WINDOW_TIME, WindowNode};
-use arrow_schema::DataType;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::{Column, DFSchema};
-use datafusion_expr::expr_rewriter::NamePreserver;
-use datafusion_expr::{Expr, ExprSchemable, Extension, Filter, LogicalPlan, Projection, cast};
+use datafusion_common::Column;
+use datafusion_expr::{Expr, Extension, Filter, LogicalPlan, Projection};
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion_optimizer::common_subexpr_eliminate::CommonSubexprEliminate;
 use datafusion_optimizer::eliminate_duplicated_expr::EliminateDuplicatedExpr;
@@ -25,10 +23,7 @@ use std::sync::Arc;
 /// Gives every expression its types.
 pub(crate) fn analyze(plan: LogicalPlan, options: &ConfigOptions) -> Checked<LogicalPlan> {
     let analyzer = Analyzer::with_rules(vec![Arc::new(TypeCoercion::new())]);
-    let typed = analyzer.execute_and_check(plan, options, |_, _| {})?;
-    let plain = without_views(typed)?;
-    // A cast in the middle of an expression can ask for another.
-    Ok(analyzer.execute_and_check(plain, options, |_, _| {})?)
+    Ok(analyzer.execute_and_check(plan, options, |_, _| {})?)
 }
 
 pub(crate) fn optimize(plan: LogicalPlan, options: &ConfigOptions) -> Checked<LogicalPlan> {
@@ -43,33 +38,6 @@ pub(crate) fn optimize(plan: LogicalPlan, options: &ConfigOptions) -> Checked<Lo
     ]);
     let context = OptimizerContext::new_with_config_options(Arc::new(options.clone())).without_query_execution_start_time();
     without_unread_window_time(optimizer.optimize(plan, &context, |_, _| {})?)
-}
-
-/// Some functions give string views, which neither state nor exchanges hold: cast them where they come up.
-fn without_views(plan: LogicalPlan) -> Checked<LogicalPlan> {
-    let changed = plan.transform_up(|node| {
-        let mut schema = DFSchema::empty();
-        for input in node.inputs() {
-            schema.merge(input.schema());
-        }
-        let names = NamePreserver::new(&node);
-        let changed = node.map_expressions(|expression| {
-            let name = names.save(&expression);
-            let changed = expression.transform_up(|part| {
-                if !matches!(part, Expr::ScalarFunction(_)) {
-                    return Ok(Transformed::no(part));
-                }
-                Ok(match part.get_type(&schema)? {
-                    DataType::Utf8View | DataType::LargeUtf8 => Transformed::yes(cast(part, DataType::Utf8)),
-                    DataType::BinaryView | DataType::LargeBinary => Transformed::yes(cast(part, DataType::Binary)),
-                    _ => Transformed::no(part),
-                })
-            })?;
-            Ok(changed.update_data(|expression| name.restore(expression)))
-        })?;
-        changed.map_data(LogicalPlan::recompute_schema)
-    })?;
-    Ok(changed.data)
 }
 
 /// Leaves `window_time` out where nobody reads it.

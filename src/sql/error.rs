@@ -67,18 +67,17 @@ impl From<Fault> for DataFusionError {
 
 impl From<DataFusionError> for Fault {
     fn from(error: DataFusionError) -> Self {
-        if let DataFusionError::External(inner) = error.find_root()
-            && let Some(fault) = inner.downcast_ref::<Fault>()
-        {
-            return fault.clone();
-        }
         let span = error.diagnostic().and_then(|diagnostic| diagnostic.span).map(|span| Span {
             start: Location { line: span.start.line, column: span.start.column },
             end: Location { line: span.end.line, column: span.end.column },
         });
-        let mut fault = describe(&error);
-        fault.span = span;
-        fault
+        if let DataFusionError::External(inner) = error.find_root()
+            && let Some(fault) = inner.downcast_ref::<Fault>()
+        {
+            return span.map_or(fault.clone(), |span| fault.clone().or_at(span));
+        }
+        let fault = describe(&error);
+        span.map_or(fault.clone(), |span| fault.at(span))
     }
 }
 
@@ -102,7 +101,12 @@ fn describe(error: &DataFusionError) -> Fault {
         },
         DataFusionError::Plan(message) if message.starts_with("Invalid function") => {
             let name = message.split('\'').nth(1).unwrap_or_default();
-            Fault::new(format!("there is no function `{name}`")).hint(message.lines().nth(1).map(decapitalize).unwrap_or_default())
+            let fault = Fault::new(format!("there is no function `{name}`"));
+            // The nearest of all names is often far away.
+            match message.lines().nth(1).and_then(|hint| nearest(name, hint.split('\'').skip(1).take(1))) {
+                Some(near) => fault.hint(format!("did you mean `{near}`?")),
+                None => fault,
+            }
         }
         root => {
             let text = root.strip_backtrace();

@@ -3,7 +3,7 @@
 use crate::Planned;
 use crate::windows::describe;
 use std::fmt::Write;
-use streamshield_engine::plan::{Aggregate, Operator, StageInput, StageOutput, StagePlan, WatermarkPlan};
+use streamshield_engine::plan::{Aggregate, Emit, Operator, StageInput, StageOutput, StagePlan, WatermarkPlan};
 
 /// The stages as text.
 pub fn text(planned: &Planned) -> String {
@@ -35,9 +35,14 @@ fn input_text(planned: &Planned, stage: &StagePlan) -> String {
     match &stage.input {
         StageInput::Source(source) => {
             let columns: Vec<&str> = source.columns.iter().map(|column| column.field.name().as_str()).collect();
-            format!("read {} ({}): {}", source.table.name, source.table.connector(), columns.join(", "))
+            format!("read {} ({}, a region per split): {}", source.table.name, source.table.connector(), columns.join(", "))
         }
-        StageInput::Exchange(exchange) => format!("from exchange {}", planned.plan.exchanges[exchange.0 as usize].name),
+        StageInput::Exchange(exchange) => {
+            let exchange = &planned.plan.exchanges[exchange.0 as usize];
+            let regions = exchange.partitions.map_or("a region per partition".to_owned(), |count| format!("{count} region"));
+            let upstream: Vec<&str> = exchange.upstream.iter().map(|id| planned.plan.stages[id.0 as usize].name.as_str()).collect();
+            format!("from exchange {} ({regions}) of {}", exchange.name, upstream.join(", "))
+        }
     }
 }
 
@@ -45,10 +50,23 @@ fn watermark_text(source: &streamshield_engine::plan::SourceScan, watermark: &Wa
     match watermark {
         WatermarkPlan::EventTime { time_column, expression, idle_timeout_ms } => {
             let idle = idle_timeout_ms.map_or(String::new(), |ms| format!(", idle after {ms} ms"));
-            format!("watermark for {}: {}{idle}", source.project.schema.field(*time_column).name(), list(&expression.list))
+            format!("watermark for {}: {}{idle}", source.project.schema.field(*time_column).name(), plain_intervals(&list(&expression.list)))
         }
         WatermarkPlan::ProcessingTime { granularity_ms } => format!("watermark: the clock, every {granularity_ms} ms"),
     }
+}
+
+/// Physical expressions print an interval as the structure that it is.
+fn plain_intervals(text: &str) -> String {
+    let Some((before, rest)) = text.split_once("IntervalMonthDayNano { ") else { return text.to_owned() };
+    let Some((inside, after)) = rest.split_once(" }") else { return text.to_owned() };
+    let number = |name: &str| -> i64 {
+        let found = inside.split(", ").find_map(|part| part.strip_prefix(name)?.strip_prefix(": "));
+        found.and_then(|digits| digits.parse().ok()).unwrap_or_default()
+    };
+    let (months, ms) = (number("months"), number("days") * 86_400_000 + number("nanoseconds") / 1_000_000);
+    let months = if months == 0 { String::new() } else { format!("{months} months ") };
+    format!("{before}{months}{}{}", crate::windows::duration(ms), plain_intervals(after))
 }
 
 fn list<T: std::fmt::Display>(items: &[T]) -> String {
@@ -67,14 +85,20 @@ fn operator_text(operator: &Operator) -> String {
         Operator::Expand(expand) => format!("expand each row to {} rows", expand.projections.len()),
         Operator::AssignWindows(windows) => format!("windows {}", describe(windows.kind)),
         Operator::PartialAggregate(aggregate) => format!("partial aggregate {}", aggregate_text(aggregate)),
-        Operator::WindowAggregate(aggregate) => format!("aggregate {} [state]", aggregate_text(aggregate)),
+        Operator::WindowAggregate(aggregate) => format!("merge [state] {}", aggregate_text(aggregate)),
     }
 }
 
 fn aggregate_text(aggregate: &Aggregate) -> String {
     let keys: Vec<&str> = aggregate.key_fields.iter().map(|field| field.name().as_str()).collect();
-    let calls: Vec<&str> = aggregate.calls.iter().map(|call| call.display.as_str()).collect();
-    format!("by ({}) of {}", keys.join(", "), calls.join(", "))
+    let calls = aggregate.calls.iter().map(|call| match call.merges_state_at {
+        Some(_) => format!("{} from states", call.display),
+        None => call.display.clone(),
+    });
+    let calls: Vec<String> = calls.collect();
+    let calls = if calls.is_empty() { "the groups alone".to_owned() } else { calls.join(", ") };
+    let states = if aggregate.emit == Emit::State { ", as states" } else { "" };
+    format!("by window and ({}): {calls}{states}", keys.join(", "))
 }
 
 fn output_text(planned: &Planned, stage: &StagePlan) -> String {

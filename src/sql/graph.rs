@@ -80,18 +80,34 @@ impl Branch {
             fields.push((None, Arc::clone(&self.schema.fields()[index])));
         }
         let schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
-        if !self.is_identity(&lowered, &schema) {
+        if let Some(merged) = self.merged_with_last(&lowered) {
+            self.operators.pop();
+            self.operators.push(Operator::Project(Projection { expressions: merged, schema: Arc::clone(schema.inner()) }));
+        } else if !self.is_identity(&lowered, &schema) {
             self.operators.push(Operator::Project(Projection { expressions: lowered, schema: Arc::clone(schema.inner()) }));
         }
         self.schema = schema;
         Ok(())
     }
 
+    /// A projection that only picks columns of the projection before it needs no operator of its own.
+    fn merged_with_last(&self, picks: &Expressions) -> Option<Expressions> {
+        let Some(Operator::Project(last)) = self.operators.last() else { return None };
+        if picks.needs_now || picks.needs_seed {
+            return None;
+        }
+        let indices = picks.list.iter().map(column_index).collect::<Option<Vec<usize>>>()?;
+        let twice = |index: &usize| indices.iter().filter(|other| *other == index).count() > 1;
+        if indices.iter().any(|index| twice(index) && column_index(&last.expressions.list[*index]).is_none()) {
+            return None;
+        }
+        let list = indices.iter().map(|index| Arc::clone(&last.expressions.list[*index])).collect();
+        // What was asked of the epoch stays asked for: the columns stand where the expressions expect them.
+        Some(Expressions { list, ..last.expressions.clone() })
+    }
+
     fn is_identity(&self, expressions: &Expressions, schema: &DFSchema) -> bool {
-        let keeps_place = |(index, expression): (usize, &Arc<dyn datafusion_physical_expr::PhysicalExpr>)| {
-            let column = (expression.as_ref() as &dyn std::any::Any).downcast_ref::<datafusion_physical_expr::expressions::Column>();
-            column.is_some_and(|column| column.index() == index)
-        };
+        let keeps_place = |(index, expression)| column_index(expression) == Some(index);
         self.schema.inner() == schema.inner() && expressions.list.iter().enumerate().all(keeps_place)
     }
 
@@ -112,6 +128,12 @@ impl Branch {
         self.schema = Arc::new(DFSchema::new_with_metadata(names, HashMap::new())?);
         Ok(())
     }
+}
+
+/// The input column that an expression is, if it is nothing more.
+fn column_index(expression: &Arc<dyn datafusion_physical_expr::PhysicalExpr>) -> Option<usize> {
+    let expression: &dyn std::any::Any = expression.as_ref();
+    expression.downcast_ref::<datafusion_physical_expr::expressions::Column>().map(|column| column.index())
 }
 
 /// The schema that expressions see: the input, then what they ask of the epoch.

@@ -68,7 +68,12 @@ pub struct Planned {
 /// Plans a job's text.
 pub fn plan(sql: &str, options: &PlanOptions) -> Result<Planned, Vec<SqlError>> {
     let text = Text::new(sql);
-    let locate = |faults: Vec<Fault>| faults.into_iter().map(|fault| text.locate(fault)).collect::<Vec<_>>();
+    let locate = |faults: Vec<Fault>| {
+        let mut errors: Vec<SqlError> = faults.into_iter().map(|fault| text.locate(fault)).collect();
+        errors.sort_by_key(|error| error.span.as_ref().map_or(0, |span| span.start));
+        errors.dedup();
+        errors
+    };
     let pieces = dialect::split(sql).map_err(locate)?;
     let mut job = Job { options, catalog: Catalog::new(), settings: BTreeMap::new(), inserts: Vec::new(), faults: Vec::new() };
     for piece in &pieces {

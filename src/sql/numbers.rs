@@ -3,6 +3,7 @@
 //! - A whole number that fits is an INT, not a BIGINT.
 //! - `AVG` of whole numbers is a whole number: the exact sum divided by the count, towards zero.
 //! - `SUM` keeps its argument's type and wraps like Java's. Decimal sums and averages have DataFusion's precision.
+//! - String views and unsigned numbers are cast away where a function gives them.
 //! - `FIRST_VALUE` and `LAST_VALUE` go by the time attribute and skip nulls.
 //!
 //! Done to every query right after it is planned, so that views, `INSERT INTO` and the fingerprint see Flink's types.
@@ -12,7 +13,7 @@ use crate::functions::Functions;
 use crate::time::{self, TimeRole};
 use arrow_schema::DataType;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion_common::{Column, Result, ScalarValue};
+use datafusion_common::{Column, DFSchema, Result, ScalarValue};
 use datafusion_expr::expr::{AggregateFunction, NullTreatment, Sort};
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::logical_plan::Aggregate;
@@ -21,9 +22,12 @@ use std::sync::Arc;
 
 pub(crate) fn flink_results(plan: LogicalPlan, functions: &Functions) -> Checked<LogicalPlan> {
     let changed = plan.transform_up(|node| {
-        let node = narrow_literals(node)?;
+        let node = plain_results(narrow_literals(node)?, functions)?;
         match node {
-            LogicalPlan::Aggregate(aggregate) => Ok(Transformed::yes(flink_aggregate(aggregate, functions)?)),
+            LogicalPlan::Aggregate(aggregate) => {
+                crate::aggregate::check_calls(&aggregate)?;
+                Ok(Transformed::yes(flink_aggregate(aggregate, functions)?))
+            }
             other => Ok(Transformed::yes(other)),
         }
     })?;
@@ -50,6 +54,38 @@ fn narrow_literals(node: LogicalPlan) -> Result<LogicalPlan> {
         Ok(changed.update_data(|expression| name.restore(expression)))
     })?;
     narrowed.data.recompute_schema()
+}
+
+/// Types that SQL does not have never leave a function: string views, unsigned numbers. Times become text as Flink writes them.
+fn plain_results(node: LogicalPlan, functions: &Functions) -> Result<LogicalPlan> {
+    let mut schema = DFSchema::empty();
+    for input in node.inputs() {
+        schema.merge(input.schema());
+    }
+    let names = NamePreserver::new(&node);
+    let plain = node.map_expressions(|expression| {
+        let name = names.save(&expression);
+        let changed = expression.transform_up(|part| plain_result(part, &schema, functions))?;
+        Ok(changed.update_data(|expression| name.restore(expression)))
+    })?;
+    plain.data.recompute_schema()
+}
+
+fn plain_result(part: Expr, schema: &DFSchema, functions: &Functions) -> Result<Transformed<Expr>> {
+    let wanted = match &part {
+        Expr::ScalarFunction(_) => match part.get_type(schema)? {
+            DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+            DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+            DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => DataType::Int64,
+            _ => return Ok(Transformed::no(part)),
+        },
+        Expr::Cast(inner) if *inner.field.data_type() == DataType::Utf8 && matches!(inner.expr.get_type(schema)?, DataType::Timestamp(..)) => {
+            let Some(text) = functions.scalars.get("__timestamp_text") else { return Ok(Transformed::no(part)) };
+            return Ok(Transformed::yes(text.call(vec![inner.expr.as_ref().clone()])));
+        }
+        _ => return Ok(Transformed::no(part)),
+    };
+    Ok(Transformed::yes(cast(part, wanted)))
 }
 
 /// A call that is computed from others: (the others, the result over them).

@@ -82,8 +82,46 @@ fn replace_function(function: &Function) -> Option<Expr> {
         ("unix_timestamp", []) => Some(call("__unix_timestamp_now", Vec::new())),
         ("timestampdiff", [unit, from, to]) => Some(call("__timestamp_diff", vec![unit_text(unit)?, (*from).clone(), (*to).clone()])),
         ("timestampadd", [unit, count, time]) => Some(call("__timestamp_add", vec![unit_text(unit)?, (*count).clone(), (*time).clone()])),
+        ("regexp", [text, expression]) => Some(call("regexp_like", vec![(*text).clone(), (*expression).clone()])),
+        // Flink replaces every match.
+        ("regexp_replace", [value, expression, with]) => {
+            Some(call("regexp_replace", vec![(*value).clone(), (*expression).clone(), (*with).clone(), text("g")]))
+        }
+        ("sha224" | "sha256" | "sha384" | "sha512", [value]) => Some(hex_of(&name, value)),
+        ("to_base64", [value]) => Some(call("encode", vec![(*value).clone(), text("base64")])),
+        ("sign", [value]) => Some(call("signum", vec![(*value).clone()])),
+        ("truncate", [value]) => Some(call("trunc", vec![(*value).clone()])),
+        ("truncate", [value, digits]) => Some(call("trunc", vec![(*value).clone(), (*digits).clone()])),
+        ("e", []) => Some(call("exp", vec![Expr::Value(Value::Number("1".into(), false).with_empty_span())])),
+        ("dayofweek", [time]) => Some(Expr::Nested(Box::new(Expr::BinaryOp {
+            left: Box::new(call("date_part", vec![text("dow"), (*time).clone()])),
+            op: BinaryOperator::Plus,
+            right: Box::new(Expr::Value(Value::Number("1".into(), false).with_empty_span())),
+        }))),
+        (_, [time]) => date_part(&name).map(|part| call("date_part", vec![text(part), (*time).clone()])),
         _ => None,
     }
+}
+
+/// The functions that take a time apart: DataFusion's name of the part.
+fn date_part(function: &str) -> Option<&'static str> {
+    Some(match function {
+        "year" => "year",
+        "quarter" => "quarter",
+        "month" => "month",
+        "week" => "week",
+        "dayofyear" => "doy",
+        "dayofmonth" => "day",
+        "hour" => "hour",
+        "minute" => "minute",
+        "second" => "second",
+        _ => return None,
+    })
+}
+
+fn hex_of(function: &str, value: &Expr) -> Expr {
+    // Our own name for DataFusion's function, so that the result is not rewritten again.
+    call("encode", vec![call(&format!("__{function}"), vec![value.clone()]), text("hex")])
 }
 
 fn nested(expression: &Expr) -> Expr {

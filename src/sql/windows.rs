@@ -153,7 +153,7 @@ pub(crate) fn describe(kind: WindowKind) -> String {
     if offset_ms == 0 { text } else { format!("{text} offset {}", duration(offset_ms)) }
 }
 
-fn duration(ms: i64) -> String {
+pub(crate) fn duration(ms: i64) -> String {
     for (unit_ms, unit) in [(86_400_000, "d"), (3_600_000, "h"), (60_000, "min"), (1000, "s")] {
         if ms % unit_ms == 0 && ms != 0 {
             return format!("{} {unit}", ms / unit_ms);

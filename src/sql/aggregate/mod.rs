@@ -54,7 +54,6 @@ pub(crate) fn plan(graph: &mut Graph, aggregate: &LogicalAggregate) -> Checked<B
         Some(span) => fault.or_at(span),
         None => fault,
     })?;
-    check_calls(aggregate)?;
     let outer = std::mem::replace(&mut graph.aggregating, true);
     let branches = graph.branches(&aggregate.input, None);
     graph.aggregating = outer;
@@ -194,7 +193,8 @@ const FIXED: &[&str] = &[
     "regr_avgy", "regr_sxx", "regr_syy", "regr_sxy",
 ];
 
-fn check_calls(aggregate: &LogicalAggregate) -> Checked<()> {
+/// Refuses the others; called as soon as a query is planned.
+pub(crate) fn check_calls(aggregate: &LogicalAggregate) -> Checked<()> {
     for expression in &aggregate.aggr_expr {
         let Expr::AggregateFunction(call) = expression.clone().unalias_nested().data else { continue };
         let name = call.func.name();

@@ -1,36 +1,50 @@
 //! The functions that a query may call: DataFusion's, and Flink's where the name or the meaning differs.
 //!
 //! - [`clock`]: functions that read the epoch's clock or seed;
-//! - [`seeded`]: what `RAND()` and `UUID()` become.
+//! - [`seeded`]: what `RAND()` and `UUID()` become;
+//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`wrapping`].
+//!
+//! The session's time zone is UTC.
 //!
 //! Names are not case-sensitive. Aggregates whose state grows with their input are refused where they are planned.
 
 pub(crate) mod clock;
+mod datetime;
+mod pattern;
 mod scalar;
 mod seeded;
+mod strings;
+mod wrapping;
 
 use datafusion_expr::{AggregateUDF, ScalarUDF};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// All functions by lower-case name.
 pub(crate) struct Functions {
-    pub scalars: HashMap<String, Arc<ScalarUDF>>,
-    pub aggregates: HashMap<String, Arc<AggregateUDF>>,
+    pub scalars: BTreeMap<String, Arc<ScalarUDF>>,
+    pub aggregates: BTreeMap<String, Arc<AggregateUDF>>,
 }
 
 impl Functions {
     pub fn new() -> Self {
-        let mut scalars = HashMap::new();
+        let mut scalars = BTreeMap::new();
         let theirs = datafusion_functions::all_default_functions().into_iter().chain(datafusion_functions_nested::all_default_nested_functions());
         // Ours come last: they replace what has the same name.
-        for function in theirs.chain(clock::functions()) {
+        let ours = clock::functions().into_iter().chain(datetime::functions()).chain(strings::functions()).chain(wrapping::functions());
+        for function in theirs.chain(ours) {
             for name in function.aliases() {
                 scalars.insert(name.to_lowercase(), Arc::clone(&function));
             }
             scalars.insert(function.name().to_lowercase(), function);
         }
-        let mut aggregates = HashMap::new();
+        // Flink's SHA functions give hexadecimal digits; `rewrite` calls the bytes by these names.
+        for name in ["sha224", "sha256", "sha384", "sha512"] {
+            if let Some(function) = scalars.get(name).cloned() {
+                scalars.insert(format!("__{name}"), function);
+            }
+        }
+        let mut aggregates = BTreeMap::new();
         for function in datafusion_functions_aggregate::all_default_aggregate_functions() {
             for name in function.aliases() {
                 aggregates.insert(name.to_lowercase(), Arc::clone(&function));

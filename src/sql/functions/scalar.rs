@@ -2,7 +2,7 @@
 
 use arrow_array::ArrayRef;
 use arrow_schema::DataType;
-use datafusion_common::Result;
+use datafusion_common::{Result, plan_err};
 use datafusion_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TypeSignature, Volatility};
 
 /// Gets all arguments as arrays of the batch's length.
@@ -12,8 +12,15 @@ pub(super) type Body = fn(&[ArrayRef]) -> Result<ArrayRef>;
 struct Scalar {
     name: &'static str,
     signature: Signature,
-    returns: DataType,
+    returns: Returns,
     body: BodyOf,
+}
+
+#[derive(Debug, PartialEq, Eq, Hash)]
+pub(super) enum Returns {
+    Always(DataType),
+    /// The type of one of the arguments.
+    LikeArgument(usize),
 }
 
 /// Functions are equal by name.
@@ -44,6 +51,12 @@ pub(super) fn scalar(name: &'static str, arguments: Vec<DataType>, returns: Data
 pub(super) fn overloaded(name: &'static str, signatures: Vec<Vec<DataType>>, returns: DataType, body: Body) -> ScalarUDF {
     let signatures = signatures.into_iter().map(|arguments| if arguments.is_empty() { TypeSignature::Nullary } else { TypeSignature::Exact(arguments) });
     let signature = Signature::one_of(signatures.collect(), Volatility::Immutable);
+    ScalarUDF::new_from_impl(Scalar { name, signature, returns: Returns::Always(returns), body: BodyOf(body) })
+}
+
+/// A function whose body casts its arguments by itself.
+pub(super) fn of_any(name: &'static str, arities: std::ops::RangeInclusive<usize>, returns: Returns, body: Body) -> ScalarUDF {
+    let signature = Signature::one_of(arities.map(TypeSignature::Any).collect(), Volatility::Immutable);
     ScalarUDF::new_from_impl(Scalar { name, signature, returns, body: BodyOf(body) })
 }
 
@@ -54,8 +67,14 @@ impl ScalarUDFImpl for Scalar {
     fn signature(&self) -> &Signature {
         &self.signature
     }
-    fn return_type(&self, _: &[DataType]) -> Result<DataType> {
-        Ok(self.returns.clone())
+    fn return_type(&self, arguments: &[DataType]) -> Result<DataType> {
+        match &self.returns {
+            Returns::Always(data_type) => Ok(data_type.clone()),
+            Returns::LikeArgument(index) => match arguments.get(*index) {
+                Some(data_type) => Ok(data_type.clone()),
+                None => plan_err!("{} lacks an argument", self.name),
+            },
+        }
     }
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {
         let all_scalar = !arguments.args.is_empty() && arguments.args.iter().all(|argument| matches!(argument, ColumnarValue::Scalar(_)));

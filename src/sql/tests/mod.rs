@@ -5,6 +5,7 @@
 mod graphs;
 mod nexmark;
 mod refusals;
+mod values;
 
 use crate::{PlanOptions, Planned, SqlError, explain, plan};
 use arrow_schema::{DataType, TimeUnit};

@@ -1,0 +1,299 @@
+//! Flink's functions over dates and times. A text that is no time gives NULL, as in Flink.
+
+use super::pattern::Pattern;
+use super::scalar::{Returns, of_any};
+use arrow_array::builder::StringBuilder;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Float64Type, Int64Type, TimestampMillisecondType, TimestampNanosecondType};
+use arrow_array::{Array, ArrayRef, Date32Array, Int32Array, Int64Array, StringArray, TimestampMillisecondArray};
+use arrow_cast::cast;
+use arrow_schema::{DataType, TimeUnit};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime};
+use datafusion_common::{DataFusionError, Result, exec_err};
+use datafusion_expr::ScalarUDF;
+use std::sync::Arc;
+
+const DEFAULT_PATTERN: &str = "yyyy-MM-dd HH:mm:ss";
+
+fn local(unit: TimeUnit) -> DataType {
+    DataType::Timestamp(unit, None)
+}
+
+fn instant() -> DataType {
+    DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))
+}
+
+pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
+    let always = |data_type: DataType| Returns::Always(data_type);
+    let functions = [
+        of_any("date_format", 2..=2, always(DataType::Utf8), date_format),
+        of_any("to_timestamp", 1..=2, always(local(TimeUnit::Millisecond)), to_timestamp),
+        of_any("to_timestamp_ltz", 1..=2, always(instant()), to_timestamp_ltz),
+        of_any("to_date", 1..=2, always(DataType::Date32), to_date),
+        of_any("unix_timestamp", 1..=2, always(DataType::Int64), unix_timestamp),
+        of_any("from_unixtime", 1..=2, always(DataType::Utf8), from_unixtime),
+        of_any("__timestamp_diff", 3..=3, always(DataType::Int32), timestamp_diff),
+        of_any("__timestamp_add", 3..=3, Returns::LikeArgument(2), timestamp_add),
+        of_any("__floor_to", 2..=2, Returns::LikeArgument(1), |columns| round_to(columns, false)),
+        of_any("__ceil_to", 2..=2, Returns::LikeArgument(1), |columns| round_to(columns, true)),
+        of_any("__timestamp_text", 1..=1, always(DataType::Utf8), timestamp_text),
+    ];
+    functions.into_iter().map(Arc::new).collect()
+}
+
+/// Any time or text as milliseconds.
+fn milliseconds(column: &ArrayRef) -> Result<ArrayRef> {
+    Ok(cast(column, &local(TimeUnit::Millisecond))?)
+}
+
+fn time_of(ms: i64) -> Option<NaiveDateTime> {
+    DateTime::from_timestamp_millis(ms).map(|time| time.naive_utc())
+}
+
+fn ms_of(time: &NaiveDateTime) -> i64 {
+    time.and_utc().timestamp_millis()
+}
+
+/// Row by row, with the pattern taken apart again only where it changes.
+struct Patterns<'a> {
+    texts: Option<&'a StringArray>,
+    last: Option<(String, Pattern)>,
+}
+
+impl<'a> Patterns<'a> {
+    fn new(columns: &'a [ArrayRef], index: usize) -> Self {
+        Patterns { texts: columns.get(index).map(|column| column.as_string::<i32>()), last: None }
+    }
+
+    fn at(&mut self, row: usize) -> Result<Option<&Pattern>> {
+        let text = match self.texts {
+            None => DEFAULT_PATTERN,
+            Some(texts) if texts.is_null(row) => return Ok(None),
+            Some(texts) => texts.value(row),
+        };
+        if self.last.as_ref().is_none_or(|(last, _)| last != text) {
+            let pattern = Pattern::parse(text).map_err(DataFusionError::Execution)?;
+            self.last = Some((text.to_owned(), pattern));
+        }
+        Ok(self.last.as_ref().map(|(_, pattern)| pattern))
+    }
+}
+
+/// `DATE_FORMAT(time or text, pattern)`
+fn date_format(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let times = cast(&columns[0], &local(TimeUnit::Nanosecond)).or_else(|_| milliseconds(&columns[0]).and_then(|ms| Ok(cast(&ms, &local(TimeUnit::Nanosecond))?)))?;
+    let times = times.as_primitive::<TimestampNanosecondType>();
+    let mut patterns = Patterns::new(columns, 1);
+    let mut out = StringBuilder::with_capacity(times.len(), times.len() * 20);
+    let mut text = String::new();
+    for row in 0..times.len() {
+        match patterns.at(row)? {
+            Some(pattern) if times.is_valid(row) => {
+                text.clear();
+                pattern.format(&DateTime::from_timestamp_nanos(times.value(row)).naive_utc(), &mut text);
+                out.append_value(&text);
+            }
+            _ => out.append_null(),
+        }
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// The milliseconds that texts say, by pattern or as SQL and ISO 8601 write them.
+fn read_texts(columns: &[ArrayRef]) -> Result<Vec<Option<i64>>> {
+    let texts = cast(&columns[0], &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>();
+    if columns.len() == 1 {
+        let read = |text: &str| arrow_cast::parse::string_to_datetime(&chrono::Utc, text.trim()).ok().map(|time| time.timestamp_millis());
+        return Ok(texts.iter().map(|text| text.and_then(read)).collect());
+    }
+    let mut patterns = Patterns::new(columns, 1);
+    let mut read = Vec::with_capacity(texts.len());
+    for row in 0..texts.len() {
+        let pattern = patterns.at(row)?.filter(|_| texts.is_valid(row));
+        read.push(pattern.and_then(|pattern| pattern.read(texts.value(row))).map(|time| ms_of(&time)));
+    }
+    Ok(read)
+}
+
+fn to_timestamp(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    if matches!(columns[0].data_type(), DataType::Timestamp(..)) {
+        return milliseconds(&columns[0]);
+    }
+    Ok(Arc::new(TimestampMillisecondArray::from(read_texts(columns)?)))
+}
+
+/// `TO_TIMESTAMP_LTZ(number, 0 | 3)`: seconds or milliseconds since 1970; or a text with a pattern.
+fn to_timestamp_ltz(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let values: TimestampMillisecondArray = if *columns[0].data_type() == DataType::Utf8 {
+        read_texts(columns)?.into()
+    } else {
+        let precisions = columns.get(1).map(|column| cast(column, &DataType::Int64)).transpose()?;
+        let precision = |row: usize| precisions.as_ref().map_or(3, |column| column.as_primitive::<Int64Type>().value(row));
+        let is_fraction = matches!(columns[0].data_type(), DataType::Float32 | DataType::Float64 | DataType::Decimal128(..));
+        let numbers = cast(&columns[0], if is_fraction { &DataType::Float64 } else { &DataType::Int64 })?;
+        let mut out = Vec::with_capacity(numbers.len());
+        for row in 0..numbers.len() {
+            let scale = match precision(row) {
+                0 => 1000,
+                3 => 1,
+                other => return exec_err!("TO_TIMESTAMP_LTZ has the precision 0 (seconds) or 3 (milliseconds), not {other}"),
+            };
+            out.push(numbers.is_valid(row).then(|| match is_fraction {
+                true => (numbers.as_primitive::<Float64Type>().value(row) * f64::from(scale)) as i64,
+                false => numbers.as_primitive::<Int64Type>().value(row).wrapping_mul(i64::from(scale)),
+            }));
+        }
+        out.into()
+    };
+    Ok(Arc::new(values.with_timezone("UTC")))
+}
+
+fn to_date(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    if *columns[0].data_type() != DataType::Utf8 {
+        return Ok(cast(&columns[0], &DataType::Date32)?);
+    }
+    let days = read_texts(columns)?.into_iter().map(|ms| ms.map(|ms| ms.div_euclid(86_400_000) as i32));
+    Ok(Arc::new(Date32Array::from_iter(days)))
+}
+
+fn unix_timestamp(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let seconds = match columns[0].data_type() {
+        DataType::Utf8 if columns.len() == 1 => {
+            let pattern: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(DEFAULT_PATTERN, columns[0].len())));
+            read_texts(&[Arc::clone(&columns[0]), pattern])?
+        }
+        DataType::Utf8 => read_texts(columns)?,
+        _ => milliseconds(&columns[0])?.as_primitive::<TimestampMillisecondType>().iter().collect(),
+    };
+    Ok(Arc::new(Int64Array::from_iter(seconds.into_iter().map(|ms| ms.map(|ms| ms.div_euclid(1000))))))
+}
+
+fn from_unixtime(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let seconds = cast(&columns[0], &DataType::Int64)?;
+    let ms = seconds.as_primitive::<Int64Type>().unary::<_, TimestampMillisecondType>(|seconds| seconds.wrapping_mul(1000));
+    let pattern = match columns.get(1) {
+        Some(pattern) => Arc::clone(pattern),
+        None => Arc::new(StringArray::from_iter_values(std::iter::repeat_n(DEFAULT_PATTERN, seconds.len()))),
+    };
+    date_format(&[Arc::new(ms), pattern])
+}
+
+/// Length of a unit of fixed length.
+fn unit_ms(unit: &str) -> Option<i64> {
+    Some(match unit.trim_end_matches('S') {
+        "MILLISECOND" => 1,
+        "SECOND" => 1000,
+        "MINUTE" => 60_000,
+        "HOUR" => 3_600_000,
+        "DAY" => 86_400_000,
+        "WEEK" => 7 * 86_400_000,
+        _ => return None,
+    })
+}
+
+/// Months of a unit of calendar length.
+fn unit_months(unit: &str) -> Option<i64> {
+    Some(match unit.trim_end_matches('S') {
+        "MONTH" => 1,
+        "QUARTER" => 3,
+        "YEAR" => 12,
+        _ => return None,
+    })
+}
+
+fn unit(columns: &[ArrayRef]) -> Result<String> {
+    let units = columns[0].as_string::<i32>();
+    Ok(if units.is_empty() { "SECOND".into() } else { units.value(0).to_uppercase() })
+}
+
+/// `TIMESTAMPDIFF(unit, from, to)`
+fn timestamp_diff(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let unit = unit(columns)?;
+    let (from, to) = (milliseconds(&columns[1])?, milliseconds(&columns[2])?);
+    let pairs = from.as_primitive::<TimestampMillisecondType>().iter().zip(to.as_primitive::<TimestampMillisecondType>().iter());
+    let difference = |from: i64, to: i64| match (unit_ms(&unit), unit_months(&unit)) {
+        (Some(ms), _) => Ok(Some(((to - from) / ms) as i32)),
+        (_, Some(months)) => Ok(whole_months(from, to).map(|whole| (whole / months) as i32)),
+        _ => exec_err!("TIMESTAMPDIFF does not know the unit {unit}"),
+    };
+    let values = pairs.map(|(from, to)| from.zip(to).map_or(Ok(None), |(from, to)| difference(from, to)));
+    Ok(Arc::new(values.collect::<Result<Int32Array>>()?))
+}
+
+fn whole_months(from: i64, to: i64) -> Option<i64> {
+    let (first, last) = (time_of(from.min(to))?, time_of(from.max(to))?);
+    let mut months = i64::from(last.year() - first.year()) * 12 + i64::from(last.month()) - i64::from(first.month());
+    if (last.day(), last.time()) < (first.day(), first.time()) {
+        months -= 1;
+    }
+    Some(if to < from { -months } else { months })
+}
+
+/// `TIMESTAMPADD(unit, count, time)`
+fn timestamp_add(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let unit = unit(columns)?;
+    let counts = cast(&columns[1], &DataType::Int64)?;
+    let times = milliseconds(&columns[2])?;
+    let pairs = counts.as_primitive::<Int64Type>().iter().zip(times.as_primitive::<TimestampMillisecondType>().iter());
+    let add = |count: i64, time: i64| match (unit_ms(&unit), unit_months(&unit)) {
+        (Some(ms), _) => Ok(Some(time.wrapping_add(count.wrapping_mul(ms)))),
+        (_, Some(months)) => Ok(add_months(time, count * months)),
+        _ => exec_err!("TIMESTAMPADD does not know the unit {unit}"),
+    };
+    let values = pairs.map(|(count, time)| count.zip(time).map_or(Ok(None), |(count, time)| add(count, time)));
+    let values = values.collect::<Result<TimestampMillisecondArray>>()?;
+    Ok(cast(&values, columns[2].data_type())?)
+}
+
+fn add_months(ms: i64, months: i64) -> Option<i64> {
+    let time = time_of(ms)?;
+    let distance = Months::new(u32::try_from(months.unsigned_abs()).ok()?);
+    let moved = if months < 0 { time.checked_sub_months(distance)? } else { time.checked_add_months(distance)? };
+    Some(ms_of(&moved))
+}
+
+/// `FLOOR(time TO unit)` and `CEIL(time TO unit)`
+fn round_to(columns: &[ArrayRef], up: bool) -> Result<ArrayRef> {
+    let unit = unit(columns)?;
+    let times = milliseconds(&columns[1])?;
+    let mut out = Vec::with_capacity(times.len());
+    for ms in times.as_primitive::<TimestampMillisecondType>() {
+        let Some(ms) = ms else {
+            out.push(None);
+            continue;
+        };
+        let Some(floor) = floor_ms(ms, &unit) else { return exec_err!("FLOOR and CEIL do not know the unit {unit}") };
+        out.push(match (up && floor != ms, unit_ms(&unit), unit_months(&unit)) {
+            (false, ..) => Some(floor),
+            (true, Some(length), _) => Some(floor + length),
+            (true, _, Some(months)) => add_months(floor, months),
+            (true, ..) => None,
+        });
+    }
+    Ok(cast(&TimestampMillisecondArray::from(out), columns[1].data_type())?)
+}
+
+fn floor_ms(ms: i64, unit: &str) -> Option<i64> {
+    let time = time_of(ms)?;
+    let midnight = |date: NaiveDate| ms_of(&date.and_time(NaiveTime::MIN));
+    match unit.trim_end_matches('S') {
+        // Weeks start on Sunday in Flink's FLOOR.
+        "WEEK" => Some(midnight(time.date().checked_sub_days(Days::new(u64::from(time.weekday().num_days_from_sunday())))?)),
+        "MONTH" => Some(midnight(time.date().with_day(1)?)),
+        "QUARTER" => Some(midnight(time.date().with_day(1)?.with_month(time.month0() / 3 * 3 + 1)?)),
+        "YEAR" => Some(midnight(time.date().with_ordinal(1)?)),
+        other => unit_ms(other).map(|length| ms - ms.rem_euclid(length)),
+    }
+}
+
+/// `CAST(time AS STRING)` as Flink writes it: a space, and as many digits as the type has.
+fn timestamp_text(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let pattern = match columns[0].data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => "yyyy-MM-dd HH:mm:ss.SSSSSSSSS",
+        DataType::Timestamp(TimeUnit::Microsecond, _) => "yyyy-MM-dd HH:mm:ss.SSSSSS",
+        _ => "yyyy-MM-dd HH:mm:ss.SSS",
+    };
+    let pattern: ArrayRef = Arc::new(StringArray::from_iter_values(std::iter::repeat_n(pattern, columns[0].len())));
+    date_format(&[Arc::clone(&columns[0]), pattern])
+}

@@ -1,0 +1,161 @@
+//! Planned expressions, evaluated over one row: functions, types and the binding of columns.
+
+use super::planned;
+use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
+use arrow_cast::display::array_value_to_string;
+use arrow_schema::Schema;
+use std::sync::Arc;
+use streamshield_engine::plan::{Expressions, Operator, Projection, StageInput, now_field, seed_field};
+
+const TABLE: &str = "CREATE TABLE t (s STRING, n BIGINT, i INT, ts TIMESTAMP(3), l TIMESTAMP_LTZ(3), missing STRING)
+  WITH ('connector' = 'kafka', 'topic' = 't');\n";
+
+/// 2024-03-09 15:04:05.067
+const TS: i64 = 1_709_996_645_067;
+/// 2024-03-10 00:00:00
+const NOW: i64 = 1_710_028_800_000;
+
+fn column(name: &str) -> ArrayRef {
+    match name {
+        "s" => Arc::new(StringArray::from(vec!["a,b,,Straße"])),
+        "n" => Arc::new(Int64Array::from(vec![-7])),
+        "i" => Arc::new(Int32Array::from(vec![i32::MAX])),
+        "ts" => Arc::new(TimestampMillisecondArray::from(vec![TS])),
+        "l" => Arc::new(TimestampMillisecondArray::from(vec![TS]).with_timezone("UTC")),
+        _ => Arc::new(StringArray::from(vec![None::<&str>])),
+    }
+}
+
+fn evaluate(projection: &Projection, batch: &RecordBatch) -> RecordBatch {
+    let Expressions { list, needs_now, needs_seed } = &projection.expressions;
+    let (mut fields, mut columns) = (batch.schema().fields().to_vec(), batch.columns().to_vec());
+    if *needs_now {
+        fields.push(now_field());
+        columns.push(Arc::new(TimestampMillisecondArray::from(vec![NOW]).with_timezone("UTC")));
+    }
+    if *needs_seed {
+        fields.push(seed_field());
+        columns.push(Arc::new(UInt64Array::from(vec![42])));
+    }
+    let input = RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).expect("columns of the schema");
+    let values = list.iter().map(|expression| expression.evaluate(&input).and_then(|value| value.into_array(1)).expect("a value"));
+    RecordBatch::try_new(Arc::clone(&projection.schema), values.collect()).expect("the projection's own schema")
+}
+
+/// The value of an expression over the row, as text, and its type.
+fn value(expression: &str, data_type: &str) -> String {
+    let sql = format!("{TABLE}CREATE TABLE r (x {data_type}) WITH ('connector' = 'kafka', 'topic' = 'r');\nINSERT INTO r SELECT {expression} FROM t;");
+    let planned = planned(&sql);
+    let stage = &planned.plan.stages[0];
+    let StageInput::Source(source) = &stage.input else { panic!("a scan") };
+    let columns = source.columns.iter().map(|wanted| column(wanted.field.name())).collect();
+    let batch = RecordBatch::try_new(Arc::clone(&source.input_schema), columns).expect("the scan's columns");
+    let mut batch = evaluate(&source.project, &batch);
+    for operator in &stage.operators {
+        let Operator::Project(projection) = operator else { panic!("a projection") };
+        batch = evaluate(projection, &batch);
+    }
+    let array = batch.column(0);
+    if array.is_null(0) { "NULL".into() } else { array_value_to_string(array, 0).expect("a text") }
+}
+
+fn check(data_type: &str, cases: &[(&str, &str)]) {
+    let wrong: Vec<String> = cases
+        .iter()
+        .map(|(expression, expected)| (expression, expected, value(expression, data_type)))
+        .filter(|(_, expected, found)| found != *expected)
+        .map(|(expression, expected, found)| format!("{expression} is {found}, not {expected}"))
+        .collect();
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn texts() {
+    check(
+        "STRING",
+        &[
+            ("SPLIT_INDEX(s, ',', 1)", "b"),
+            ("SPLIT_INDEX(s, ',', 2)", ""),
+            ("SPLIT_INDEX(s, ',', 9)", "NULL"),
+            ("SPLIT_INDEX(s, ',b', 1)", ",,Straße"),
+            ("SPLIT_INDEX(s, 44, 0)", "a"),
+            ("REGEXP_EXTRACT(s, '([a-z]),(.)', 2)", "b"),
+            ("REGEXP_EXTRACT(s, 'x')", "NULL"),
+            ("REGEXP_REPLACE(s, '[ab]', '-')", "-,-,,Str-ße"),
+            ("CONCAT('x', s)", "xa,b,,Straße"),
+            ("CONCAT('x', missing)", "NULL"),
+            ("CONCAT_WS('-', 'a', missing, 'b')", "a-b"),
+            ("s || '!'", "a,b,,Straße!"),
+            ("UPPER(SUBSTRING(s FROM 6 FOR 3))", "STR"),
+            ("LPAD('7', 3, '0')", "007"),
+            ("REPLACE(s, ',', '')", "abStraße"),
+            ("TRIM('  x ')", "x"),
+            ("IF(n < 0, 'minus', 'plus')", "minus"),
+            ("IFNULL(missing, 'none')", "none"),
+            ("COALESCE(missing, s, 'none')", "a,b,,Straße"),
+            ("NULLIF('a', 'a')", "NULL"),
+            ("CASE WHEN n > 0 THEN 'a' ELSE 'b' END", "b"),
+            ("MD5('abc')", "900150983cd24fb0d6963f7d28e17f72"),
+            ("SHA256('abc')", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            ("JSON_VALUE('{\"a\": {\"b\": [1, \"x\"]}}', '$.a.b[1]')", "x"),
+            ("JSON_VALUE('{\"a\": {}}', '$.a')", "NULL"),
+            ("JSON_VALUE('no json', '$.a')", "NULL"),
+            ("REPEAT('ab', 2)", "abab"),
+            ("CAST(n AS STRING)", "-7"),
+        ],
+    );
+}
+
+#[test]
+fn numbers_have_flinks_types() {
+    check("INT", &[("1 + 1", "2"), ("MOD(7, 4)", "3"), ("CHAR_LENGTH(s)", "11"), ("i + 1", "-2147483648"), ("LOCATE('b', s)", "3")]);
+    check("BIGINT", &[("n * 2", "-14"), ("MOD(n, 4)", "-3"), ("3000000000 + 1", "3000000001"), ("ABS(n)", "7"), ("i + n", "2147483640")]);
+    check("DECIMAL(10, 3)", &[("0.908 * n", "-6.356"), ("n", "-7.000")]);
+    check("DOUBLE", &[("POWER(2, 3)", "8.0"), ("SQRT(CAST(16 AS DOUBLE))", "4.0"), ("1.5", "1.5")]);
+    check("BOOLEAN", &[("REGEXP(s, 'Str')", "true"), ("n BETWEEN -8 AND 0", "true"), ("s LIKE '%b%'", "true"), ("missing IS NULL", "true"), ("i IN (1, 2)", "false")]);
+}
+
+#[test]
+fn times() {
+    check(
+        "STRING",
+        &[
+            ("DATE_FORMAT(ts, 'yyyy-MM-dd HH:mm')", "2024-03-09 15:04"),
+            ("DATE_FORMAT(l, 'yyyyMMdd')", "20240309"),
+            ("CAST(ts AS STRING)", "2024-03-09 15:04:05.067"),
+            ("FROM_UNIXTIME(0)", "1970-01-01 00:00:00"),
+            ("CAST(TO_TIMESTAMP('2024-01-02 03:04:05') AS STRING)", "2024-01-02 03:04:05.000"),
+            ("CAST(TO_TIMESTAMP('02.01.2024', 'dd.MM.yyyy') AS STRING)", "2024-01-02 00:00:00.000"),
+            ("CAST(TO_TIMESTAMP('no time') AS STRING)", "NULL"),
+            ("CAST(TO_TIMESTAMP_LTZ(1709996645, 0) AS STRING)", "2024-03-09 15:04:05.000"),
+            ("CAST(FLOOR(ts TO HOUR) AS STRING)", "2024-03-09 15:00:00.000"),
+            ("CAST(CEIL(ts TO DAY) AS STRING)", "2024-03-10 00:00:00.000"),
+            ("CAST(FLOOR(ts TO MONTH) AS STRING)", "2024-03-01 00:00:00.000"),
+            ("CAST(TIMESTAMPADD(MONTH, 1, ts) AS STRING)", "2024-04-09 15:04:05.067"),
+            ("CAST(ts + INTERVAL '1' DAY AS STRING)", "2024-03-10 15:04:05.067"),
+            ("CAST(TIMESTAMP '2024-01-02 03:04:05' AS STRING)", "2024-01-02 03:04:05.000000"),
+            ("CAST(TO_DATE('2024-01-02') AS STRING)", "2024-01-02"),
+        ],
+    );
+    check(
+        "BIGINT",
+        &[
+            ("UNIX_TIMESTAMP('1970-01-01 00:01:00')", "60"),
+            ("TIMESTAMPDIFF(MINUTE, TIMESTAMP '2024-03-09 15:00:00', ts)", "4"),
+            ("EXTRACT(HOUR FROM ts)", "15"),
+            ("HOUR(ts)", "15"),
+            ("YEAR(l)", "2024"),
+            ("DAYOFWEEK(ts)", "7"),
+        ],
+    );
+}
+
+#[test]
+fn the_clock_is_the_epochs() {
+    check("TIMESTAMP_LTZ(3)", &[("CURRENT_TIMESTAMP", "2024-03-10T00:00:00Z"), ("NOW()", "2024-03-10T00:00:00Z"), ("PROCTIME()", "2024-03-10T00:00:00Z")]);
+    check("DATE", &[("CURRENT_DATE", "2024-03-10")]);
+    check("BIGINT", &[("UNIX_TIMESTAMP()", "1710028800"), ("TIMESTAMPDIFF(HOUR, ts, LOCALTIMESTAMP)", "8")]);
+    check("BOOLEAN", &[("RAND() < 1", "true"), ("RAND() = RAND()", "false"), ("CHAR_LENGTH(UUID()) = 36", "true")]);
+    // The same seed gives the same value.
+    assert_eq!(value("UUID()", "STRING"), value("UUID()", "STRING"));
+}

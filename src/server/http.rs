@@ -26,7 +26,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Sleep;
 
 const CONNECTIONS_MAX: usize = 64;
-const CONNECTION_SECONDS_MAX: u64 = 10;
+const CONNECTION_SECONDS_MAX: u64 = 5;
 const REQUEST_BYTES_MAX: usize = 32 << 10;
 
 /// What the endpoints show.

@@ -68,13 +68,13 @@ pub fn create_topics(path: &Path, dry_run: bool, redactor: &Redactor) -> ExitSta
         report(&Problems(vec![Problem::error(error.message)]), redactor);
         return ExitStatus::Failed;
     }
-    for Topic { spec, exists } in &topics {
-        let what = match (exists, dry_run) {
+    for topic in &topics {
+        let what = match (topic.exists, dry_run) {
             (true, _) => "exists      ",
             (false, true) => "would create",
             (false, false) => "created     ",
         };
-        println!("{what} {} ({} partitions)", spec.name, spec.partitions);
+        println!("{what} {}", topic.describe());
     }
     ExitStatus::Ok
 }

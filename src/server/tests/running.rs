@@ -2,11 +2,10 @@
 
 mod support;
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
-use support::{Folder, JOB};
+use support::{Folder, JOB, Running, get};
 
 /// A job that does not end by itself.
 const ENDLESS: &str = "\
@@ -65,6 +64,17 @@ fn http_shows_the_job_and_sigterm_drains_it_in_time() {
 }
 
 #[test]
+fn a_second_process_on_the_same_state_leaves_the_first_one_alone() {
+    let folder = Folder::with_job(&ENDLESS.replace("slots: 1", "slots: 1\nstate_dir: here"));
+    let mut job = Running::start(&folder, &["run", "job.yaml"]);
+    job.wait_for_line(|line| line.contains("created topics") && line.contains("changelog"));
+    let second = folder.run_with(&["run", "job.yaml"], &[]);
+    assert!(second.status == Some(1) && second.all.contains("another process uses the state folder"), "{}", second.all);
+    job.signal("TERM");
+    assert_eq!(job.end().0, Some(0));
+}
+
+#[test]
 fn a_client_that_dawdles_or_floods_is_cut_off() {
     let folder = Folder::with_job(ENDLESS);
     let mut job = Running::start(&folder, &["--metrics-addr", "127.0.0.1:0", "run", "job.yaml"]);
@@ -75,6 +85,10 @@ fn a_client_that_dawdles_or_floods_is_cut_off() {
     let mut answer = String::new();
     let _ = flood.read_to_string(&mut answer);
     assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    let (mut dawdler, started) = (TcpStream::connect(&address).expect("connected"), Instant::now());
+    dawdler.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
+    dawdler.write_all(b"GET /metrics HT").expect("written");
+    assert!(dawdler.read_to_string(&mut answer).is_ok() && started.elapsed() < Duration::from_secs(15), "cut off after {:?}", started.elapsed());
     assert_eq!(get(&address, "/health").0, 200);
     job.signal("TERM");
     assert_eq!(job.end().0, Some(0));
@@ -101,95 +115,10 @@ fn a_secret_is_in_no_line_and_no_answer() {
         let output = folder.run_with(arguments, &[("CANARY", CANARY), ("RUST_LOG", "trace")]);
         assert!(!output.all.contains("canary-7f3a9c"), "{arguments:?} shows the secret:\n{}", output.all);
     }
-    let mut job = folder.command(&["run", "kafka.yaml", "--log-format", "json"]);
-    let job = job.env("RUST_LOG", "debug").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
-    let mut job = Running { job, errors: None };
+    let mut job = Running::spawn(folder.command(&["run", "kafka.yaml", "--log-format", "json"]).env("RUST_LOG", "debug"));
     assert!(job.wait_for_line(|line| line.contains("does not answer")).iter().all(|line| !line.contains("canary-7f3a9c")));
     job.signal("TERM");
     assert!(!job.end().1.contains("canary-7f3a9c"));
-}
-
-/// A started job; killed when the test ends early.
-struct Running {
-    job: Child,
-    errors: Option<BufReader<std::process::ChildStderr>>,
-}
-
-impl Running {
-    fn start(folder: &Folder, arguments: &[&str]) -> Running {
-        let job = folder.command(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the program starts");
-        Running { job, errors: None }
-    }
-
-    /// Reads log lines until one fits; all lines read.
-    fn wait_for_line(&mut self, fits: impl Fn(&str) -> bool) -> Vec<String> {
-        let stderr = &mut self.job.stderr;
-        let errors = self.errors.get_or_insert_with(|| BufReader::new(stderr.take().expect("a pipe")));
-        let mut lines = Vec::new();
-        loop {
-            let mut line = String::new();
-            assert!(errors.read_line(&mut line).expect("a line") > 0, "the program has ended:\n{}", lines.concat());
-            let found = fits(&line);
-            lines.push(line);
-            if found {
-                return lines;
-            }
-        }
-    }
-
-    fn http_address(&mut self) -> String {
-        let lines = self.wait_for_line(|line| line.contains("serving /metrics"));
-        let line = lines.last().expect("the line");
-        let at = line.find("127.0.0.1:").expect("an address");
-        line[at..].chars().take_while(|c| c.is_ascii_digit() || matches!(c, '.' | ':')).collect()
-    }
-
-    fn wait_until(&mut self, condition: impl Fn() -> bool) -> bool {
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while Instant::now() < deadline {
-            if condition() {
-                return true;
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        false
-    }
-
-    fn signal(&self, name: &str) {
-        let status = std::process::Command::new("kill").args([&format!("-{name}"), &self.job.id().to_string()]).status();
-        assert!(status.is_ok_and(|status| status.success()));
-    }
-
-    /// Waits for the end: exit code, standard output and what is left of standard error.
-    fn end(mut self) -> (Option<i32>, String) {
-        let mut output = String::new();
-        self.job.stdout.take().expect("a pipe").read_to_string(&mut output).expect("read");
-        let mut errors = self.errors.take();
-        match (&mut errors, self.job.stderr.take()) {
-            (Some(errors), _) => drop(errors.read_to_string(&mut output)),
-            (None, Some(mut errors)) => drop(errors.read_to_string(&mut output)),
-            (None, None) => {}
-        }
-        (self.job.wait().expect("ended").code(), output)
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.job.kill();
-        let _ = self.job.wait();
-    }
-}
-
-/// Status and body.
-fn get(address: &str, path: &str) -> (u16, String) {
-    let Ok(mut stream) = TcpStream::connect(address) else { return (0, String::new()) };
-    let _ = stream.set_read_timeout(Some(Duration::from_secs(10)));
-    let _ = write!(stream, "GET {path} HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n");
-    let mut answer = String::new();
-    let _ = stream.read_to_string(&mut answer);
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-    (status, answer.split_once("\r\n\r\n").map(|(_, body)| body.to_string()).unwrap_or_default())
 }
 
 fn metric(text: &str, name: &str) -> Option<f64> {

@@ -1,19 +1,19 @@
 //! Where the crates meet: connectors, planner, cluster, state, engine.
 
 pub mod cluster;
+mod state_folder;
 pub mod topics;
 
 use crate::job::{Job, settings};
 use crate::problem::{Problem, Problems};
-use std::path::PathBuf;
 use std::sync::Arc;
+use state_folder::StateFolder;
 use streamshield_core::ports::Connectors;
 use streamshield_core::ports::state::StateBackend;
 use streamshield_engine::config::{Environment, LateRowPolicy};
 use streamshield_kafka::{KafkaConnector, KafkaLog};
 use streamshield_sql::{PlanOptions, Planned};
 use streamshield_state::RocksBackend;
-use tempfile::TempDir;
 
 /// `SET` keys that the planner obeys by itself.
 const PLANNER_SETTINGS: &[&str] = &["table.exec.source.idle-timeout"];
@@ -91,29 +91,23 @@ fn warn_about_slo(job: &Job, problems: &mut Problems) {
 pub struct Runtime {
     pub environment: Environment,
     // Dropped after the environment.
-    _state: Option<TempDir>,
+    _state: StateFolder,
 }
 
 /// Opens the state and puts the environment together.
 pub fn runtime(job: &Job, log: Arc<KafkaLog>) -> Result<Runtime, Problem> {
-    let (folder, temporary) = match job.state_folder() {
-        Some(folder) => (folder, None),
-        None => {
-            let temporary = tempfile::Builder::new().prefix("streamshield-").tempdir().map_err(|error| Problem::error(format!("no temporary folder for the state: {error}")))?;
-            (temporary.path().to_path_buf(), Some(temporary))
-        }
-    };
-    let state = open_state(job, folder)?;
+    let folder = StateFolder::claim(job.state_folder())?;
+    let state = open_state(job, &folder)?;
     let environment = Environment { connectors: connectors(log.clone()), log, state };
-    Ok(Runtime { environment, _state: temporary })
+    Ok(Runtime { environment, _state: folder })
 }
 
-fn open_state(job: &Job, folder: PathBuf) -> Result<Arc<dyn StateBackend>, Problem> {
-    let mut config = streamshield_state::Config::new(&folder);
+fn open_state(job: &Job, folder: &StateFolder) -> Result<Arc<dyn StateBackend>, Problem> {
+    let mut config = streamshield_state::Config::new(folder.path());
     let cache_bytes = (job.config().memory_budget_bytes / 8).min(ROCKS_CACHE_BYTES_MAX);
     (config.block_cache_bytes, config.write_buffer_bytes) = (cache_bytes, cache_bytes);
     match RocksBackend::new(config) {
         Ok(backend) => Ok(backend),
-        Err(error) => Err(Problem::error(format!("can't open the state folder `{}`: {error}", folder.display())).hint("set `state_dir` to a folder that the job may write")),
+        Err(error) => Err(folder.unusable(&error.to_string())),
     }
 }

@@ -18,6 +18,17 @@ pub struct Topic {
     pub exists: bool,
 }
 
+impl Topic {
+    /// `orders (8 partitions)`
+    pub fn describe(&self) -> String {
+        match self.spec.partitions {
+            1 => format!("{} (1 partition)", self.spec.name),
+            partitions if partitions > 1 => format!("{} ({partitions} partitions)", self.spec.name),
+            _ => format!("{} (the broker's number of partitions)", self.spec.name),
+        }
+    }
+}
+
 /// Compares the cluster with what the job needs. Returns the job's own topics; None if its sources are not there.
 pub fn compare(planned: &PlannedJob, log: &Arc<KafkaLog>, problems: &mut Problems) -> Option<Vec<Topic>> {
     let sources_there = check_sources(planned, log.as_ref(), problems);
@@ -84,7 +95,7 @@ fn place_of(planned: &PlannedJob, topic: &str) -> Option<Place> {
 
 /// What is wrong with a topic that exists. Wrong settings lose data (retention) or break the job's promises (timestamps).
 fn differences(spec: &TopicSpec, partitions: i32, configs: &std::collections::BTreeMap<String, String>, problems: &mut Problems) {
-    if partitions != spec.partitions {
+    if spec.partitions >= 0 && partitions != spec.partitions {
         problems.add(
             Problem::error(format!("topic `{}` has {partitions} partitions, the job needs {}", spec.name, spec.partitions))
                 .hint("set `parallelism` to what the job began with, or give the job another name"),

@@ -1,8 +1,6 @@
 //! JSON objects to rows: one pass, values appended to the columns as they are read.
 //!
-//! - **Keys are expected, not looked up.** Records of a topic name the same fields in the same order. An object remembers
-//!   the keys of the record before, with quotes and colon, and compares 16 bytes at a time; only a key that comes unexpected is
-//!   parsed and looked up. That holds for columns that nobody reads, too.
+//! - **Keys are expected, not looked up** (`keys.rs`).
 //! - **A bad record is taken back**: every column is cut to the rows before it (`columns.rs`). Each payload is read once,
 //!   by a cursor that ends where the payload ends, so no record can complete or disturb another.
 //! - **The last of duplicate keys counts**, as in Jackson: the column is cut and appended again.
@@ -14,17 +12,11 @@ use super::super::time::{parse_date, parse_time_ms, parse_timestamp};
 use super::super::{Decoded, FormatScope, RecordDecoder, sql_type};
 use super::JsonOptions;
 use super::cursor::{Cursor, Invalid, NESTING_MAX, Text, compact, unescape};
+use super::keys::{Inner, ObjectKeys};
 use arrow_schema::{DataType, FieldRef, SchemaRef};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use std::collections::HashMap;
 
-/// Keys that an object remembers at most.
-const EXPECTED_KEYS_MAX: usize = 256;
-/// Bytes of a remembered key with its quotes and colon.
-const EXPECTED_KEY_BYTES_MAX: usize = 32;
-/// How far ahead an expected key is looked for: records may leave fields out.
-const EXPECTED_KEYS_AHEAD: usize = 4;
 /// Characters of a value that an error shows.
 const EXCERPT_CHARS_MAX: usize = 40;
 
@@ -133,88 +125,6 @@ impl std::fmt::Display for Fault {
     }
 }
 
-/// The keys of one object and the columns that they fill.
-struct ObjectKeys {
-    columns: HashMap<Box<[u8]>, usize>,
-    /// Per column what its own objects need.
-    inner: Vec<Inner>,
-    expected: Vec<ExpectedKey>,
-}
-
-/// What a value needs besides its column: keys, where it is an object or has objects in it.
-enum Inner {
-    Plain,
-    Object(ObjectKeys),
-    Items(Box<Inner>),
-}
-
-struct ExpectedKey {
-    /// `"name":`, padded with zeros.
-    pattern: [u8; EXPECTED_KEY_BYTES_MAX],
-    length: usize,
-    column: Option<usize>,
-    /// The first 16 bytes as a word, and which of its bits count: all the pattern, where it is not longer.
-    head: u128,
-    head_mask: u128,
-}
-
-impl ObjectKeys {
-    fn new<'n>(names: impl Iterator<Item = &'n str>, fields: &[FieldRef]) -> Self {
-        ObjectKeys {
-            columns: names.enumerate().map(|(column, name)| (name.as_bytes().into(), column)).collect(),
-            inner: fields.iter().map(|field| Inner::new(field.data_type())).collect(),
-            expected: Vec::new(),
-        }
-    }
-
-    /// Remembers the key that stands at `start` with its quotes, if it is short and its colon follows at once.
-    fn learn(&mut self, at: usize, key: &[u8], column: Option<usize>) {
-        if key.len() > EXPECTED_KEY_BYTES_MAX || at > self.expected.len() || at >= EXPECTED_KEYS_MAX || !key.ends_with(b":") {
-            return;
-        }
-        let mut pattern = [0; EXPECTED_KEY_BYTES_MAX];
-        pattern[..key.len()].copy_from_slice(key);
-        let head_mask = u128::MAX >> (16usize.saturating_sub(key.len()) * 8);
-        let head = word_at(&pattern, 0).unwrap_or_default() & head_mask;
-        let learnt = ExpectedKey { pattern, length: key.len(), column, head, head_mask };
-        match self.expected.get_mut(at) {
-            Some(expected) => *expected = learnt,
-            None => self.expected.push(learnt),
-        }
-    }
-}
-
-/// 16 bytes as one word.
-#[inline(always)]
-fn word_at(bytes: &[u8], at: usize) -> Option<u128> {
-    bytes.get(at..)?.first_chunk().map(|chunk| u128::from_le_bytes(*chunk))
-}
-
-impl ExpectedKey {
-    #[inline(always)]
-    fn stands_at(&self, bytes: &[u8], at: usize) -> bool {
-        match word_at(bytes, at) {
-            Some(found) if found & self.head_mask != self.head => false,
-            Some(_) if self.length <= 16 => true,
-            _ => bytes.get(at..at + self.length) == Some(&self.pattern[..self.length]),
-        }
-    }
-}
-
-impl Inner {
-    fn new(data_type: &DataType) -> Self {
-        match data_type {
-            DataType::List(item) => Inner::Items(Box::new(Inner::new(item.data_type()))),
-            DataType::Struct(fields) => Inner::Object(ObjectKeys::new(fields.iter().map(|field| field.name().as_str()), fields)),
-            DataType::Map(entries, _) => match entries.data_type() {
-                DataType::Struct(fields) if fields.len() == 2 => Inner::Items(Box::new(Inner::new(fields[1].data_type()))),
-                _ => Inner::Plain,
-            },
-            _ => Inner::Plain,
-        }
-    }
-}
-
 /// Reads one record.
 struct Reader<'r> {
     cursor: Cursor<'r>,
@@ -269,9 +179,7 @@ impl<'r> Reader<'r> {
     /// A key with its colon: the column that it fills. Stands at the value afterwards.
     #[inline(always)]
     fn key(&mut self, keys: &mut ObjectKeys, next_key: &mut usize) -> Result<Option<usize>, Fault> {
-        if let Some(expected) = keys.expected.get(*next_key)
-            && expected.stands_at(self.cursor.bytes, self.cursor.at)
-        {
+        if let Some(expected) = keys.next_at(*next_key, self.cursor.bytes, self.cursor.at) {
             *next_key += 1;
             self.cursor.at += expected.length;
             self.cursor.skip_space();
@@ -283,14 +191,11 @@ impl<'r> Reader<'r> {
     /// A key that is not the next one: one further on, where fields were left out, or one to look up.
     #[inline(never)]
     fn other_key(&mut self, keys: &mut ObjectKeys, next_key: &mut usize) -> Result<Option<usize>, Fault> {
-        let ahead = keys.expected.iter().enumerate().skip(*next_key + 1).take(EXPECTED_KEYS_AHEAD);
-        for (index, expected) in ahead {
-            if expected.stands_at(self.cursor.bytes, self.cursor.at) {
-                *next_key = index + 1;
-                self.cursor.at += expected.length;
-                self.cursor.skip_space();
-                return Ok(expected.column);
-            }
+        if let Some((index, expected)) = keys.ahead_at(*next_key + 1, self.cursor.bytes, self.cursor.at) {
+            *next_key = index + 1;
+            self.cursor.at += expected.length;
+            self.cursor.skip_space();
+            return Ok(expected.column);
         }
         self.unexpected_key(keys, next_key)
     }
@@ -300,7 +205,7 @@ impl<'r> Reader<'r> {
         let start = self.cursor.at;
         let text = self.cursor.string()?;
         let name = self.unescaped(start, text)?;
-        let column = keys.columns.get(name).copied();
+        let column = keys.column(name);
         self.cursor.skip_space();
         self.cursor.expect(b':', "expected ':'")?;
         if !text.escaped {

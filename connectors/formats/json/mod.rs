@@ -1,6 +1,7 @@
 //! JSON: one object per record.
 //!
 //! - [`decode`]: objects to rows, in one pass over the bytes and without a tree. Flink's reading of types.
+//! - `keys`: which column a field fills.
 //! - [`encode`]: rows to objects.
 //! - [`cursor`]: JSON's grammar: the one place that knows what is valid, over `scan`, which looks at several bytes at a time.
 //!
@@ -12,6 +13,7 @@
 mod cursor;
 mod decode;
 mod encode;
+mod keys;
 mod scan;
 
 pub use decode::JsonDecoder;

@@ -118,11 +118,15 @@ fn open_store(region: &mut Region, state: &dyn StateBackend, tables: &[WindowTab
     let mut rebuilt = opened.rebuilt.take();
     let stored = match &opened.record {
         Some(bytes) => match decode_stored(bytes) {
-            Some((_, record)) if record.region != region.id || record.plan != region.settings.plan => {
-                rebuilt = Some("it belongs to another plan or region".into());
+            Some((_, record)) if record.region != region.id => {
+                rebuilt = Some(format!("it belongs to region {}", record.region));
                 None
             }
-            Some(stored) => Some(stored),
+            Some(stored) => {
+                // Refused before anything is deleted: the old plan can still go on with it.
+                check_plan(region, &stored.1)?;
+                Some(stored)
+            }
             None => {
                 rebuilt = Some("its epoch record can't be read".into());
                 None

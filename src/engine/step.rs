@@ -31,7 +31,8 @@ impl Region {
     /// Takes a step of a source split. False: there was nothing to take.
     pub fn step_source(&mut self, reader: &mut dyn SourceReader) -> Result<bool, RegionError> {
         let Input::Source(source) = &self.input else { unreachable!("a source step on an exchange") };
-        let limit = TakeLimit { messages: STEP_RECORDS_MAX, bytes: STEP_BYTES_MAX, end: source.split.end };
+        // A bounded split knows its end itself; `end` is for exact replays, which sources need none of.
+        let limit = TakeLimit { messages: STEP_RECORDS_MAX, bytes: STEP_BYTES_MAX, end: None };
         let batch = reader.take(source.split.id, &limit)?;
         let state = batch.state;
         let took = batch.to > self.position;

@@ -79,6 +79,10 @@ impl Branch {
             lowered.list.push(Arc::new(datafusion_physical_expr::expressions::Column::new(name, index)));
             fields.push((None, Arc::clone(&self.schema.fields()[index])));
         }
+        if fields.is_empty() {
+            // Only the number of rows is wanted; the columns at hand carry it.
+            return Ok(());
+        }
         let schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
         if let Some(merged) = self.merged_with_last(&lowered) {
             self.operators.pop();
@@ -266,6 +270,10 @@ impl Graph<'_> {
         let table = Table::of(scan.source.as_ref()).ok_or_else(|| Fault::new(format!("`{}` is not a table of this job", scan.table_name)))?;
         let all = 0..table.definition.columns.len();
         let mut read: Vec<usize> = scan.projection.clone().unwrap_or_else(|| all.collect());
+        if read.is_empty() {
+            // A batch without columns has no rows to count: take the column that is cheapest to decode.
+            read.push(cheapest_column(table)?);
+        }
         let watermark = table.watermark.as_ref().filter(|_| clock == Some(Clock::EventTime));
         if let Some(watermark) = watermark {
             let wanted = column_indices(table, &watermark.expression)?;
@@ -391,15 +399,19 @@ fn stored_columns(table: &Table, read: &[usize]) -> Checked<(Vec<Column>, Schema
         }
     }
     if wanted.is_empty() {
-        // `COUNT(*)` reads no column, but a row has to be there: take the one that is cheapest to decode.
-        let stored = table.definition.columns.iter().enumerate().filter(|(_, column)| column.kind != ColumnKind::Computed);
-        let cheapest = stored.min_by_key(|(_, column)| (column.kind == ColumnKind::Physical, column.field.data_type().primitive_width().unwrap_or(100)));
-        let (index, _) = cheapest.ok_or_else(|| table.fault(format!("table `{}` has no column to read", table.definition.name)))?;
-        wanted.insert(index);
+        // Computed columns alone, such as PROCTIME(), read nothing, but a row has to be there.
+        wanted.insert(cheapest_column(table)?);
     }
     let columns: Vec<Column> = wanted.into_iter().map(|index| table.definition.columns[index].clone()).collect();
     let fields: Vec<FieldRef> = columns.iter().map(|column| Arc::clone(&column.field)).collect();
     Ok((columns, Arc::new(Schema::new(fields))))
+}
+
+fn cheapest_column(table: &Table) -> Checked<usize> {
+    let stored = table.definition.columns.iter().enumerate().filter(|(_, column)| column.kind != ColumnKind::Computed);
+    let width = |column: &Column| column.field.data_type().primitive_width().unwrap_or(usize::MAX);
+    let cheapest = stored.min_by_key(|(_, column)| (column.kind == ColumnKind::Physical, width(column)));
+    cheapest.map(|(index, _)| index).ok_or_else(|| table.fault(format!("table `{}` has no column to read", table.definition.name)))
 }
 
 fn scan_schema(name: &TableReference, schema: &Schema) -> Checked<DFSchema> {

@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
     use DataType::{Int64, Utf8};
     let functions = [
-        overloaded("split_index", vec![vec![Utf8, Utf8, Int64], vec![Utf8, Int64, Int64]], Utf8, split_index),
+        of_any("split_index", 3..=3, Returns::Always(Utf8), split_index),
         overloaded("regexp_extract", vec![vec![Utf8, Utf8], vec![Utf8, Utf8, Int64]], Utf8, regexp_extract),
         of_any("concat", 1..=64, Returns::Always(Utf8), concat),
         overloaded("json_value", vec![vec![Utf8, Utf8]], Utf8, json_value),
@@ -25,17 +25,16 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
 
 /// `SPLIT_INDEX(text, separator, index from 0)`; the separator may be a character's code.
 fn split_index(columns: &[ArrayRef]) -> Result<ArrayRef> {
-    let texts = columns[0].as_string::<i32>();
-    let separators = match columns[1].data_type() {
-        DataType::Utf8 => Arc::clone(&columns[1]),
-        _ => {
-            let codes = columns[1].as_primitive::<Int64Type>().iter();
-            let chars = codes.map(|code| code.and_then(|code| u32::try_from(code).ok()).and_then(char::from_u32).map(String::from));
-            Arc::new(chars.collect::<StringArray>()) as ArrayRef
-        }
+    let (texts, indices) = (cast(&columns[0], &DataType::Utf8)?, cast(&columns[2], &DataType::Int64)?);
+    let separators = if columns[1].data_type().is_integer() {
+        let codes = cast(&columns[1], &DataType::Int64)?;
+        let chars = codes.as_primitive::<Int64Type>().iter().map(|code| code.and_then(|code| char::from_u32(u32::try_from(code).ok()?)).map(String::from));
+        Arc::new(chars.collect::<StringArray>()) as ArrayRef
+    } else {
+        cast(&columns[1], &DataType::Utf8)?
     };
-    let separators = separators.as_string::<i32>();
-    let indices = columns[2].as_primitive::<Int64Type>();
+    let (texts, separators) = (texts.as_string::<i32>(), separators.as_string::<i32>());
+    let indices = indices.as_primitive::<Int64Type>();
     let mut out = StringBuilder::with_capacity(texts.len(), texts.value_data().len() / 2);
     for row in 0..texts.len() {
         if texts.is_null(row) || separators.is_null(row) || indices.is_null(row) || indices.value(row) < 0 {

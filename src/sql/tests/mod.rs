@@ -2,6 +2,7 @@
 //!
 //! The connectors are made up: they accept a few options and give no rows, which is all that planning asks of them.
 
+mod fits;
 mod graphs;
 mod nexmark;
 mod refusals;
@@ -77,7 +78,9 @@ fn try_plan(sql: &str) -> Result<Planned, Vec<SqlError>> {
 }
 
 fn planned(sql: &str) -> Planned {
-    try_plan(sql).unwrap_or_else(|errors| panic!("{}", render(sql, &errors)))
+    let planned = try_plan(sql).unwrap_or_else(|errors| panic!("{}", render(sql, &errors)));
+    fits::check(&planned.plan);
+    planned
 }
 
 fn explained(sql: &str) -> String {

@@ -30,7 +30,7 @@ pub(crate) struct ColumnText {
 pub(crate) enum ColumnTextKind {
     Physical { data_type: DataType, nullable: bool },
     Metadata { data_type: DataType, nullable: bool, key: String, is_virtual: bool },
-    Computed(Expr),
+    Computed(Box<Expr>),
 }
 
 pub(crate) struct WatermarkText {
@@ -167,7 +167,7 @@ fn parse_column(parser: &mut Parser, table: &mut CreateTable) -> Checked<ColumnT
     if parser.parse_keyword(Keyword::AS) {
         let expression = parser.parse_expr()?;
         parse_comment(parser)?;
-        return Ok(ColumnText { name, kind: ColumnTextKind::Computed(expression) });
+        return Ok(ColumnText { name, kind: ColumnTextKind::Computed(Box::new(expression)) });
     }
     let (data_type, nullable) = parse_type(parser)?;
     let token = parser.peek_token();

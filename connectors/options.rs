@@ -97,7 +97,11 @@ impl<'a> OptionReader<'a> {
         match parse_duration(text) {
             Ok(duration) => Some(duration),
             Err(message) => {
-                self.error(key, format!("'{key}' = '{text}': {message}"), Some("write a number and a unit: '100 ms', '5 s', '1 min', '2 h', '1 d'".into()));
+                self.error(
+                    key,
+                    format!("'{key}' = '{text}': {message}"),
+                    Some("write a number and a unit: '100 ms', '5 s', '1 min', '2 h', '1 d'".into()),
+                );
                 None
             }
         }
@@ -108,7 +112,11 @@ impl<'a> OptionReader<'a> {
         let text = self.text(key)?;
         let parsed = parse_bytes(text);
         if parsed.is_none() {
-            self.error(key, format!("'{key}' = '{text}' is not a size"), Some("write a number and a unit: '512 b', '64 kb', '16 mb', '1 gb'".into()));
+            self.error(
+                key,
+                format!("'{key}' = '{text}' is not a size"),
+                Some("write a number and a unit: '512 b', '64 kb', '16 mb', '1 gb'".into()),
+            );
         }
         parsed
     }
@@ -226,7 +234,15 @@ mod tests {
 
     #[test]
     fn durations_are_written_as_in_flink() {
-        for (text, millis) in [("5 s", 5_000), ("100ms", 100), ("1 min", 60_000), ("2h", 7_200_000), ("1 d", 86_400_000), ("250", 250), (" 3 Seconds ", 3_000)] {
+        for (text, millis) in [
+            ("5 s", 5_000),
+            ("100ms", 100),
+            ("1 min", 60_000),
+            ("2h", 7_200_000),
+            ("1 d", 86_400_000),
+            ("250", 250),
+            (" 3 Seconds ", 3_000),
+        ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
         for wrong in ["", "s", "5 parsecs", "-5 s", "1.5 s", "99999999999 d"] {

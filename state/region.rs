@@ -8,9 +8,7 @@ use arrow_array::ArrayRef;
 use std::sync::Arc;
 use std::time::Instant;
 use streamshield_core::ids::RegionId;
-use streamshield_core::ports::state::{
-    Drained, Flush, RegionState, StateBytes, StateError, Window, WindowTable,
-};
+use streamshield_core::ports::state::{Drained, Flush, RegionState, StateBytes, StateError, Window, WindowTable};
 use streamshield_core::watermark::Watermark;
 
 pub(crate) struct RocksRegion {
@@ -64,10 +62,10 @@ impl RegionState for RocksRegion {
     }
 
     fn bytes(&self) -> StateBytes {
-        self.tables.iter().map(Table::bytes).fold(StateBytes::default(), |sum, bytes| StateBytes {
-            total: sum.total + bytes.total,
-            dirty: sum.dirty + bytes.dirty,
-        })
+        self.tables
+            .iter()
+            .map(Table::bytes)
+            .fold(StateBytes::default(), |sum, bytes| StateBytes { total: sum.total + bytes.total, dirty: sum.dirty + bytes.dirty })
     }
 
     fn seal_flush(&mut self) -> Result<Flush, StateError> {
@@ -85,10 +83,7 @@ impl RegionState for RocksRegion {
             return Err(internal("a flush of another backend"));
         };
         if flush.sequence != self.applied + 1 {
-            return Err(internal(format!(
-                "region {}: flush {} is applied after flush {}",
-                self.region, flush.sequence, self.applied
-            )));
+            return Err(internal(format!("region {}: flush {} is applied after flush {}", self.region, flush.sequence, self.applied)));
         }
         let begin = Instant::now();
         if let Err(error) = self.write(&flush, record) {

@@ -4,8 +4,9 @@ use crate::generator::EventClock;
 use crate::generator::random::{Random, Zipf};
 use arrow_array::types::Decimal128Type;
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, PrimitiveArray, StringArray, Time32MillisecondArray,
-    TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array,
+    PrimitiveArray, StringArray, Time32MillisecondArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
+    TimestampSecondArray,
 };
 use arrow_buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, FieldRef, TimeUnit};
@@ -25,15 +26,36 @@ pub(super) struct FieldRule {
 #[derive(Clone, Debug)]
 pub(super) enum Kind {
     Boolean,
-    Integer { min: i64, max: i64, zipf: Option<Zipf> },
-    Float { min: f64, max: f64 },
-    Decimal { min: f64, max: f64, precision: u8, scale: i8 },
+    Integer {
+        min: i64,
+        max: i64,
+        zipf: Option<Zipf>,
+    },
+    Float {
+        min: f64,
+        max: f64,
+    },
+    Decimal {
+        min: f64,
+        max: f64,
+        precision: u8,
+        scale: i8,
+    },
     /// STRING or BYTES.
-    Text { length: usize, varies: bool },
+    Text {
+        length: usize,
+        varies: bool,
+    },
     /// From start to end, both included.
-    Sequence { start: i64, end: i64 },
+    Sequence {
+        start: i64,
+        end: i64,
+    },
     /// The event time of the row, or up to so much before.
-    Time { clock: EventClock, back_ms_max: u64 },
+    Time {
+        clock: EventClock,
+        back_ms_max: u64,
+    },
 }
 
 impl FieldRule {
@@ -64,14 +86,18 @@ impl FieldRule {
         let values = Draw { rule: self, seed, stream: place * STREAMS, ordinals };
         let nulls = values.nulls();
         match field.data_type() {
-            DataType::Boolean => Arc::new(BooleanArray::new(BooleanBuffer::from_iter(ordinals.iter().map(|row| values.random(*row).below(2) == 1)), nulls)),
+            DataType::Boolean => {
+                Arc::new(BooleanArray::new(BooleanBuffer::from_iter(ordinals.iter().map(|row| values.random(*row).below(2) == 1)), nulls))
+            }
             DataType::Int8 => Arc::new(Int8Array::new(values.integers(|value| value as i8), nulls)),
             DataType::Int16 => Arc::new(Int16Array::new(values.integers(|value| value as i16), nulls)),
             DataType::Int32 => Arc::new(Int32Array::new(values.integers(|value| value as i32), nulls)),
             DataType::Int64 => Arc::new(Int64Array::new(values.integers(|value| value), nulls)),
             DataType::Float32 => Arc::new(Float32Array::new(values.floats(|value| value as f32), nulls)),
             DataType::Float64 => Arc::new(Float64Array::new(values.floats(|value| value), nulls)),
-            DataType::Decimal128(..) => Arc::new(PrimitiveArray::<Decimal128Type>::new(values.decimals(), nulls).with_data_type(field.data_type().clone())),
+            DataType::Decimal128(..) => {
+                Arc::new(PrimitiveArray::<Decimal128Type>::new(values.decimals(), nulls).with_data_type(field.data_type().clone()))
+            }
             DataType::Utf8 => {
                 let (ends, data) = values.texts();
                 Arc::new(StringArray::new(ends, data, nulls))
@@ -83,10 +109,18 @@ impl FieldRule {
             DataType::Date32 => Arc::new(Date32Array::new(values.times(|ms| ms.div_euclid(DAY_MS) as i32), nulls)),
             DataType::Time32(_) => Arc::new(Time32MillisecondArray::new(values.times(|ms| ms.rem_euclid(DAY_MS) as i32), nulls)),
             DataType::Timestamp(unit, zone) => match unit {
-                TimeUnit::Second => Arc::new(TimestampSecondArray::new(values.times(|ms| ms.div_euclid(1000)), nulls).with_timezone_opt(zone.clone())),
-                TimeUnit::Millisecond => Arc::new(TimestampMillisecondArray::new(values.times(|ms| ms), nulls).with_timezone_opt(zone.clone())),
-                TimeUnit::Microsecond => Arc::new(TimestampMicrosecondArray::new(values.times(|ms| ms * 1000), nulls).with_timezone_opt(zone.clone())),
-                TimeUnit::Nanosecond => Arc::new(TimestampNanosecondArray::new(values.times(|ms| ms.saturating_mul(1_000_000)), nulls).with_timezone_opt(zone.clone())),
+                TimeUnit::Second => {
+                    Arc::new(TimestampSecondArray::new(values.times(|ms| ms.div_euclid(1000)), nulls).with_timezone_opt(zone.clone()))
+                }
+                TimeUnit::Millisecond => {
+                    Arc::new(TimestampMillisecondArray::new(values.times(|ms| ms), nulls).with_timezone_opt(zone.clone()))
+                }
+                TimeUnit::Microsecond => {
+                    Arc::new(TimestampMicrosecondArray::new(values.times(|ms| ms * 1000), nulls).with_timezone_opt(zone.clone()))
+                }
+                TimeUnit::Nanosecond => Arc::new(
+                    TimestampNanosecondArray::new(values.times(|ms| ms.saturating_mul(1_000_000)), nulls).with_timezone_opt(zone.clone()),
+                ),
             },
             _ => unreachable!("`check` has refused other types"),
         }

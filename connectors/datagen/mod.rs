@@ -42,14 +42,26 @@ impl SourceConnector for DatagenConnector {
             SourceError { kind: SourceErrorKind::Stop, message: messages.join("; ") }
         })?;
         let place = |name: &String| request.table.columns.iter().position(|column| column.field.name() == name);
-        let columns = request.schema.fields().iter().map(|field| place(field.name()).and_then(|place| Some((place as u64, options.fields.get(field.name())?.clone()))));
+        let columns = request
+            .schema
+            .fields()
+            .iter()
+            .map(|field| place(field.name()).and_then(|place| Some((place as u64, options.fields.get(field.name())?.clone()))));
         let columns: Option<Vec<_>> = columns.collect();
         let Some(columns) = columns else {
-            return Err(SourceError { kind: SourceErrorKind::Stop, message: format!("table '{}' lacks a column that is asked for", request.table.name) });
+            return Err(SourceError {
+                kind: SourceErrorKind::Stop,
+                message: format!("table '{}' lacks a column that is asked for", request.table.name),
+            });
         };
         Ok(Arc::new(GeneratorSource {
             container: "datagen".into(),
-            generator: Arc::new(DatagenGenerator { splits: i64::from(options.shape.splits), seed: options.shape.seed, columns, schema: request.schema }),
+            generator: Arc::new(DatagenGenerator {
+                splits: i64::from(options.shape.splits),
+                seed: options.shape.seed,
+                columns,
+                schema: request.schema,
+            }),
             shape: options.shape,
             clock: options.clock,
             keep_origins: request.keep_origins,
@@ -68,9 +80,15 @@ struct DatagenGenerator {
 impl Generator for DatagenGenerator {
     fn rows(&self, split: SplitId, from: Offset, count: usize) -> RecordBatch {
         let ordinals: Vec<i64> = (from..from + count as Offset).map(|row| self.event_of_row(split, row)).collect();
-        let arrays = self.columns.iter().zip(self.schema.fields()).map(|((place, rule), field)| rule.generate(field, self.seed, *place, &ordinals)).collect();
+        let arrays = self
+            .columns
+            .iter()
+            .zip(self.schema.fields())
+            .map(|((place, rule), field)| rule.generate(field, self.seed, *place, &ordinals))
+            .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(count));
-        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options).expect("each column is made for its field, a value per row")
+        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)
+            .expect("each column is made for its field, a value per row")
     }
 
     /// Rows are dealt out to the splits in turn.

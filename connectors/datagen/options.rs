@@ -32,7 +32,9 @@ impl DatagenOptions {
         for column in &table.columns {
             match &column.kind {
                 ColumnKind::Computed => {}
-                ColumnKind::Metadata { key, .. } => options.error("", format!("datagen has no metadata '{key}' (column '{}')", column.field.name()), None),
+                ColumnKind::Metadata { key, .. } => {
+                    options.error("", format!("datagen has no metadata '{key}' (column '{}')", column.field.name()), None)
+                }
                 ColumnKind::Physical => {
                     if let Some(rule) = read_field(&mut options, column, &shape) {
                         fields.insert(column.field.name().clone(), rule);
@@ -52,7 +54,8 @@ impl DatagenOptions {
 /// `fields.<unknown>.x`: the column is what is wrong.
 fn name_unknown_column(error: &mut OptionError, table: &TableDefinition) {
     let Some(name) = error.key.strip_prefix("fields.").and_then(|rest| rest.rsplit_once('.')).map(|(name, _)| name) else { return };
-    let names: Vec<&str> = table.columns.iter().filter(|column| column.kind == ColumnKind::Physical).map(|column| column.field.name().as_str()).collect();
+    let names: Vec<&str> =
+        table.columns.iter().filter(|column| column.kind == ColumnKind::Physical).map(|column| column.field.name().as_str()).collect();
     if !names.contains(&name) {
         let hint = nearest(name, names).map(|near| format!("did you mean '{near}'?"));
         *error = refuse(&error.key, format!("the table has no column '{name}' to generate"), hint);
@@ -61,13 +64,19 @@ fn name_unknown_column(error: &mut OptionError, table: &TableDefinition) {
 
 /// Fields that follow the wall clock decide together when a row may be taken.
 fn common_clock(options: &mut OptionReader<'_>, fields: &BTreeMap<String, FieldRule>) -> EventClock {
-    let mut following = fields.iter().filter_map(|(name, rule)| rule.clock().filter(|clock| clock.follows_wall_clock).map(|clock| (name, clock)));
+    let mut following =
+        fields.iter().filter_map(|(name, rule)| rule.clock().filter(|clock| clock.follows_wall_clock).map(|clock| (name, clock)));
     let Some((name, clock)) = following.next() else { return EventClock::new(0, DEFAULT_INTERVAL_NS) };
     if let Some((other, _)) = following.find(|(_, other)| *other != clock) {
-        options.error(&format!("fields.{other}.interval"), format!("'{other}' and '{name}' both start at 'now' and need the same interval"), None);
+        options.error(
+            &format!("fields.{other}.interval"),
+            format!("'{other}' and '{name}' both start at 'now' and need the same interval"),
+            None,
+        );
     }
     if let Some((sequence, _)) = fields.iter().find(|(_, rule)| rule.length().is_some()) {
-        let message = format!("'{sequence}' is a sequence, which counts from the first row; with 'now' the first row is that of the moment");
+        let message =
+            format!("'{sequence}' is a sequence, which counts from the first row; with 'now' the first row is that of the moment");
         options.error(&format!("fields.{name}.start"), message, None);
     }
     clock
@@ -193,7 +202,8 @@ fn random(reader: &mut FieldReader<'_, '_>, name: &str, data_type: &DataType, sh
 
 fn text(reader: &mut FieldReader<'_, '_>, name: &str, data_type: &DataType) -> Option<Kind> {
     let default = if *data_type == DataType::Utf8 { DEFAULT_TEXT_LENGTH } else { DEFAULT_BYTES_LENGTH };
-    let length = reader.integer("length").map_or(Some(default), |length| usize::try_from(length).ok().filter(|length| *length <= LENGTH_MAX));
+    let length =
+        reader.integer("length").map_or(Some(default), |length| usize::try_from(length).ok().filter(|length| *length <= LENGTH_MAX));
     let Some(length) = length else {
         return reader.refuse("length", format!("'fields.{name}.length' must be from 0 to {LENGTH_MAX}"));
     };

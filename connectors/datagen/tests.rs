@@ -13,7 +13,12 @@ fn request(fields: &[Field], options: &[(&str, &str)]) -> SourceRequest {
     let mut all: BTreeMap<String, String> = options.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     all.insert("connector".into(), "datagen".into());
     let schema = Arc::new(Schema::new(fields.to_vec()));
-    SourceRequest { table: TableDefinition { name: "t".into(), columns: columns.clone(), options: all, primary_key: vec![] }, columns, schema, keep_origins: false }
+    SourceRequest {
+        table: TableDefinition { name: "t".into(), columns: columns.clone(), options: all, primary_key: vec![] },
+        columns,
+        schema,
+        keep_origins: false,
+    }
 }
 
 fn rows(fields: &[Field], options: &[(&str, &str)], from: i64, to: i64) -> RecordBatch {
@@ -53,8 +58,16 @@ fn every_scalar_type_can_be_made() {
 
 #[test]
 fn ranges_nulls_and_skew_are_kept() {
-    let fields = [Field::new("k", DataType::Int64, false), Field::new("n", DataType::Int32, true), Field::new("f", DataType::Float64, true)];
-    let options = [("fields.k.min", "10"), ("fields.k.max", "19"), ("fields.k.zipf", "2"), ("fields.n.null-rate", "0.25"), ("fields.f.min", "-1"), ("fields.f.max", "1")];
+    let fields =
+        [Field::new("k", DataType::Int64, false), Field::new("n", DataType::Int32, true), Field::new("f", DataType::Float64, true)];
+    let options = [
+        ("fields.k.min", "10"),
+        ("fields.k.max", "19"),
+        ("fields.k.zipf", "2"),
+        ("fields.n.null-rate", "0.25"),
+        ("fields.f.min", "-1"),
+        ("fields.f.max", "1"),
+    ];
     let batch = rows(&fields, &options, 0, 20_000);
     let keys = batch.column(0).as_primitive::<Int64Type>();
     assert!(keys.values().iter().all(|key| (10..=19).contains(key)));
@@ -67,12 +80,28 @@ fn ranges_nulls_and_skew_are_kept() {
 #[test]
 fn sequences_end_the_table_and_are_shared_by_the_splits() {
     let fields = [Field::new("i", DataType::Int64, true), Field::new("s", DataType::Utf8, true)];
-    let options = [("fields.i.kind", "sequence"), ("fields.i.start", "5"), ("fields.i.end", "11"), ("fields.s.kind", "sequence"), ("fields.s.start", "0"), ("fields.s.end", "99"), ("splits", "2")];
+    let options = [
+        ("fields.i.kind", "sequence"),
+        ("fields.i.start", "5"),
+        ("fields.i.end", "11"),
+        ("fields.s.kind", "sequence"),
+        ("fields.s.start", "0"),
+        ("fields.s.end", "99"),
+        ("splits", "2"),
+    ];
     let source = DatagenConnector.open(request(&fields, &options)).unwrap();
     let mut values = Vec::new();
     for split in source.discover().unwrap() {
         for batch in read(&*source, &split, 0, split.end.unwrap(), 3) {
-            values.extend(batch.column(0).as_primitive::<Int64Type>().values().iter().copied().zip(batch.column(1).as_string::<i32>().iter().map(|s| s.unwrap().to_string())));
+            values.extend(
+                batch
+                    .column(0)
+                    .as_primitive::<Int64Type>()
+                    .values()
+                    .iter()
+                    .copied()
+                    .zip(batch.column(1).as_string::<i32>().iter().map(|s| s.unwrap().to_string())),
+            );
         }
     }
     values.sort();
@@ -81,10 +110,22 @@ fn sequences_end_the_table_and_are_shared_by_the_splits() {
 
 #[test]
 fn event_time_goes_on_by_its_interval_and_comes_out_of_order_by_its_skew() {
-    let fields = [Field::new("a", DataType::Timestamp(TimeUnit::Millisecond, None), true), Field::new("b", DataType::Timestamp(TimeUnit::Millisecond, None), true)];
-    let options = [("fields.a.kind", "event-time"), ("fields.a.interval", "10 ms"), ("fields.a.start", "1000"), ("fields.b.kind", "event-time"), ("fields.b.interval", "10 ms"), ("fields.b.start", "1000"), ("fields.b.skew", "1 s")];
+    let fields = [
+        Field::new("a", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+        Field::new("b", DataType::Timestamp(TimeUnit::Millisecond, None), true),
+    ];
+    let options = [
+        ("fields.a.kind", "event-time"),
+        ("fields.a.interval", "10 ms"),
+        ("fields.a.start", "1000"),
+        ("fields.b.kind", "event-time"),
+        ("fields.b.interval", "10 ms"),
+        ("fields.b.start", "1000"),
+        ("fields.b.skew", "1 s"),
+    ];
     let batch = rows(&fields, &options, 0, 1000);
-    let (straight, skewed) = (batch.column(0).as_primitive::<TimestampMillisecondType>(), batch.column(1).as_primitive::<TimestampMillisecondType>());
+    let (straight, skewed) =
+        (batch.column(0).as_primitive::<TimestampMillisecondType>(), batch.column(1).as_primitive::<TimestampMillisecondType>());
     assert!(straight.values().iter().enumerate().all(|(row, time)| *time == 1000 + 10 * row as i64));
     assert!(straight.values().iter().zip(skewed.values()).all(|(a, b)| (0..=1000).contains(&(a - b))));
     assert!(!skewed.values().is_sorted());
@@ -109,7 +150,10 @@ fn what_can_not_be_made_is_refused_at_its_key() {
         assert_eq!(errors.iter().map(|error| error.key.as_str()).collect::<Vec<_>>(), [key]);
     }
     let errors = check(Field::new("price", DataType::Int64, true), &[("fields.prise.min", "5")]);
-    assert_eq!((errors[0].message.as_str(), errors[0].hint.as_deref()), ("the table has no column 'prise' to generate", Some("did you mean 'price'?")));
+    assert_eq!(
+        (errors[0].message.as_str(), errors[0].hint.as_deref()),
+        ("the table has no column 'prise' to generate", Some("did you mean 'price'?"))
+    );
 }
 
 proptest! {

@@ -36,7 +36,8 @@ impl SourceConnector for FilesystemConnector {
     }
 
     fn open(&self, request: SourceRequest) -> Result<Arc<dyn Source>, SourceError> {
-        let options = FilesystemOptions::read(&request.table).map_err(|errors| SourceError { kind: SourceErrorKind::Stop, message: joined(errors) })?;
+        let options = FilesystemOptions::read(&request.table)
+            .map_err(|errors| SourceError { kind: SourceErrorKind::Stop, message: joined(errors) })?;
         Ok(Arc::new(source::FilesystemSource { options, request }))
     }
 }

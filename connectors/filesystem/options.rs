@@ -18,7 +18,11 @@ impl FilesystemOptions {
         let local = match path.split_once("://") {
             Some(("file", local)) => local,
             Some((scheme, _)) => {
-                options.error("path", format!("'path' = '{path}': '{scheme}://' is not supported"), Some("give a local or mounted folder".into()));
+                options.error(
+                    "path",
+                    format!("'path' = '{path}': '{scheme}://' is not supported"),
+                    Some("give a local or mounted folder".into()),
+                );
                 ""
             }
             None => path,

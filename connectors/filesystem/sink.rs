@@ -39,13 +39,19 @@ impl FilesystemSink {
             Some("csv") => "csv",
             _ => "txt",
         };
-        Names { folder: self.options.path.clone(), stem: format!("part-{}-{}-", region.stage, region.partition), extension, writer: Uuid::new_v4().simple().to_string() }
+        Names {
+            folder: self.options.path.clone(),
+            stem: format!("part-{}-{}-", region.stage, region.partition),
+            extension,
+            writer: Uuid::new_v4().simple().to_string(),
+        }
     }
 }
 
 impl Sink for FilesystemSink {
     fn writer(&self, region: RegionId) -> Result<Box<dyn SinkWriter>, SinkError> {
-        let encoder = formats::encoder(&self.request.table, FormatScope::Value, &self.request.schema).map_err(|error| SinkError { retry: false, message: error.message })?;
+        let encoder = formats::encoder(&self.request.table, FormatScope::Value, &self.request.schema)
+            .map_err(|error| SinkError { retry: false, message: error.message })?;
         Ok(Box::new(FilesystemWriter { names: self.names(region), encoder, lines: Vec::new(), encoded: Vec::new(), ends: Vec::new() }))
     }
 
@@ -103,7 +109,11 @@ fn recover(names: &Names, committed: Epoch) -> io::Result<()> {
         } else if let [file] = files.as_slice() {
             fs::rename(file, &visible)?;
         } else {
-            let message = format!("{} unpublished files of epoch {epoch} begin with '{}' and nothing tells which one was committed: compare and keep one", files.len(), names.stem);
+            let message = format!(
+                "{} unpublished files of epoch {epoch} begin with '{}' and nothing tells which one was committed: compare and keep one",
+                files.len(),
+                names.stem
+            );
             return Err(io::Error::new(io::ErrorKind::InvalidData, message));
         }
     }
@@ -200,6 +210,9 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
 
 /// What a person has to set right is not tried again.
 fn failed(path: &Path, error: &io::Error) -> SinkError {
-    let retry = !matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory | io::ErrorKind::NotFound);
+    let retry = !matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory | io::ErrorKind::NotFound
+    );
     SinkError { retry, message: format!("can't write '{}': {error}", path.display()) }
 }

@@ -14,7 +14,12 @@ fn sink(path: &Path, format: &str) -> Arc<dyn Sink> {
     let fields = [Field::new("a", DataType::Int64, false), Field::new("s", DataType::Utf8, true)];
     let columns: Vec<Column> = fields.iter().map(|field| Column { field: Arc::new(field.clone()), kind: ColumnKind::Physical }).collect();
     let options = [("connector", "filesystem"), ("path", path.to_str().unwrap()), ("format", format)];
-    let table = TableDefinition { name: "t".into(), columns: columns.clone(), options: options.map(|(k, v)| (k.to_string(), v.to_string())).into(), primary_key: vec![] };
+    let table = TableDefinition {
+        name: "t".into(),
+        columns: columns.clone(),
+        options: options.map(|(k, v)| (k.to_string(), v.to_string())).into(),
+        primary_key: vec![],
+    };
     assert_eq!(SinkConnector::check(&FilesystemConnector, &table), []);
     SinkConnector::open(&FilesystemConnector, SinkRequest { table, columns, schema: Arc::new(Schema::new(fields.to_vec())) }).unwrap()
 }
@@ -37,7 +42,9 @@ fn seal(writer: &mut dyn SinkWriter, epoch: u64) -> Box<dyn streamshield_core::p
 /// Name and text of every visible file.
 fn visible(folder: &Path) -> BTreeMap<String, String> {
     let Ok(entries) = std::fs::read_dir(folder) else { return BTreeMap::new() };
-    let files = entries.map(|entry| entry.unwrap()).map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap()));
+    let files = entries
+        .map(|entry| entry.unwrap())
+        .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap()));
     files.filter(|(name, _)| !name.starts_with('.')).collect()
 }
 

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use streamshield_core::ids::Offset;
 use streamshield_core::ports::log::{TakeLimit, Wakeup};
-use streamshield_core::ports::source::{BadRecord, Origin, RowOrigins, Source, SourceBatch, SourceError, SourceErrorKind, SourceReader, Split, SplitId, SplitState};
+use streamshield_core::ports::source::{
+    BadRecord, Origin, RowOrigins, Source, SourceBatch, SourceError, SourceErrorKind, SourceReader, Split, SplitId, SplitState,
+};
 use streamshield_core::table::{ColumnKind, SourceRequest};
 
 /// Read at once, unless a line is longer or the caller wants less.
@@ -71,7 +73,13 @@ impl Source for FilesystemSource {
         let physical = self.request.columns.iter().filter(|column| column.kind == ColumnKind::Physical).map(|column| column.field.clone());
         let decoded_schema: SchemaRef = Arc::new(Schema::new(physical.collect::<Vec<_>>()));
         let decoder = formats::decoder(&self.request.table, FormatScope::Value, &decoded_schema).map_err(|error| stop(error.message))?;
-        Ok(Box::new(FilesystemReader { files: self.files()?, request: self.request.clone(), decoder, cursors: BTreeMap::new(), chunk: Vec::new() }))
+        Ok(Box::new(FilesystemReader {
+            files: self.files()?,
+            request: self.request.clone(),
+            decoder,
+            cursors: BTreeMap::new(),
+            chunk: Vec::new(),
+        }))
     }
 }
 
@@ -92,12 +100,18 @@ struct FileCursor {
 
 impl SourceReader for FilesystemReader {
     fn add_split(&mut self, split: &Split, from: Offset) -> Result<(), SourceError> {
-        let path = self.files.get(split.id as usize).ok_or_else(|| stop(format!("file number {} is gone: the folder must not change while it is read", split.id)))?;
+        let path = self
+            .files
+            .get(split.id as usize)
+            .ok_or_else(|| stop(format!("file number {} is gone: the folder must not change while it is read", split.id)))?;
         let file = File::open(path).map_err(|error| unreadable(path, &error))?;
         let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len() as Offset;
         let end = split.end.unwrap_or(bytes);
         if bytes != end {
-            return Err(stop(format!("'{}' has {bytes} bytes and had {end} when the job started: the folder must not change while it is read", path.display())));
+            return Err(stop(format!(
+                "'{}' has {bytes} bytes and had {end} when the job started: the folder must not change while it is read",
+                path.display()
+            )));
         }
         self.cursors.insert(split.id, FileCursor { file, path: path.clone(), position: from, end });
         Ok(())
@@ -119,7 +133,8 @@ impl SourceReader for FilesystemReader {
             payload: records[line].map(<[u8]>::to_vec),
             headers: Vec::new(),
         };
-        let bad: Vec<BadRecord> = decoded.bad.iter().map(|(line, reason)| BadRecord { origin: origin(*line), reason: reason.clone() }).collect();
+        let bad: Vec<BadRecord> =
+            decoded.bad.iter().map(|(line, reason)| BadRecord { origin: origin(*line), reason: reason.clone() }).collect();
         let origins: Option<Box<dyn RowOrigins>> = (self.request.keep_origins && decoded.rows.num_rows() > 0).then(|| {
             let is_good = |line: &usize| decoded.bad.binary_search_by_key(line, |(bad, _)| *bad).is_err();
             Box::new(Lines((0..records.len()).filter(is_good).map(origin).collect())) as _
@@ -183,7 +198,9 @@ fn with_metadata(request: &SourceRequest, decoded: &RecordBatch, path: &Path) ->
     let repeated = |text: String| Arc::new(StringArray::new_repeated(text, rows)) as ArrayRef;
     let mut physical = decoded.columns().iter();
     let column = |column: &streamshield_core::table::Column| match &column.kind {
-        ColumnKind::Metadata { key, .. } if key == "file.name" => Ok(repeated(path.file_name().unwrap_or_default().to_string_lossy().into_owned())),
+        ColumnKind::Metadata { key, .. } if key == "file.name" => {
+            Ok(repeated(path.file_name().unwrap_or_default().to_string_lossy().into_owned()))
+        }
         ColumnKind::Metadata { .. } => Ok(repeated(path.display().to_string())),
         _ => physical.next().cloned().ok_or_else(|| stop("the format gave too few columns".into())),
     };

@@ -18,7 +18,12 @@ fn source(path: &Path, with_name: bool) -> Arc<dyn Source> {
         columns.insert(0, Column { field: Arc::new(Field::new("f", DataType::Utf8, false)), kind });
     }
     let options = [("connector", "filesystem"), ("path", path.to_str().unwrap()), ("format", "json")];
-    let table = TableDefinition { name: "t".into(), columns: columns.clone(), options: options.map(|(k, v)| (k.to_string(), v.to_string())).into(), primary_key: vec![] };
+    let table = TableDefinition {
+        name: "t".into(),
+        columns: columns.clone(),
+        options: options.map(|(k, v)| (k.to_string(), v.to_string())).into(),
+        primary_key: vec![],
+    };
     assert_eq!(SourceConnector::check(&FilesystemConnector, &table), []);
     let schema = Arc::new(Schema::new(columns.iter().map(|column| column.field.clone()).collect::<Vec<_>>()));
     SourceConnector::open(&FilesystemConnector, SourceRequest { table, columns, schema, keep_origins: true }).unwrap()

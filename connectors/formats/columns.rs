@@ -6,9 +6,9 @@
 
 use arrow_array::types::Decimal128Type;
 use arrow_array::{
-    ArrayRef, BinaryArray, BooleanArray, Date32Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray, MapArray, PrimitiveArray,
-    RecordBatch, RecordBatchOptions, StringArray, StructArray, Time32MillisecondArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray,
-    TimestampSecondArray,
+    ArrayRef, BinaryArray, BooleanArray, Date32Array, Float32Array, Float64Array, Int8Array, Int16Array, Int32Array, Int64Array, ListArray,
+    MapArray, PrimitiveArray, RecordBatch, RecordBatchOptions, StringArray, StructArray, Time32MillisecondArray, TimestampMicrosecondArray,
+    TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
 };
 use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, FieldRef, SchemaRef, TimeUnit};
@@ -100,9 +100,11 @@ impl ColumnBuilder {
             DataType::List(item) => Values::List { ends: start_ends(1), items: Box::new(ColumnBuilder::new(item)) },
             DataType::Struct(fields) => Values::Struct { length: 0, children: fields.iter().map(ColumnBuilder::new).collect() },
             DataType::Map(entries, _) => match entries.data_type() {
-                DataType::Struct(fields) if fields.len() == 2 => {
-                    Values::Map { ends: start_ends(1), keys: Box::new(ColumnBuilder::new(&fields[0])), values: Box::new(ColumnBuilder::new(&fields[1])) }
-                }
+                DataType::Struct(fields) if fields.len() == 2 => Values::Map {
+                    ends: start_ends(1),
+                    keys: Box::new(ColumnBuilder::new(&fields[0])),
+                    values: Box::new(ColumnBuilder::new(&fields[1])),
+                },
                 _ => Values::Utf8(Bytes::new()),
             },
             // Utf8; other types are refused by `check`, and building the batch fails on them.
@@ -187,7 +189,9 @@ impl ColumnBuilder {
             Values::Int64(values) => Arc::new(Int64Array::new(take(values), nulls)),
             Values::Float32(values) => Arc::new(Float32Array::new(take(values), nulls)),
             Values::Float64(values) => Arc::new(Float64Array::new(take(values), nulls)),
-            Values::Decimal { values, .. } => Arc::new(PrimitiveArray::<Decimal128Type>::new(take(values), nulls).with_data_type(self.field.data_type().clone())),
+            Values::Decimal { values, .. } => {
+                Arc::new(PrimitiveArray::<Decimal128Type>::new(take(values), nulls).with_data_type(self.field.data_type().clone()))
+            }
             Values::Date(values) => Arc::new(Date32Array::new(take(values), nulls)),
             Values::Time(values) => Arc::new(Time32MillisecondArray::new(take(values), nulls)),
             Values::Utf8(bytes) => {
@@ -247,7 +251,8 @@ where
 pub(super) fn finish_batch(schema: &SchemaRef, columns: &mut [ColumnBuilder], rows: usize) -> RecordBatch {
     let arrays = columns.iter_mut().map(ColumnBuilder::finish).collect();
     let options = RecordBatchOptions::new().with_row_count(Some(rows));
-    RecordBatch::try_new_with_options(schema.clone(), arrays, &options).expect("every column was built for its field and has one value per row")
+    RecordBatch::try_new_with_options(schema.clone(), arrays, &options)
+        .expect("every column was built for its field and has one value per row")
 }
 
 /// The columns of a schema, empty.

@@ -42,7 +42,11 @@ impl CsvOptions {
     pub(super) fn read(options: &mut OptionReader<'_>, prefix: &str) -> Self {
         let [delimiter, quote, no_quote, escape, null_literal, ignore, comments, array] = Self::KEYS.map(|key| format!("{prefix}{key}"));
         if options.boolean(&comments) == Some(true) {
-            options.error(&comments, format!("'{comments}' = 'true' is not supported"), Some("a comment is a bad record; the job's bad-record policy says what becomes of it".into()));
+            options.error(
+                &comments,
+                format!("'{comments}' = 'true' is not supported"),
+                Some("a comment is a bad record; the job's bad-record policy says what becomes of it".into()),
+            );
         }
         if options.text(&array).is_some() {
             options.error(&array, format!("'{array}' is not supported: CSV columns can't be arrays"), None);
@@ -324,7 +328,9 @@ impl RowEncoder for CsvEncoder {
 
 /// Writes a value, in quotes where reading it back needs them.
 fn write_quoted(out: &mut Vec<u8>, text: &[u8], options: &CsvOptions) -> Result<(), &'static str> {
-    let special = |byte: &u8| *byte == options.delimiter || Some(*byte) == options.quote || Some(*byte) == options.escape || matches!(byte, b'\n' | b'\r');
+    let special = |byte: &u8| {
+        *byte == options.delimiter || Some(*byte) == options.quote || Some(*byte) == options.escape || matches!(byte, b'\n' | b'\r')
+    };
     let mistaken_for_null = options.null_literal.as_deref().is_some_and(|literal| literal.as_bytes() == text);
     if !mistaken_for_null && !text.iter().any(special) {
         out.extend_from_slice(text);
@@ -374,7 +380,11 @@ mod tests {
     }
 
     fn abc() -> Vec<Field> {
-        vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true), Field::new("c", DataType::Timestamp(TimeUnit::Millisecond, None), false)]
+        vec![
+            Field::new("a", DataType::Int64, true),
+            Field::new("b", DataType::Utf8, true),
+            Field::new("c", DataType::Timestamp(TimeUnit::Millisecond, None), false),
+        ]
     }
 
     fn decode(options: &[(&str, &str)], lines: &[&str]) -> Decoded {
@@ -396,7 +406,16 @@ mod tests {
     #[test]
     fn a_line_that_is_no_row_is_bad_and_leaves_no_trace() {
         let time = "2024-01-02 03:04:05";
-        let lines = [format!("x,y,{time}"), format!("1,y,{time}"), format!("1,y,{time},z"), "1,y".into(), "1,y,".into(), format!("1,\"y,{time}"), format!("1,\"y\"z,{time}"), format!("1,y\n2,z,{time}")];
+        let lines = [
+            format!("x,y,{time}"),
+            format!("1,y,{time}"),
+            format!("1,y,{time},z"),
+            "1,y".into(),
+            "1,y,".into(),
+            format!("1,\"y,{time}"),
+            format!("1,\"y\"z,{time}"),
+            format!("1,y\n2,z,{time}"),
+        ];
         let decoded = decode(&[], &lines.each_ref().map(String::as_str));
         assert_eq!(decoded.rows.num_rows(), 1);
         let reasons: Vec<&str> = decoded.bad.iter().map(|(_, reason)| reason.as_str()).collect();
@@ -424,7 +443,10 @@ mod tests {
 
     #[test]
     fn ignored_parse_errors_become_null() {
-        let decoded = decode(&[("csv.ignore-parse-errors", "true"), ("csv.null-literal", "n/a")], &["x,n/a,1970-01-01 00:00:00", "1,\"n/a\",1970-01-01 00:00:00,more", "1"]);
+        let decoded = decode(
+            &[("csv.ignore-parse-errors", "true"), ("csv.null-literal", "n/a")],
+            &["x,n/a,1970-01-01 00:00:00", "1,\"n/a\",1970-01-01 00:00:00,more", "1"],
+        );
         assert_eq!(decoded.rows.column(0).as_primitive::<Int64Type>().iter().collect::<Vec<_>>(), [None, Some(1)]);
         assert_eq!(decoded.rows.column(1).as_string::<i32>().iter().collect::<Vec<_>>(), [None, Some("n/a")]);
         assert_eq!(decoded.bad.len(), 1);
@@ -432,12 +454,21 @@ mod tests {
 
     #[test]
     fn options_that_are_not_supported_are_refused() {
-        for (key, value) in [("csv.array-element-delimiter", ";"), ("csv.allow-comments", "true"), ("csv.field-delimiter", "::"), ("csv.quote-character", ","), ("csv.nul-literal", "x")] {
+        for (key, value) in [
+            ("csv.array-element-delimiter", ";"),
+            ("csv.allow-comments", "true"),
+            ("csv.field-delimiter", "::"),
+            ("csv.quote-character", ","),
+            ("csv.nul-literal", "x"),
+        ] {
             let (table, _) = table(abc(), &[(key, value)]);
             assert_eq!(super::super::check(&table, &table.columns, FormatScope::Value).len(), 1, "{key}");
         }
         let (table, _) = table(vec![Field::new("l", DataType::new_list(DataType::Int64, true), true)], &[]);
-        assert_eq!(super::super::check(&table, &table.columns, FormatScope::Value)[0].message, "the format 'csv' can't carry column 'l' of type ARRAY<BIGINT>");
+        assert_eq!(
+            super::super::check(&table, &table.columns, FormatScope::Value)[0].message,
+            "the format 'csv' can't carry column 'l' of type ARRAY<BIGINT>"
+        );
     }
 
     proptest! {

@@ -27,11 +27,11 @@ pub(crate) mod view;
 use crate::options::refuse;
 use arrow_array::RecordBatch;
 use arrow_schema::{DataType, SchemaRef, TimeUnit};
-use settings::{FormatKind, Settings};
 pub use settings::columns_of_scope;
-pub use time::TimestampStandard;
+use settings::{FormatKind, Settings};
 use streamshield_core::ports::sink::{RefusedRow, SinkError};
 use streamshield_core::table::{Column, OptionError, TableDefinition};
+pub use time::TimestampStandard;
 
 /// Which part of a record the format reads or writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +105,12 @@ pub fn check(table: &TableDefinition, columns_of_scope: &[Column], scope: Format
             FormatKind::Raw(_) => raw::supports(column.field.data_type()),
         };
         if !supported {
-            let message = format!("the format '{}' can't carry column '{}' of type {}", settings.format.name(), column.field.name(), sql_type(column.field.data_type()));
+            let message = format!(
+                "the format '{}' can't carry column '{}' of type {}",
+                settings.format.name(),
+                column.field.name(),
+                sql_type(column.field.data_type())
+            );
             errors.push(refuse(settings.format_key, message, None));
         }
     }
@@ -115,7 +120,9 @@ pub fn check(table: &TableDefinition, columns_of_scope: &[Column], scope: Format
 /// Whether the table's formats read this option, so that the connector need not know it.
 pub fn is_format_option(table: &TableDefinition, key: &str) -> bool {
     matches!(key, "format" | "value.format" | "key.format")
-        || [FormatScope::Value, FormatScope::Key].into_iter().any(|scope| settings::option_prefix(table, scope).is_some_and(|prefix| key.starts_with(&prefix)))
+        || [FormatScope::Value, FormatScope::Key]
+            .into_iter()
+            .any(|scope| settings::option_prefix(table, scope).is_some_and(|prefix| key.starts_with(&prefix)))
 }
 
 /// The SQL name of a type, for messages.

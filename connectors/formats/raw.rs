@@ -25,9 +25,15 @@ impl RawOptions {
     pub(super) fn read(options: &mut OptionReader<'_>, prefix: &str) -> Self {
         let charset = format!("{prefix}charset");
         if let Some(name) = options.text(&charset).filter(|name| !name.eq_ignore_ascii_case("UTF-8")) {
-            options.error(&charset, format!("the charset '{name}' is not supported"), Some("only 'UTF-8' is; read other charsets as BYTES".into()));
+            options.error(
+                &charset,
+                format!("the charset '{name}' is not supported"),
+                Some("only 'UTF-8' is; read other charsets as BYTES".into()),
+            );
         }
-        RawOptions { little_endian: options.choice(&format!("{prefix}endianness"), &["big-endian", "little-endian"]) == Some("little-endian") }
+        RawOptions {
+            little_endian: options.choice(&format!("{prefix}endianness"), &["big-endian", "little-endian"]) == Some("little-endian"),
+        }
     }
 }
 
@@ -151,16 +157,25 @@ macro_rules! write_number {
 impl RowEncoder for RawEncoder {
     fn encode(&mut self, rows: &RecordBatch, out: &mut Vec<u8>, ends: &mut Vec<usize>) -> Result<Vec<RefusedRow>, SinkError> {
         let [column] = rows.columns() else {
-            return Err(SinkError { retry: false, message: format!("the format 'raw' carries exactly one column, not {}", rows.num_columns()) });
+            return Err(SinkError {
+                retry: false,
+                message: format!("the format 'raw' carries exactly one column, not {}", rows.num_columns()),
+            });
         };
         if !supports(column.data_type()) {
-            return Err(SinkError { retry: false, message: format!("the format 'raw' can't carry the type {}", sql_type(column.data_type())) });
+            return Err(SinkError {
+                retry: false,
+                message: format!("the format 'raw' can't carry the type {}", sql_type(column.data_type())),
+            });
         }
         let little = self.options.little_endian;
         let mut refused = Vec::new();
         for row in 0..rows.num_rows() {
             if column.is_null(row) {
-                refused.push(RefusedRow { row, reason: format!("column '{}': the format 'raw' can't write NULL", self.schema.field(0).name()) });
+                refused.push(RefusedRow {
+                    row,
+                    reason: format!("column '{}': the format 'raw' can't write NULL", self.schema.field(0).name()),
+                });
             } else {
                 match column.data_type() {
                     DataType::Utf8 => out.extend_from_slice(column.as_string::<i32>().value(row).as_bytes()),

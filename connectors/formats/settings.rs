@@ -66,7 +66,8 @@ impl Settings {
         let columns = columns_of_scope(table, self.scope);
         let place = |name: &str| columns.iter().position(|column| column.field.name() == name);
         let unknown = |name: &str| refuse("", format!("column '{name}' is no column of this format in table '{}'", table.name), None);
-        let places = schema.fields().iter().map(|field| place(field.name()).ok_or_else(|| unknown(field.name()))).collect::<Result<_, _>>()?;
+        let places =
+            schema.fields().iter().map(|field| place(field.name()).ok_or_else(|| unknown(field.name()))).collect::<Result<_, _>>()?;
         Ok((columns.len(), places))
     }
 }

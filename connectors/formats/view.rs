@@ -7,8 +7,8 @@ use super::time::{TimestampStandard, write_date, write_time_ms, write_timestamp}
 use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{
-    Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType, TimestampMicrosecondType, TimestampMillisecondType,
-    TimestampNanosecondType, TimestampSecondType,
+    Date32Type, Decimal128Type, Float32Type, Float64Type, Int8Type, Int16Type, Int32Type, Int64Type, Time32MillisecondType,
+    TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType, TimestampSecondType,
 };
 use arrow_buffer::{BooleanBuffer, NullBuffer};
 use arrow_schema::{DataType, Fields, TimeUnit};
@@ -60,7 +60,9 @@ impl<'a> ColumnView<'a> {
             }
             DataType::Date32 => View::Date(array.as_primitive::<Date32Type>().values()),
             DataType::Time32(TimeUnit::Millisecond) => View::Time(array.as_primitive::<Time32MillisecondType>().values()),
-            DataType::Timestamp(unit, zone) => View::Timestamp { values: timestamp_values(array, *unit), unit: *unit, zoned: zone.is_some() },
+            DataType::Timestamp(unit, zone) => {
+                View::Timestamp { values: timestamp_values(array, *unit), unit: *unit, zoned: zone.is_some() }
+            }
             DataType::List(_) => {
                 let list = array.as_list::<i32>();
                 View::List { ends: list.value_offsets(), items: Box::new(ColumnView::new(list.values())?) }
@@ -71,7 +73,11 @@ impl<'a> ColumnView<'a> {
             }
             DataType::Map(..) => {
                 let map = array.as_map();
-                View::Map { ends: map.value_offsets(), keys: Box::new(ColumnView::new(map.keys())?), values: Box::new(ColumnView::new(map.values())?) }
+                View::Map {
+                    ends: map.value_offsets(),
+                    keys: Box::new(ColumnView::new(map.keys())?),
+                    values: Box::new(ColumnView::new(map.values())?),
+                }
             }
             other => return Err(SinkError { retry: false, message: format!("no format can write the type {}", sql_type(other)) }),
         };
@@ -119,6 +125,12 @@ fn write_float_text<F: ryu::Float>(out: &mut Vec<u8>, value: F, judged: f64) {
     if judged.is_finite() {
         write_float(out, value);
     } else {
-        out.extend_from_slice(if judged.is_nan() { b"NaN".as_slice() } else if judged > 0.0 { b"Infinity" } else { b"-Infinity" });
+        out.extend_from_slice(if judged.is_nan() {
+            b"NaN".as_slice()
+        } else if judged > 0.0 {
+            b"Infinity"
+        } else {
+            b"-Infinity"
+        });
     }
 }

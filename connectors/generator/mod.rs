@@ -16,7 +16,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use streamshield_core::ids::Offset;
 use streamshield_core::ports::log::{TakeLimit, Wakeup};
-use streamshield_core::ports::source::{Origin, RowOrigins, Source, SourceBatch, SourceError, SourceErrorKind, SourceReader, Split, SplitId, SplitState};
+use streamshield_core::ports::source::{
+    Origin, RowOrigins, Source, SourceBatch, SourceError, SourceErrorKind, SourceReader, Split, SplitId, SplitState,
+};
 
 /// 2026-01-01 00:00:00 UTC: event time starts here unless the table says otherwise.
 pub(crate) const DEFAULT_START_MS: i64 = 1_767_225_600_000;
@@ -111,7 +113,11 @@ pub(crate) fn start_time(options: &mut OptionReader<'_>, key: &str) -> StartTime
     }
     let parsed = text.parse().ok().or_else(|| crate::formats::timestamp_ms(text));
     if parsed.is_none() {
-        options.error(key, format!("'{key}' = '{text}' is no time"), Some("write '2026-01-01 00:00:00' (UTC), milliseconds since 1970, or 'now'".into()));
+        options.error(
+            key,
+            format!("'{key}' = '{text}' is no time"),
+            Some("write '2026-01-01 00:00:00' (UTC), milliseconds since 1970, or 'now'".into()),
+        );
     }
     StartTime::At(parsed.unwrap_or(DEFAULT_START_MS))
 }
@@ -190,7 +196,9 @@ impl<G: Generator> GeneratorReader<G> {
             return Duration::from_nanos(u64::try_from(at_ns - wall_clock_ns()).unwrap_or(0));
         }
         match (self.rows_per_second, cursor.anchor) {
-            (Some(rate), Some((since, from))) => Duration::from_secs_f64(((cursor.position - from) as f64 / rate).max(0.0)).saturating_sub(since.elapsed()),
+            (Some(rate), Some((since, from))) => {
+                Duration::from_secs_f64(((cursor.position - from) as f64 / rate).max(0.0)).saturating_sub(since.elapsed())
+            }
             _ => Duration::ZERO,
         }
     }
@@ -231,9 +239,19 @@ impl<G: Generator> SourceReader for GeneratorReader<G> {
             () => SplitState::More,
         };
         let rows = self.generator.rows(split, from, count);
-        let origins: Option<Box<dyn RowOrigins>> = (self.keep_origins && count > 0).then(|| Box::new(GeneratedRows { container: self.container.clone(), split, from }) as _);
+        let origins: Option<Box<dyn RowOrigins>> =
+            (self.keep_origins && count > 0).then(|| Box::new(GeneratedRows { container: self.container.clone(), split, from }) as _);
         let newest_timestamp_ms = if count > 0 { self.due_at_ms(split, to) } else { None };
-        Ok(SourceBatch { bytes: rows.get_array_memory_size(), rows, to, records: count, bad: Vec::new(), newest_timestamp_ms, origins, state })
+        Ok(SourceBatch {
+            bytes: rows.get_array_memory_size(),
+            rows,
+            to,
+            records: count,
+            bad: Vec::new(),
+            newest_timestamp_ms,
+            origins,
+            state,
+        })
     }
 
     fn ready_in(&self) -> Option<Duration> {
@@ -255,7 +273,15 @@ struct GeneratedRows {
 
 impl RowOrigins for GeneratedRows {
     fn origin(&self, row: usize) -> Origin {
-        Origin { container: self.container.clone(), split: self.split, offset: self.from + row as Offset, timestamp_ms: None, key: None, payload: None, headers: Vec::new() }
+        Origin {
+            container: self.container.clone(),
+            split: self.split,
+            offset: self.from + row as Offset,
+            timestamp_ms: None,
+            key: None,
+            payload: None,
+            headers: Vec::new(),
+        }
     }
 }
 

@@ -120,7 +120,8 @@ pub(crate) fn partitions(query: &Query, topic: &str) -> Result<Option<i32>, LogE
 /// Effective configs of a topic. Values that the broker hides are left out.
 pub(crate) fn configs(admin: &Admin, topic: &str) -> Result<BTreeMap<String, String>, LogError> {
     let what = format!("configs of topic '{topic}'");
-    let results = block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options())).map_err(|error| admin_error(&what, &error))?;
+    let results =
+        block_on(admin.describe_configs([&ResourceSpecifier::Topic(topic)], &options())).map_err(|error| admin_error(&what, &error))?;
     let resource = results.into_iter().next().ok_or_else(|| code_error(&what, Code::Fail))?.map_err(|code| code_error(&what, code))?;
     Ok(resource.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?))).collect())
 }
@@ -129,7 +130,8 @@ pub(crate) fn configs(admin: &Admin, topic: &str) -> Result<BTreeMap<String, Str
 pub(crate) fn offset_for_time(query: &Query, partition: &TopicPartition, timestamp_ms: i64) -> Result<Option<Offset>, LogError> {
     let what = format!("offset of {partition} at {timestamp_ms} ms");
     let mut list = TopicPartitionList::with_capacity(1);
-    list.add_partition_offset(&partition.topic, partition.partition, RdOffset::Offset(timestamp_ms.max(0))).map_err(|error| log_error(&what, &error))?;
+    list.add_partition_offset(&partition.topic, partition.partition, RdOffset::Offset(timestamp_ms.max(0)))
+        .map_err(|error| log_error(&what, &error))?;
     let found = query.offsets_for_times(list, QUERY_TIMEOUT).map_err(|error| log_error(&what, &error))?;
     let element = found.elements().into_iter().next().ok_or_else(|| code_error(&what, Code::Fail))?;
     element.error().map_err(|error| log_error(&what, &error))?;

@@ -69,7 +69,8 @@ impl Appender {
         if let Some(client) = slot.as_ref().filter(|client| client.client().fatal_error().is_none()) {
             return Ok(Arc::clone(client));
         }
-        let client = properties.append(DELIVERY_TIMEOUT).create_with_context(AppendEvents).map_err(|error| log_error("make a producer", &error))?;
+        let client =
+            properties.append(DELIVERY_TIMEOUT).create_with_context(AppendEvents).map_err(|error| log_error("make a producer", &error))?;
         Ok(Arc::clone(slot.insert(Arc::new(client))))
     }
 

@@ -78,7 +78,10 @@ impl SinkConnector for KafkaConnector {
                 continue;
             }
             let (message, hint) = match name.as_str() {
-                "bootstrap.servers" => ("a sink in another cluster can't take part in the job's transactions", "leave it out: rows go to the job's cluster; mirror the topic from there"),
+                "bootstrap.servers" => (
+                    "a sink in another cluster can't take part in the job's transactions",
+                    "leave it out: rows go to the job's cluster; mirror the topic from there",
+                ),
                 _ => ("a sink is written with the job's client", "set the property for the job, or leave it out"),
             };
             errors.push(refuse(format!("properties.{name}"), message, Some(hint.into())));

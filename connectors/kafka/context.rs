@@ -137,7 +137,9 @@ impl ProducerContext<NoCustomPartitioner> for WriterEvents {
         use rdkafka::Message;
         if let Err((error, message)) = result {
             let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-            self.failure.lock().get_or_insert_with(|| (code, format!("a message to {}-{} was not delivered: {error}", message.topic(), message.partition())));
+            self.failure.lock().get_or_insert_with(|| {
+                (code, format!("a message to {}-{} was not delivered: {error}", message.topic(), message.partition()))
+            });
         }
     }
 }

@@ -11,7 +11,9 @@ use streamshield_core::ports::log::{LogError, LogErrorKind};
 pub(crate) fn kind_of(code: Code) -> LogErrorKind {
     use LogErrorKind::*;
     match code {
-        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping | Code::UnknownProducerId => Fenced,
+        Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch | Code::InvalidProducerIdMapping | Code::UnknownProducerId => {
+            Fenced
+        }
         Code::InvalidTransactionalState | Code::OutOfOrderSequenceNumber | Code::State => Fenced,
         Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::LogTruncation => OutOfRange,
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => Missing,
@@ -31,7 +33,9 @@ pub(crate) fn kind_of(code: Code) -> LogErrorKind {
 pub(crate) fn log_error(what: &str, error: &KafkaError) -> LogError {
     match error {
         // Its text may quote the value of a property, which may be a secret.
-        KafkaError::ClientConfig(..) | KafkaError::Nul(_) => LogError::new(LogErrorKind::Fatal, format!("{what}: the client refused a property")),
+        KafkaError::ClientConfig(..) | KafkaError::Nul(_) => {
+            LogError::new(LogErrorKind::Fatal, format!("{what}: the client refused a property"))
+        }
         KafkaError::ClientCreation(reason) => LogError::new(LogErrorKind::Fatal, format!("{what}: {reason}")),
         KafkaError::Transaction(native) if native.is_fatal() && kind_of(native.code()) == LogErrorKind::Retry => {
             LogError::new(LogErrorKind::Fenced, format!("{what}: {native}"))

@@ -63,7 +63,10 @@ impl KafkaLog {
     /// `auto.offset.reset`…) are refused with the reason, `transaction.timeout.ms` (30 s) may be set.
     pub fn connect(mut properties: BTreeMap<String, String>) -> Result<Arc<KafkaLog>, LogError> {
         if properties.contains_key("group.id") {
-            return Err(LogError::new(LogErrorKind::Fatal, "the property 'group.id' can't be set for a job: set 'properties.group.id' of a table"));
+            return Err(LogError::new(
+                LogErrorKind::Fatal,
+                "the property 'group.id' can't be set for a job: set 'properties.group.id' of a table",
+            ));
         }
         properties.retain(|_, value| !value.is_empty());
         let log = Self::elsewhere(properties)?;
@@ -134,7 +137,11 @@ impl KafkaLog {
         if let Some(client) = clients.groups.get(group) {
             return Ok(Arc::clone(client));
         }
-        let client = self.properties.group(group).create_with_context(ClientEvents::default()).map_err(|error| log_error("make a client", &error))?;
+        let client = self
+            .properties
+            .group(group)
+            .create_with_context(ClientEvents::default())
+            .map_err(|error| log_error("make a client", &error))?;
         let client = Arc::new(client);
         clients.groups.insert(group.to_string(), Arc::clone(&client));
         Ok(client)
@@ -190,10 +197,12 @@ impl Log for KafkaLog {
             StartAt::Offset(offset) => Ok(offset),
             StartAt::Beginning => Ok(self.bounds(partition, Isolation::ReadCommitted)?.low),
             StartAt::End => Ok(self.bounds(partition, Isolation::ReadCommitted)?.high),
-            StartAt::Timestamp(timestamp_ms) => match admin::offset_for_time(&*self.query(Isolation::ReadCommitted)?, partition, timestamp_ms)? {
-                Some(offset) => Ok(offset),
-                None => self.resolve(partition, StartAt::End),
-            },
+            StartAt::Timestamp(timestamp_ms) => {
+                match admin::offset_for_time(&*self.query(Isolation::ReadCommitted)?, partition, timestamp_ms)? {
+                    Some(offset) => Ok(offset),
+                    None => self.resolve(partition, StartAt::End),
+                }
+            }
         }
     }
 

@@ -104,7 +104,8 @@ fn headers(names: StringArray, values: BinaryArray, ends: &[usize], wanted: &Dat
         return Err(ArrowError::CastError("a map's entries are pairs".into()));
     };
     let columns: Vec<ArrayRef> = vec![Arc::new(names), Arc::new(values)];
-    let columns = columns.iter().zip(fields).map(|(column, field)| arrow_cast::cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
+    let columns =
+        columns.iter().zip(fields).map(|(column, field)| arrow_cast::cast(column, field.data_type())).collect::<Result<Vec<_>, _>>()?;
     let pairs = StructArray::try_new(fields.clone(), columns, None)?;
     let mut start = 0;
     let offsets = OffsetBuffer::from_lengths(ends.iter().map(|end| {

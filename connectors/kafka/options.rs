@@ -208,7 +208,9 @@ fn read_startup(reader: &mut OptionReader<'_>, has_group: bool, reset: Option<&'
         Some("earliest-offset") => Startup::Earliest,
         Some("latest-offset") => Startup::Latest,
         Some("timestamp") => Startup::TimestampMs(needed(reader, "scan.startup.timestamp-millis", timestamp_ms, "'1700000000000'")),
-        Some("specific-offsets") => Startup::Specific(needed(reader, "scan.startup.specific-offsets", offsets, "'partition:0,offset:42;partition:1,offset:300'")),
+        Some("specific-offsets") => {
+            Startup::Specific(needed(reader, "scan.startup.specific-offsets", offsets, "'partition:0,offset:42;partition:1,offset:300'"))
+        }
         _ => {
             // Without the option a table may be a sink: see `check_start`.
             if written && !has_group {
@@ -230,7 +232,9 @@ fn read_bounded(reader: &mut OptionReader<'_>, has_group: bool) -> Bounded {
     match reader.choice("scan.bounded.mode", &modes) {
         Some("latest-offset") => Bounded::Latest,
         Some("timestamp") => Bounded::TimestampMs(needed(reader, "scan.bounded.timestamp-millis", timestamp_ms, "'1700000000000'")),
-        Some("specific-offsets") => Bounded::Specific(needed(reader, "scan.bounded.specific-offsets", offsets, "'partition:0,offset:42;partition:1,offset:300'")),
+        Some("specific-offsets") => {
+            Bounded::Specific(needed(reader, "scan.bounded.specific-offsets", offsets, "'partition:0,offset:42;partition:1,offset:300'"))
+        }
         Some("group-offsets") => {
             if !has_group {
                 reader.error("scan.bounded.mode", "without 'properties.group.id' there are no group offsets to end at".into(), None);
@@ -253,7 +257,11 @@ fn read_offsets(reader: &mut OptionReader<'_>, key: &str) -> Option<BTreeMap<i32
     let text = reader.text(key)?;
     let parsed = parse_offsets(text);
     if parsed.is_none() {
-        reader.error(key, format!("'{key}' = '{text}' is no list of offsets"), Some("write 'partition:0,offset:42;partition:1,offset:300'".into()));
+        reader.error(
+            key,
+            format!("'{key}' = '{text}' is no list of offsets"),
+            Some("write 'partition:0,offset:42;partition:1,offset:300'".into()),
+        );
     }
     parsed
 }
@@ -294,7 +302,11 @@ fn read_key(reader: &mut OptionReader<'_>) -> bool {
         reader.error("key.format", "there are no key columns".into(), Some("add 'key.fields' = 'column;column' or a PRIMARY KEY".into()));
     }
     if !has_format && !empty_fields {
-        reader.error("key.fields", "key columns need a format".into(), Some("add 'key.format' = 'json' (or 'raw' for a single column)".into()));
+        reader.error(
+            "key.fields",
+            "key columns need a format".into(),
+            Some("add 'key.format' = 'json' (or 'raw' for a single column)".into()),
+        );
     }
     has_format && !empty_fields
 }
@@ -302,7 +314,8 @@ fn read_key(reader: &mut OptionReader<'_>) -> bool {
 /// Whether two lists name the same brokers, in any order.
 pub(crate) fn same_servers(one: &str, other: &str) -> bool {
     let sorted = |list: &str| {
-        let mut servers: Vec<_> = list.split(',').map(|server| server.trim().to_ascii_lowercase()).filter(|server| !server.is_empty()).collect();
+        let mut servers: Vec<_> =
+            list.split(',').map(|server| server.trim().to_ascii_lowercase()).filter(|server| !server.is_empty()).collect();
         servers.sort();
         servers
     };

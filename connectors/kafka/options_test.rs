@@ -106,5 +106,8 @@ fn the_key_is_checked_and_falls_back_to_the_primary_key() {
     assert!(TableOptions::read(&table(&[START, ("key.format", "json")])).expect("primary key").has_key);
     assert_eq!(keys(&[START, ("key.fields", "id")]), ["key.fields"]);
     assert_eq!(keys(&[START, ("key.format", "json"), ("key.fields", "nope")]), ["key.fields"]);
-    assert_eq!(keys(&[START, ("key.format", "json"), ("key.fields", "id"), ("key.fields-prefix", "k_"), ("value.fields-include", "EXCEPT_KEY")]), ["key.fields-prefix"]);
+    assert_eq!(
+        keys(&[START, ("key.format", "json"), ("key.fields", "id"), ("key.fields-prefix", "k_"), ("value.fields-include", "EXCEPT_KEY")]),
+        ["key.fields-prefix"]
+    );
 }

@@ -63,7 +63,10 @@ impl TopicHandle {
             let result = if chunk.iter().all(|entry| entry.timestamp_ms.is_none()) {
                 self.send_batch(buffer, chunk)
             } else {
-                chunk.iter().enumerate().try_for_each(|(index, entry)| self.send_one(buffer, entry).map_err(|code| Stopped { queued: index, code }))
+                chunk
+                    .iter()
+                    .enumerate()
+                    .try_for_each(|(index, entry)| self.send_one(buffer, entry).map_err(|code| Stopped { queued: index, code }))
             };
             result.map_err(|stopped| Stopped { queued: queued + stopped.queued, ..stopped })?;
             queued += chunk.len();
@@ -97,7 +100,8 @@ impl TopicHandle {
         if queued as usize == messages.len() {
             return Ok(());
         }
-        let failed = messages.iter().position(|message| message.err != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap_or(0);
+        let failed =
+            messages.iter().position(|message| message.err != native::rd_kafka_resp_err_t::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap_or(0);
         let mut code: Code = messages[failed].err.into();
         // Continuing is only right if nothing after the failed one went in.
         if code == Code::QueueFull && queued as usize != failed {
@@ -108,7 +112,9 @@ impl TopicHandle {
 
     fn send_one(&self, buffer: &[u8], entry: &MessageEntry) -> Result<(), Code> {
         use native::rd_kafka_vtype_t::*;
-        use native::{rd_kafka_vu_s__bindgen_ty_1 as Value, rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 as Memory, rd_kafka_vu_t as Argument};
+        use native::{
+            rd_kafka_vu_s__bindgen_ty_1 as Value, rd_kafka_vu_s__bindgen_ty_1__bindgen_ty_1 as Memory, rd_kafka_vu_t as Argument,
+        };
         let memory = |range| {
             let (ptr, size) = part(buffer, range);
             Value { mem: Memory { ptr, size } }

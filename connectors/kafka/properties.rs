@@ -88,7 +88,10 @@ impl Properties {
             }
         }
         if user.get("bootstrap.servers").or(user.get("metadata.broker.list")).is_none_or(|servers| servers.trim().is_empty()) {
-            return Err(LogError::new(LogErrorKind::Fatal, "the property 'bootstrap.servers' is missing: name at least one broker as host:port"));
+            return Err(LogError::new(
+                LogErrorKind::Fatal,
+                "the property 'bootstrap.servers' is missing: name at least one broker as host:port",
+            ));
         }
         let properties = Properties { user };
         accepts(&properties.user)?;
@@ -169,7 +172,9 @@ impl Properties {
         // librdkafka counts payloads; its own structures weigh about as much again for small messages.
         let queue_kbytes = (partition_bytes / 2 / 1024).clamp(64, 1_000_000);
         let fetch_bytes = (queue_kbytes * 1024).clamp(65_536, 1_048_576).to_string();
-        for (key, value) in [("fetch.wait.max.ms", "100"), ("fetch.min.bytes", "1"), ("fetch.queue.backoff.ms", "10"), ("fetch.error.backoff.ms", "100")] {
+        for (key, value) in
+            [("fetch.wait.max.ms", "100"), ("fetch.min.bytes", "1"), ("fetch.queue.backoff.ms", "10"), ("fetch.error.backoff.ms", "100")]
+        {
             self.default(&mut config, key, value);
         }
         self.default(&mut config, "max.partition.fetch.bytes", &fetch_bytes);

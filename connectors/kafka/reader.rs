@@ -27,7 +27,9 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::ids::Offset;
-use streamshield_core::ports::log::{LogError, LogErrorKind, LogReader, MessageView, ReaderOptions, TakeLimit, Taken, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{
+    LogError, LogErrorKind, LogReader, MessageView, ReaderOptions, TakeLimit, Taken, TopicPartition, Wakeup,
+};
 
 /// Messages taken from librdkafka in one call.
 const BATCH_MESSAGES: usize = 1024;
@@ -128,7 +130,9 @@ impl KafkaReader {
             Some(Err(error)) => {
                 tracing::debug!(target: "kafka", "{error}");
                 return match error.rdkafka_error_code() {
-                    Some(code) if kind_of(code) == LogErrorKind::Fatal && code != Code::GroupAuthorizationFailed => Err(log_error("read", &error)),
+                    Some(code) if kind_of(code) == LogErrorKind::Fatal && code != Code::GroupAuthorizationFailed => {
+                        Err(log_error("read", &error))
+                    }
                     _ => Ok(()),
                 };
             }
@@ -154,7 +158,10 @@ impl KafkaReader {
                 return Err(describe(partition, position, error));
             }
             if client.context().take_all_brokers_down() {
-                return Err(LogError::new(LogErrorKind::Retry, format!("read {partition}: no broker of {} answers", self.properties.servers())));
+                return Err(LogError::new(
+                    LogErrorKind::Retry,
+                    format!("read {partition}: no broker of {} answers", self.properties.servers()),
+                ));
             }
         } else if let Some(error) = error {
             // The messages before the error are good; it comes up again with the next call.
@@ -197,7 +204,10 @@ impl Cut<'_> {
                 self.messages.push(message);
             }
             let wanted = (self.limit.messages - self.messages.len()).min(BATCH_MESSAGES);
-            if wanted == 0 || (self.bytes >= self.limit.bytes && !self.messages.is_empty()) || state.queue.take_into(&mut fetched, wanted) == 0 {
+            if wanted == 0
+                || (self.bytes >= self.limit.bytes && !self.messages.is_empty())
+                || state.queue.take_into(&mut fetched, wanted) == 0
+            {
                 return None;
             }
             state.waiting.extend(fetched.drain(..));
@@ -237,7 +247,12 @@ impl LogReader for KafkaReader {
         self.stop(partition)
     }
 
-    fn take(&mut self, partition: &TopicPartition, limit: &TakeLimit, visit: &mut dyn FnMut(&[MessageView<'_>])) -> Result<Taken, LogError> {
+    fn take(
+        &mut self,
+        partition: &TopicPartition,
+        limit: &TakeLimit,
+        visit: &mut dyn FnMut(&[MessageView<'_>]),
+    ) -> Result<Taken, LogError> {
         let taken = self.take_batch(partition, limit)?;
         for messages in taken.batch.messages.chunks(VISIT_MESSAGES) {
             with_views(messages, self.options.headers, visit);

@@ -123,7 +123,10 @@ impl RowDecoder {
     }
 
     /// Rows of value and key that both are good, and why the other messages are bad.
-    fn decode_scopes(&mut self, views: &[MessageView<'_>]) -> Result<(RecordBatch, Option<RecordBatch>, BTreeMap<usize, String>), ArrowError> {
+    fn decode_scopes(
+        &mut self,
+        views: &[MessageView<'_>],
+    ) -> Result<(RecordBatch, Option<RecordBatch>, BTreeMap<usize, String>), ArrowError> {
         let payloads: Vec<_> = views.iter().map(|view| view.payload).collect();
         let value = self.value.decode(&payloads);
         let key = self.key.as_mut().map(|key| key.decode(&views.iter().map(|view| view.key).collect::<Vec<_>>()));

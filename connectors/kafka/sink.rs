@@ -45,10 +45,13 @@ impl KafkaSink {
         let table = effective(&request.table);
         let places = |scope| -> Vec<usize> {
             let names: BTreeSet<String> = columns_of_scope(&table, scope).iter().map(|column| column.field.name().clone()).collect();
-            let wanted = |index: &usize| request.columns[*index].kind == ColumnKind::Physical && names.contains(request.columns[*index].field.name());
+            let wanted = |index: &usize| {
+                request.columns[*index].kind == ColumnKind::Physical && names.contains(request.columns[*index].field.name())
+            };
             (0..request.columns.len()).filter(wanted).collect()
         };
-        let timestamp = request.columns.iter().position(|column| matches!(&column.kind, ColumnKind::Metadata { key, .. } if key == "timestamp"));
+        let timestamp =
+            request.columns.iter().position(|column| matches!(&column.kind, ColumnKind::Metadata { key, .. } if key == "timestamp"));
         let key = if options.has_key { places(FormatScope::Key) } else { Vec::new() };
         let columns = Columns { value: places(FormatScope::Value), key, timestamp, schema: Arc::clone(&request.schema) };
         Ok(KafkaSink { log, options, table, columns })
@@ -70,7 +73,8 @@ impl Sink for KafkaSink {
         let topic = self.log.describe_topic(&self.options.topic).map_err(|error| self.error(error))?;
         let configured = topic.as_ref().and_then(|topic| topic.configs.get("max.message.bytes")?.parse().ok());
         let partitions = topic.as_ref().map_or(1, |topic| topic.partitions.max(1));
-        let message_bytes_max = configured.unwrap_or(MESSAGE_BYTES_DEFAULT).min(self.log.message_bytes_max()).saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        let message_bytes_max =
+            configured.unwrap_or(MESSAGE_BYTES_DEFAULT).min(self.log.message_bytes_max()).saturating_sub(MESSAGE_OVERHEAD_BYTES);
         let partition = match self.options.partitioner {
             SinkPartitioner::Default => Partition::ByKey,
             SinkPartitioner::Fixed => Partition::One((region.partition % partitions as u32) as i32),
@@ -140,7 +144,13 @@ impl Encoded {
     }
 }
 
-fn encode(encoder: &mut dyn RowEncoder, rows: &RecordBatch, columns: &[usize], buffer: &mut Vec<u8>, refused: &mut BTreeMap<usize, String>) -> Result<Encoded, SinkError> {
+fn encode(
+    encoder: &mut dyn RowEncoder,
+    rows: &RecordBatch,
+    columns: &[usize],
+    buffer: &mut Vec<u8>,
+    refused: &mut BTreeMap<usize, String>,
+) -> Result<Encoded, SinkError> {
     let rows = rows.project(columns).map_err(|error| SinkError { retry: false, message: error.to_string() })?;
     let (start, mut ends) = (buffer.len(), Vec::with_capacity(rows.num_rows()));
     for RefusedRow { row, reason } in encoder.encode(&rows, buffer, &mut ends)? {
@@ -172,7 +182,10 @@ impl SinkWriter for KafkaSinkWriter {
             let bytes = value.len() + key.as_ref().map_or(0, Range::len);
             let timestamp_ms = timestamps.as_ref().filter(|values| values.is_valid(row)).map(|values| values.value(row));
             if bytes > self.message_bytes_max {
-                refused.insert(row, format!("the message would have {bytes} bytes, topic '{}' takes {}", self.set.topic, self.message_bytes_max));
+                refused.insert(
+                    row,
+                    format!("the message would have {bytes} bytes, topic '{}' takes {}", self.set.topic, self.message_bytes_max),
+                );
             } else if timestamp_ms.is_some_and(|timestamp_ms| timestamp_ms < 0) {
                 refused.insert(row, "a message's timestamp can't be before 1970".into());
             } else {

@@ -7,13 +7,13 @@
 //! Messages are decoded from the fetch buffer. Bad records are copied out; the originals of good rows are kept with
 //! their buffer, and only on demand.
 
+use crate::admin;
 use crate::connector::source_error;
 use crate::fetch::FetchedBatch;
 use crate::log::KafkaLog;
 use crate::options::{Bounded, GroupReset, Startup, TableOptions};
 use crate::reader::{BatchTaken, KafkaReader};
 use crate::rows::{RowDecoder, Rows};
-use crate::admin;
 use arrow_array::RecordBatch;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -71,7 +71,9 @@ impl KafkaSource {
                 (None, GroupReset::Latest) => self.resolve(partition, StartAt::End),
                 (None, GroupReset::Stop) => {
                     let group = self.options.group.as_deref().unwrap_or_default();
-                    Err(self.stop(format!("group '{group}' has no offset in {partition}: set 'properties.auto.offset.reset' to 'earliest' or 'latest'")))
+                    Err(self.stop(format!(
+                        "group '{group}' has no offset in {partition}: set 'properties.auto.offset.reset' to 'earliest' or 'latest'"
+                    )))
                 }
             },
         }
@@ -110,10 +112,20 @@ impl Source for KafkaSource {
     }
 
     fn reader(&self, wakeup: Arc<Wakeup>) -> Result<Box<dyn SourceReader>, SourceError> {
-        let options = ReaderOptions { headers: self.request.keep_origins || self.reads_headers(), buffer_bytes: BUFFER_BYTES, properties: BTreeMap::new() };
+        let options = ReaderOptions {
+            headers: self.request.keep_origins || self.reads_headers(),
+            buffer_bytes: BUFFER_BYTES,
+            properties: BTreeMap::new(),
+        };
         let reader = self.log.kafka_reader(options, wakeup).map_err(|error| self.error(error))?;
         let topic = self.options.topic.as_str().into();
-        Ok(Box::new(KafkaTableReader { reader, topic, options: self.options.clone(), request: self.request.clone(), splits: BTreeMap::new() }))
+        Ok(Box::new(KafkaTableReader {
+            reader,
+            topic,
+            options: self.options.clone(),
+            request: self.request.clone(),
+            splits: BTreeMap::new(),
+        }))
     }
 }
 
@@ -166,7 +178,8 @@ impl SourceReader for KafkaTableReader {
         let BatchTaken { batch, taken, past_end } =
             self.reader.take_batch(&split.partition, &TakeLimit { end, ..*limit }).map_err(|error| source_error(name, error))?;
         split.next = taken.next;
-        let is_finished = split.end.is_some_and(|end| taken.next >= end || taken.at_end.is_some_and(|at_end| at_end >= end)) || (past_end && ends_at_split);
+        let is_finished = split.end.is_some_and(|end| taken.next >= end || taken.at_end.is_some_and(|at_end| at_end >= end))
+            || (past_end && ends_at_split);
         let state = match (is_finished, taken.messages) {
             (true, _) => SplitState::Finished,
             (false, 0) => SplitState::Idle,

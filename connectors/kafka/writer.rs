@@ -64,7 +64,14 @@ impl KafkaWriter {
             properties.writer(transactional_id).create_with_context(WriterEvents::default()).map_err(|error| log_error(&what, &error))?;
         init_transactions(&client, &what)?;
         let timeout = properties.transaction_timeout();
-        Ok(KafkaWriter { topics: BTreeMap::new(), client: Arc::new(client), transactional_id: transactional_id.to_string(), timeout, sent: 0, spent: None })
+        Ok(KafkaWriter {
+            topics: BTreeMap::new(),
+            client: Arc::new(client),
+            transactional_id: transactional_id.to_string(),
+            timeout,
+            sent: 0,
+            spent: None,
+        })
     }
 
     fn topic(&mut self, name: &Arc<str>) -> Result<&TopicHandle, LogError> {

@@ -2,7 +2,9 @@
 
 use super::model::{Event, Model, Stream};
 use crate::generator::random::Random;
-use arrow_array::{ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray};
+use arrow_array::{
+    ArrayRef, Int64Array, StringArray, TimestampMicrosecondArray, TimestampMillisecondArray, TimestampNanosecondArray, TimestampSecondArray,
+};
 use arrow_buffer::{Buffer, OffsetBuffer, ScalarBuffer};
 use arrow_schema::{DataType, FieldRef, TimeUnit};
 use std::ops::Range;
@@ -19,7 +21,8 @@ const CHANNELS: u64 = 10_000;
 const HOT_CHANNELS: [&str; 4] = ["Google", "Facebook", "Baidu", "Apple"];
 const FIRST_NAMES: [&str; 11] = ["Peter", "Paul", "Luke", "John", "Saul", "Vicky", "Kate", "Julie", "Sarah", "Deiter", "Walter"];
 const LAST_NAMES: [&str; 9] = ["Shultz", "Abrams", "Spencer", "White", "Bartels", "Walton", "Smith", "Jones", "Noris"];
-const CITIES: [&str; 10] = ["Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland", "Bend", "Redmond", "Seattle", "Kent", "Cheyenne"];
+const CITIES: [&str; 10] =
+    ["Phoenix", "Los Angeles", "San Francisco", "Boise", "Portland", "Bend", "Redmond", "Seattle", "Kent", "Cheyenne"];
 const STATES: [&str; 6] = ["AZ", "CA", "ID", "OR", "WA", "WY"];
 
 /// A column of one of the three tables.
@@ -53,7 +56,15 @@ impl ColumnName {
     pub(super) fn all_of(event: Event) -> &'static [(&'static str, ColumnName)] {
         use ColumnName::*;
         match event {
-            Event::Bid => &[("auction", Auction), ("bidder", Bidder), ("price", Price), ("channel", Channel), ("url", Url), ("dateTime", DateTime), ("extra", Extra)],
+            Event::Bid => &[
+                ("auction", Auction),
+                ("bidder", Bidder),
+                ("price", Price),
+                ("channel", Channel),
+                ("url", Url),
+                ("dateTime", DateTime),
+                ("extra", Extra),
+            ],
             Event::Auction => &[
                 ("id", AuctionId),
                 ("itemName", ItemName),
@@ -191,7 +202,11 @@ enum Channel {
 /// Half of the bids come through four channels, the rest through ten thousand.
 fn channel(model: &Model, event: i64) -> Channel {
     let mut random = model.random(event, Stream::Channel);
-    if random.below(2) > 0 { Channel::Hot(random.below(HOT_CHANNELS.len() as u64) as usize) } else { Channel::Other(random.below(CHANNELS)) }
+    if random.below(2) > 0 {
+        Channel::Hot(random.below(HOT_CHANNELS.len() as u64) as usize)
+    } else {
+        Channel::Other(random.below(CHANNELS))
+    }
 }
 
 /// A channel's url is always the same one; nine of ten name the channel in it.
@@ -249,9 +264,15 @@ pub(crate) fn texts<T>(items: impl Iterator<Item = T>, mut write: impl FnMut(T, 
 pub(crate) fn times(field: &FieldRef, millis: impl Iterator<Item = i64>) -> ArrayRef {
     let DataType::Timestamp(unit, zone) = field.data_type() else { unreachable!("`check` has refused other types") };
     match unit {
-        TimeUnit::Second => Arc::new(TimestampSecondArray::from_iter_values(millis.map(|ms| ms.div_euclid(1000))).with_timezone_opt(zone.clone())),
+        TimeUnit::Second => {
+            Arc::new(TimestampSecondArray::from_iter_values(millis.map(|ms| ms.div_euclid(1000))).with_timezone_opt(zone.clone()))
+        }
         TimeUnit::Millisecond => Arc::new(TimestampMillisecondArray::from_iter_values(millis).with_timezone_opt(zone.clone())),
-        TimeUnit::Microsecond => Arc::new(TimestampMicrosecondArray::from_iter_values(millis.map(|ms| ms * 1000)).with_timezone_opt(zone.clone())),
-        TimeUnit::Nanosecond => Arc::new(TimestampNanosecondArray::from_iter_values(millis.map(|ms| ms.saturating_mul(1_000_000))).with_timezone_opt(zone.clone())),
+        TimeUnit::Microsecond => {
+            Arc::new(TimestampMicrosecondArray::from_iter_values(millis.map(|ms| ms * 1000)).with_timezone_opt(zone.clone()))
+        }
+        TimeUnit::Nanosecond => Arc::new(
+            TimestampNanosecondArray::from_iter_values(millis.map(|ms| ms.saturating_mul(1_000_000))).with_timezone_opt(zone.clone()),
+        ),
     }
 }

@@ -65,7 +65,8 @@ impl Generator for NexmarkGenerator {
         let column = |field: &arrow_schema::FieldRef| columns::generate(&self.model, field, split, rows.clone());
         let arrays = self.schema.fields().iter().map(column).collect();
         let options = RecordBatchOptions::new().with_row_count(Some(count));
-        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options).expect("each column is made for its field, a value per row")
+        RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)
+            .expect("each column is made for its field, a value per row")
     }
 
     fn row_at_event(&self, split: SplitId, event: i64) -> Offset {

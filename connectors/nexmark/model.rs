@@ -121,7 +121,8 @@ impl Model {
         let per_group = self.event.per_group();
         let (group, in_group) = (event.div_euclid(EVENTS_PER_GROUP), event.rem_euclid(EVENTS_PER_GROUP));
         // The split's groups before this one are complete.
-        let groups_before = (group - i64::from(split)).div_euclid(self.splits) + i64::from((group - i64::from(split)).rem_euclid(self.splits) != 0);
+        let groups_before =
+            (group - i64::from(split)).div_euclid(self.splits) + i64::from((group - i64::from(split)).rem_euclid(self.splits) != 0);
         let own = (group - i64::from(split)).rem_euclid(self.splits) == 0;
         let begun = if own { (in_group - self.event.first_in_group()).clamp(0, per_group) } else { 0 };
         (groups_before.max(0) * per_group + begun).max(0)

@@ -97,7 +97,8 @@ fn check_columns(table: &TableDefinition, event: Event) -> Vec<OptionError> {
                     errors.push(refuse("nexmark.table", format!("events of kind '{}' have no column '{name}'", event.name()), Some(hint)));
                 }
                 Some((_, column_name)) if !column_name.accepts(column.field.data_type()) => {
-                    let message = format!("column '{name}' is {} in Nexmark, not {}", column_name.sql_type(), sql_type(column.field.data_type()));
+                    let message =
+                        format!("column '{name}' is {} in Nexmark, not {}", column_name.sql_type(), sql_type(column.field.data_type()));
                     errors.push(refuse("nexmark.table", message, None));
                 }
                 Some(_) => {}

@@ -103,7 +103,14 @@ fn wrong_names_types_and_options_are_refused() {
     let wrong = check(vec![Field::new("prize", DataType::Int64, true), Field::new("url", DataType::Int64, true)], &[]);
     assert_eq!(wrong[0].hint.as_deref(), Some("did you mean 'price'?"));
     assert_eq!(wrong[1].message, "column 'url' is STRING in Nexmark, not BIGINT");
-    for (key, value) in [("splits", "0"), ("event-time.interval", "0 s"), ("keys.zipf", "-1"), ("rows-per-second", "-5"), ("event-time.start", "tomorrow"), ("row-per-second", "5")] {
+    for (key, value) in [
+        ("splits", "0"),
+        ("event-time.interval", "0 s"),
+        ("keys.zipf", "-1"),
+        ("rows-per-second", "-5"),
+        ("event-time.start", "tomorrow"),
+        ("row-per-second", "5"),
+    ] {
         let errors = check(fields(Event::Bid), &[(key, value)]);
         assert_eq!(errors.len(), 1, "{key}");
         assert_eq!(errors[0].key, key);

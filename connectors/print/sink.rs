@@ -44,7 +44,8 @@ impl SinkWriter for PrintWriter {
 
     fn seal(&mut self, _epoch: Epoch) -> Option<SinkContent> {
         let text = std::mem::take(&mut self.text);
-        (!text.is_empty()).then(|| SinkContent::External(Box::new(PrintContent { text, printed: 0, standard_error: self.options.standard_error })))
+        (!text.is_empty())
+            .then(|| SinkContent::External(Box::new(PrintContent { text, printed: 0, standard_error: self.options.standard_error })))
     }
 }
 

@@ -41,11 +41,18 @@ pub struct GenesisSplit {
 pub enum ControlRecord {
     Genesis(Genesis),
     /// A process has started and may write with these producers.
-    Joined { incarnation: Incarnation, transactional_ids: Vec<String> },
+    Joined {
+        incarnation: Incarnation,
+        transactional_ids: Vec<String>,
+    },
     /// All producers of that process were fenced.
-    Fenced { incarnation: Incarnation },
+    Fenced {
+        incarnation: Incarnation,
+    },
     /// Written and read back after each InitProducerId: does the writer still own the job at this offset?
-    Confirm { incarnation: Incarnation },
+    Confirm {
+        incarnation: Incarnation,
+    },
 }
 
 impl ControlRecord {

@@ -95,15 +95,24 @@ impl EpochRecord {
                 return Err(format!("E-2: {} epoch {} reads input {input}, which it does not have", self.region, next.epoch));
             };
             if from != position || to < from {
-                return Err(format!("E-2: {} epoch {} reads input {input} [{from}, {to}) after position {position}", self.region, next.epoch));
+                return Err(format!(
+                    "E-2: {} epoch {} reads input {input} [{from}, {to}) after position {position}",
+                    self.region, next.epoch
+                ));
             }
             *position = *to;
         }
         if positions != next.positions {
-            return Err(format!("E-2: {} epoch {} states positions {:?}, its steps end at {positions:?}", self.region, next.epoch, next.positions));
+            return Err(format!(
+                "E-2: {} epoch {} states positions {:?}, its steps end at {positions:?}",
+                self.region, next.epoch, next.positions
+            ));
         }
         if next.watermark < self.watermark {
-            return Err(format!("E-5: {} epoch {} takes the watermark back from {} to {}", self.region, next.epoch, self.watermark, next.watermark));
+            return Err(format!(
+                "E-5: {} epoch {} takes the watermark back from {} to {}",
+                self.region, next.epoch, self.watermark, next.watermark
+            ));
         }
         Ok(())
     }

@@ -80,7 +80,8 @@ pub struct OptionError {
 pub fn is_supported_type(data_type: &DataType) -> bool {
     use DataType::*;
     match data_type {
-        Boolean | Int8 | Int16 | Int32 | Int64 | Float32 | Float64 | Decimal128(..) | Utf8 | Binary | Date32 | Time32(_) | Timestamp(..) => true,
+        Boolean | Int8 | Int16 | Int32 | Int64 | Float32 | Float64 | Decimal128(..) | Utf8 | Binary | Date32 | Time32(_)
+        | Timestamp(..) => true,
         List(item) => is_supported_type(item.data_type()),
         Struct(fields) => fields.iter().all(|field| is_supported_type(field.data_type())),
         Map(entries, _) => is_supported_type(entries.data_type()),

@@ -44,7 +44,11 @@ impl Job {
         let (mut sources, mut sinks, mut groups) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for stage in &plan.stages {
             if let StageInput::Source(scan) = &stage.input {
-                let connector = environment.connectors.sources.get(scan.table.connector()).ok_or_else(|| fail("an unknown source connector was planned"))?;
+                let connector = environment
+                    .connectors
+                    .sources
+                    .get(scan.table.connector())
+                    .ok_or_else(|| fail("an unknown source connector was planned"))?;
                 let request = SourceRequest {
                     table: scan.table.clone(),
                     columns: scan.columns.clone(),
@@ -59,7 +63,11 @@ impl Job {
                 sources.insert(stage.id, source);
             }
             if let StageOutput::Sink(sink) = &stage.output {
-                let connector = environment.connectors.sinks.get(sink.table.connector()).ok_or_else(|| fail("an unknown sink connector was planned"))?;
+                let connector = environment
+                    .connectors
+                    .sinks
+                    .get(sink.table.connector())
+                    .ok_or_else(|| fail("an unknown sink connector was planned"))?;
                 let request = SinkRequest { table: sink.table.clone(), columns: sink.columns.clone(), schema: sink.schema.clone() };
                 sinks.insert(stage.id, connector.open(request).map_err(|error| fail(format!("table {}: {error}", sink.table.name)))?);
             }
@@ -127,7 +135,13 @@ impl Job {
     }
 
     /// One region, fresh, at its start position, without its stored state.
-    pub fn region(&self, id: RegionId, index: usize, genesis: &Genesis, settings: RegionSettings) -> Result<(Region, Vec<WindowTableSpec>), EngineError> {
+    pub fn region(
+        &self,
+        id: RegionId,
+        index: usize,
+        genesis: &Genesis,
+        settings: RegionSettings,
+    ) -> Result<(Region, Vec<WindowTableSpec>), EngineError> {
         let stage = &self.plan.stages[id.stage.0 as usize];
         let stop = |error: OperatorError| fail(format!("stage {}: {error}", stage.name));
         let (input, input_schema, upstreams, position) = match &stage.input {
@@ -137,7 +151,10 @@ impl Job {
                 let upstream: Vec<RegionId> = plan
                     .upstream
                     .iter()
-                    .flat_map(|stage| (0..self.regions_of(&self.plan.stages[stage.0 as usize], genesis)).map(|partition| RegionId { stage: *stage, partition }))
+                    .flat_map(|stage| {
+                        (0..self.regions_of(&self.plan.stages[stage.0 as usize], genesis))
+                            .map(|partition| RegionId { stage: *stage, partition })
+                    })
                     .collect();
                 let input = ExchangeInput {
                     partition: TopicPartition::new(topics::exchange(&self.config.name, plan), id.partition as i32),
@@ -194,7 +211,8 @@ impl Job {
         let running = Scan::new(scan).map_err(|error| fail(format!("table {}: {error}", scan.table.name)))?;
         let schema = running.schema();
         let group = self.groups.get(&id.stage).map(|(topic, group)| (TopicPartition::new(topic.as_str(), split.id as i32), group.clone()));
-        let input = SourceInput { split, scan: running, watermark: scan.watermark.clone(), last_rows_ms: wall_clock_ms(), finished: false, group };
+        let input =
+            SourceInput { split, scan: running, watermark: scan.watermark.clone(), last_rows_ms: wall_clock_ms(), finished: false, group };
         Ok((Input::Source(input), schema, vec![UpstreamWatermark::START], split.start))
     }
 

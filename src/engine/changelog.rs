@@ -65,7 +65,10 @@ pub fn read(log: &dyn Log, ranges: &[Range], visit: &mut dyn FnMut(usize, EpochR
         }
         if heard.elapsed() > STABLE_DEADLINE {
             let range = &ranges[open[0].0];
-            return Err(LogError::new(LogErrorKind::Retry, format!("{} does not give its records up to offset {}", range.partition, range.end)));
+            return Err(LogError::new(
+                LogErrorKind::Retry,
+                format!("{} does not give its records up to offset {}", range.partition, range.end),
+            ));
         }
     }
     Ok(())

@@ -234,7 +234,10 @@ impl Committer {
             while let Err(error) = content.publish() {
                 if !error.retry || self.stopping.load(Ordering::SeqCst) {
                     let message = format!("a sink refuses to publish a committed epoch: {error}");
-                    return Err(Ended::Failed(EngineError { message, hint: Some("restart the job: it publishes what is committed".into()) }));
+                    return Err(Ended::Failed(EngineError {
+                        message,
+                        hint: Some("restart the job: it publishes what is committed".into()),
+                    }));
                 }
                 std::thread::sleep(pause);
                 pause = (pause * 2).min(RETRY_PAUSE_MAX);
@@ -253,7 +256,10 @@ impl From<LogError> for Resolve {
     fn from(error: LogError) -> Self {
         match error.kind {
             LogErrorKind::Retry | LogErrorKind::Fenced => Resolve::Again(error.message),
-            _ => Resolve::Ended(Ended::Failed(EngineError { message: format!("the outcome of a commit can't be read: {error}"), hint: None })),
+            _ => Resolve::Ended(Ended::Failed(EngineError {
+                message: format!("the outcome of a commit can't be read: {error}"),
+                hint: None,
+            })),
         }
     }
 }

@@ -45,6 +45,9 @@ pub struct JobConfig {
     pub late_rows: LateRowPolicy,
     /// Replication of the topics that the job makes; None: the broker's default.
     pub replication_factor: Option<i32>,
+    /// The log is the memory of this process (an embedded broker without a folder): what the local store covers is trimmed from the
+    /// exchanges. Any other log is trimmed only behind remote checkpoints, so without those never (K-2).
+    pub log_dies_with_process: bool,
 }
 
 /// What a job runs on.

@@ -127,7 +127,12 @@ fn send_exchange(writer: &mut dyn TransactionalWriter, (topic, partition): &(Arc
 
 /// Frames of one region for one partition, each below the message limit. Only the last one states the epoch's watermark; the others
 /// keep what the reader already knows, so that no row of the epoch finds itself behind its own epoch's watermark.
-fn encode_frames(encoder: &mut FrameEncoder, epoch: &SealedEpoch, content: &ExchangeContent, rows: &[RecordBatch]) -> Result<Vec<Vec<u8>>, LogError> {
+fn encode_frames(
+    encoder: &mut FrameEncoder,
+    epoch: &SealedEpoch,
+    content: &ExchangeContent,
+    rows: &[RecordBatch],
+) -> Result<Vec<Vec<u8>>, LogError> {
     let invalid = |error: String| LogError::new(LogErrorKind::Invalid, error);
     let rows = match rows {
         [] => None,
@@ -136,7 +141,9 @@ fn encode_frames(encoder: &mut FrameEncoder, epoch: &SealedEpoch, content: &Exch
     };
     let Some(rows) = rows else {
         let mut frame = Vec::new();
-        encoder.encode(epoch.record.region, epoch.epoch(), content.watermark, None, &mut frame).map_err(|error| invalid(error.to_string()))?;
+        encoder
+            .encode(epoch.record.region, epoch.epoch(), content.watermark, None, &mut frame)
+            .map_err(|error| invalid(error.to_string()))?;
         return Ok(vec![frame]);
     };
     let mut frames = Vec::new();
@@ -144,7 +151,9 @@ fn encode_frames(encoder: &mut FrameEncoder, epoch: &SealedEpoch, content: &Exch
     while let Some(rows) = pending.pop() {
         let mut frame = Vec::new();
         let watermark = if pending.is_empty() { Some(content.watermark) } else { None };
-        encoder.encode(epoch.record.region, epoch.epoch(), watermark.unwrap_or(UNCHANGED), Some(&rows), &mut frame).map_err(|error| invalid(error.to_string()))?;
+        encoder
+            .encode(epoch.record.region, epoch.epoch(), watermark.unwrap_or(UNCHANGED), Some(&rows), &mut frame)
+            .map_err(|error| invalid(error.to_string()))?;
         if frame.len() > EXCHANGE_MESSAGE_BYTES && rows.num_rows() > 1 {
             let half = rows.num_rows() / 2;
             pending.push(rows.slice(half, rows.num_rows() - half));

@@ -44,7 +44,9 @@ impl Letters {
             key = origin.key;
             payload = origin.payload;
         }
-        let size = key.as_ref().map_or(0, Vec::len) + payload.as_ref().map_or(0, Vec::len) + headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
+        let size = key.as_ref().map_or(0, Vec::len)
+            + payload.as_ref().map_or(0, Vec::len)
+            + headers.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>();
         if size > PAYLOAD_BYTES_MAX {
             headers.truncate(7);
             headers.push(("streamshield.truncated".into(), size.to_string().into_bytes()));

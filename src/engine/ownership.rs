@@ -11,7 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamshield_core::control::{ControlRecord, ControlState, Genesis};
 use streamshield_core::ids::{Incarnation, Offset};
-use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, LogReader, OutMessage, ReaderOptions, TakeLimit, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{
+    Isolation, Log, LogError, LogErrorKind, LogReader, OutMessage, ReaderOptions, TakeLimit, TopicPartition, Wakeup,
+};
 
 /// Records are small; this bounds one take.
 const TAKE: TakeLimit = TakeLimit { messages: 10_000, bytes: 8 << 20, end: None };
@@ -77,7 +79,10 @@ impl Ownership {
         }
         self.append(&ControlRecord::Genesis(make()?))?;
         let state = self.read()?;
-        state.genesis().cloned().ok_or_else(|| EngineError { message: "the control log lost a genesis that it acknowledged".into(), hint: None })
+        state
+            .genesis()
+            .cloned()
+            .ok_or_else(|| EngineError { message: "the control log lost a genesis that it acknowledged".into(), hint: None })
     }
 
     /// Appends a record, reads it back, and tells who owns the job at its offset.

@@ -87,7 +87,9 @@ impl Progress {
             metrics::histogram!("streamshield_end_to_end_latency_seconds").record(latency_ms / 1e3);
             let mut latencies = self.latencies.lock();
             latencies.push_back((now, latency_ms));
-            while latencies.len() > LATENCY_SAMPLES_MAX || latencies.front().is_some_and(|(at, _)| *at < now - LATENCY_WINDOW.as_millis() as i64) {
+            while latencies.len() > LATENCY_SAMPLES_MAX
+                || latencies.front().is_some_and(|(at, _)| *at < now - LATENCY_WINDOW.as_millis() as i64)
+            {
                 latencies.pop_front();
             }
         }

@@ -112,7 +112,11 @@ fn region_start(region: &Region, records: &[EpochRecord]) -> Offset {
 }
 
 /// Opens the region's store; what it holds, if it can be used.
-fn open_store(region: &mut Region, state: &dyn StateBackend, tables: &[WindowTableSpec]) -> Result<Option<(Offset, EpochRecord)>, EngineError> {
+fn open_store(
+    region: &mut Region,
+    state: &dyn StateBackend,
+    tables: &[WindowTableSpec],
+) -> Result<Option<(Offset, EpochRecord)>, EngineError> {
     let open = || state.open(region.id, tables).map_err(|error| EngineError { message: format!("{}: {error}", region.id), hint: None });
     let mut opened = open()?;
     let mut rebuilt = opened.rebuilt.take();
@@ -147,7 +151,12 @@ fn open_store(region: &mut Region, state: &dyn StateBackend, tables: &[WindowTab
 }
 
 /// Per region the records after its base, each continuing the one before (E-1, E-2). Regions without state keep the last one only.
-fn read_records(regions: &[Region], log: &dyn Log, ranges: &[Range], bases: &[Option<EpochRecord>]) -> Result<Vec<Vec<EpochRecord>>, EngineError> {
+fn read_records(
+    regions: &[Region],
+    log: &dyn Log,
+    ranges: &[Range],
+    bases: &[Option<EpochRecord>],
+) -> Result<Vec<Vec<EpochRecord>>, EngineError> {
     let mut all: Vec<Vec<EpochRecord>> = vec![Vec::new(); regions.len()];
     // A store is a prefix of this log only if the log holds the record of its epoch.
     let mut proven: Vec<bool> = bases.iter().map(Option::is_none).collect();
@@ -173,10 +182,16 @@ fn read_records(regions: &[Region], log: &dyn Log, ranges: &[Range], bases: &[Op
     if let Some(index) = proven.iter().position(|proven| !proven) {
         let (region, partition) = (regions[index].id, &ranges[index].partition);
         let message = format!("{region}: the local store is of an epoch that {partition} does not hold");
-        return Err(EngineError { message, hint: Some("was the changelog topic recreated, or is this another job's state_dir? Then delete it".into()) });
+        return Err(EngineError {
+            message,
+            hint: Some("was the changelog topic recreated, or is this another job's state_dir? Then delete it".into()),
+        });
     }
     match broken {
-        Some(message) => Err(EngineError { message, hint: Some("the changelog topic was changed by somebody else, or trimmed; the job does not guess".into()) }),
+        Some(message) => Err(EngineError {
+            message,
+            hint: Some("the changelog topic was changed by somebody else, or trimmed; the job does not guess".into()),
+        }),
         None => Ok(all),
     }
 }
@@ -186,7 +201,10 @@ fn check_plan(region: &Region, last: &EpochRecord) -> Result<(), EngineError> {
         return Ok(());
     }
     Err(EngineError {
-        message: format!("the job's plan has changed: its epochs were written by plan {}, this is plan {}", last.plan, region.settings.plan),
+        message: format!(
+            "the job's plan has changed: its epochs were written by plan {}, this is plan {}",
+            last.plan, region.settings.plan
+        ),
         hint: Some("give the changed job another name, or go back to the SQL that wrote this state".into()),
     })
 }
@@ -204,7 +222,8 @@ fn adopt(region: &mut Region, record: &EpochRecord) {
         region.pending_emit = region.chain.has_closed(region.combined, region.state.as_mut());
     }
     if let Input::Source(source) = &mut region.input {
-        source.finished = record.upstreams.first().is_some_and(|upstream| upstream.watermark == streamshield_core::watermark::Watermark::MAX);
+        source.finished =
+            record.upstreams.first().is_some_and(|upstream| upstream.watermark == streamshield_core::watermark::Watermark::MAX);
     }
 }
 
@@ -221,7 +240,9 @@ fn replay(region: &mut Region, records: &[EpochRecord], reader: &mut dyn LogRead
             continue;
         }
         replay_epoch(region, record, reader, wakeup).map_err(|error| match error {
-            RegionError::Retry(message) | RegionError::Stop(message) => EngineError { message: format!("{} can't replay epoch {}: {message}", region.id, record.epoch), hint: None },
+            RegionError::Retry(message) | RegionError::Stop(message) => {
+                EngineError { message: format!("{} can't replay epoch {}: {message}", region.id, record.epoch), hint: None }
+            }
         })?;
         replayed += 1;
         if reported.elapsed() >= REPORT_EVERY {

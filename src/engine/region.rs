@@ -282,7 +282,16 @@ impl Region {
         flush: Option<streamshield_core::ports::state::Flush>,
     ) -> SealedEpoch {
         let says = UpstreamWatermark { watermark: self.output_watermark, idle: self.is_idle() };
-        let mut sealed = SealedEpoch { index: self.index, record, changelog: self.changelog.clone(), exchange: None, sink: None, messages, flush, counts };
+        let mut sealed = SealedEpoch {
+            index: self.index,
+            record,
+            changelog: self.changelog.clone(),
+            exchange: None,
+            sink: None,
+            messages,
+            flush,
+            counts,
+        };
         match &mut self.output {
             Output::Exchange(exchange) => {
                 let partitions = exchange.pending.len();
@@ -358,7 +367,9 @@ impl Region {
     ) -> Result<(), RegionError> {
         match self.settings.on_bad_record {
             BadRecordPolicy::Fail => {
-                let place = origin.map_or_else(String::new, |origin| format!(" ({} partition {} offset {})", origin.container, origin.split, origin.offset));
+                let place = origin.map_or_else(String::new, |origin| {
+                    format!(" ({} partition {} offset {})", origin.container, origin.split, origin.offset)
+                });
                 return Err(RegionError::Stop(format!("bad record{place}: {reason}")));
             }
             BadRecordPolicy::DeadLetter => {

@@ -27,6 +27,7 @@ use streamshield_core::control::Genesis;
 use streamshield_core::ids::RegionId;
 use streamshield_core::ports::log::{LogReader, ReaderOptions, TopicSpec, Wakeup};
 use streamshield_core::ports::source::Split;
+use streamshield_core::watermark::Watermark;
 
 /// Why a job could not start or had to stop. The text says what happened, the hint what to do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -195,7 +196,8 @@ fn watch(
     for thread in threads {
         let sender = sender.clone();
         std::thread::spawn(move || {
-            let outcome = thread.join().unwrap_or_else(|_| JobOutcome::Failed(EngineError { message: "a slot panicked".into(), hint: None }));
+            let outcome =
+                thread.join().unwrap_or_else(|_| JobOutcome::Failed(EngineError { message: "a slot panicked".into(), hint: None }));
             let _ = sender.send(outcome);
         });
     }
@@ -286,17 +288,30 @@ impl SlotStarter {
             regions.push(region);
             tables.push(of_region);
         }
-        let recovered = recovery::recover(&mut regions, &tables, log.as_ref(), self.environment.state.as_ref(), exchange.as_mut(), &self.wakeup)?;
+        let recovered =
+            recovery::recover(&mut regions, &tables, log.as_ref(), self.environment.state.as_ref(), exchange.as_mut(), &self.wakeup)?;
         let mut changelog_ends = BTreeMap::new();
         for (region, end) in regions.iter_mut().zip(recovered.changelog_ends) {
             changelog_ends.insert(region.id, end);
+            let (epoch, watermark) = (region.epoch.0, region.output_watermark);
+            self.progress.region(region.id, |entry| {
+                entry.epoch = epoch;
+                entry.watermark_ms = (watermark != Watermark::MIN && watermark != Watermark::MAX).then_some(watermark.0);
+                entry.finished = region.finished;
+            });
             if let Some(sink) = self.job.sinks.get(&region.id.stage) {
                 sink.recover(region.id, region.epoch).map_err(|error| EngineError { message: error.message, hint: None })?;
             }
         }
         if regions.iter().any(|region| region.epoch.0 > 0) {
             let elapsed = started.elapsed().as_secs_f64();
-            tracing::info!(slot = self.number, regions = regions.len(), epochs_replayed = recovered.epochs_replayed, seconds = elapsed, "recovered");
+            tracing::info!(
+                slot = self.number,
+                regions = regions.len(),
+                epochs_replayed = recovered.epochs_replayed,
+                seconds = elapsed,
+                "recovered"
+            );
         }
         // The producer comes last: its InitProducerId is followed by the confirmation, and that by the first transaction.
         let transactional_id = self.ownership.transactional_ids[self.number].clone();
@@ -343,7 +358,9 @@ impl SlotStarter {
             stopping: self.shared.stopping.clone(),
             wakeup: self.wakeup.clone(),
         };
-        let spawned = std::thread::Builder::new().name(format!("commit-{}", self.number)).spawn(move || committer.run(Some(writer), sealed, news_sender));
+        let spawned = std::thread::Builder::new()
+            .name(format!("commit-{}", self.number))
+            .spawn(move || committer.run(Some(writer), sealed, news_sender));
         spawned.map_err(|error| EngineError { message: format!("no thread for commits: {error}"), hint: None })?;
         let mut sources = BTreeMap::new();
         for region in &mut regions {
@@ -376,6 +393,7 @@ impl SlotStarter {
             progress: self.progress.clone(),
             shared: self.shared.clone(),
             in_flight: 0,
+            trims: self.job.config.log_dies_with_process,
             group_offsets: BTreeMap::new(),
             group_offsets_sent: Instant::now(),
         };

@@ -54,6 +54,8 @@ pub struct Slot {
     pub progress: Arc<Progress>,
     pub shared: Arc<Shared>,
     pub in_flight: usize,
+    /// Exchanges are trimmed behind the local store (`JobConfig::log_dies_with_process`).
+    pub trims: bool,
     pub group_offsets: BTreeMap<String, BTreeMap<TopicPartition, Offset>>,
     pub group_offsets_sent: Instant,
 }
@@ -130,6 +132,13 @@ impl Slot {
             if bytes.total > region.settings.state_bytes_max { region.state.evict(region.settings.state_bytes_max / 2) } else { Ok(()) }
         });
         region.flush_in_flight = false;
+        if applied.is_ok()
+            && self.trims
+            && let Input::Exchange(exchange) = &region.input
+            && let Err(error) = self.log.trim(&[(exchange.partition.clone(), epoch.position)])
+        {
+            tracing::warn!(partition = %exchange.partition, %error, "could not trim");
+        }
         if let Err(error) = applied {
             self.stop_region(epoch.index, format!("the local store: {error}"));
         }
@@ -152,7 +161,8 @@ impl Slot {
                 Ok(Err(RegionError::Retry(reason))) => tracing::debug!(region = %region.id, reason, "the input does not answer yet"),
                 Ok(Err(RegionError::Stop(reason))) => self.stop_region(index, reason),
                 Err(panic) => {
-                    let reason = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+                    let reason =
+                        panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
                     self.stop_region(index, format!("panic: {}", reason.unwrap_or_default()));
                 }
             }

@@ -197,7 +197,8 @@ impl Region {
         let now_ms = self.open.as_ref().map_or_else(|| self.now_ms.max(wall_clock_ms()), |open| open.context.now_ms);
         let next = match &source.watermark {
             Some(WatermarkPlan::EventTime { idle_timeout_ms, .. }) => {
-                let idle = !self.upstreams[0].idle && self.is_quiet(source, *idle_timeout_ms, now_ms) && source.stands_at_end(self.position, log);
+                let idle =
+                    !self.upstreams[0].idle && self.is_quiet(source, *idle_timeout_ms, now_ms) && source.stands_at_end(self.position, log);
                 UpstreamWatermark { idle: idle || self.upstreams[0].idle, ..self.upstreams[0] }
             }
             Some(WatermarkPlan::ProcessingTime { granularity_ms }) => {
@@ -235,7 +236,9 @@ impl SourceInput {
     /// A split of the log is idle only when nothing committed waits in it: being slow ourselves is not idleness.
     fn stands_at_end(&self, position: Offset, log: &dyn Log) -> bool {
         match &self.group {
-            Some((partition, _)) => log.bounds(partition, Isolation::ReadCommitted).is_ok_and(|bounds| bounds.high <= position.max(bounds.low) + CONTROL_MARKERS),
+            Some((partition, _)) => log
+                .bounds(partition, Isolation::ReadCommitted)
+                .is_ok_and(|bounds| bounds.high <= position.max(bounds.low) + CONTROL_MARKERS),
             None => true,
         }
     }

@@ -48,7 +48,12 @@ struct Shared {
 }
 
 /// Serves until the runtime ends. Returns the bound address, so that port 0 may be asked for.
-pub async fn serve(address: SocketAddr, job: Arc<dyn StatusProvider>, metrics: PrometheusHandle, redactor: Redactor) -> io::Result<SocketAddr> {
+pub async fn serve(
+    address: SocketAddr,
+    job: Arc<dyn StatusProvider>,
+    metrics: PrometheusHandle,
+    redactor: Redactor,
+) -> io::Result<SocketAddr> {
     let listener = TcpListener::bind(address).await?;
     let bound = listener.local_addr()?;
     if !bound.ip().is_loopback() {
@@ -87,7 +92,9 @@ async fn get_metrics(State(shared): State<Shared>) -> Response {
 async fn get_health(State(shared): State<Shared>) -> Response {
     let status = shared.job.status();
     match status.regions.iter().find_map(|region| Some((&region.region, region.stopped.as_ref()?))) {
-        Some((region, reason)) => (StatusCode::SERVICE_UNAVAILABLE, shared.redactor.redact(&format!("region {region} is stopped: {reason}\n"))).into_response(),
+        Some((region, reason)) => {
+            (StatusCode::SERVICE_UNAVAILABLE, shared.redactor.redact(&format!("region {region} is stopped: {reason}\n"))).into_response()
+        }
         None => (StatusCode::OK, "ok\n").into_response(),
     }
 }

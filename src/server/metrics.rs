@@ -28,14 +28,29 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
     ("streamshield_dead_letters_total", Kind::Counter, Unit::Count, "Bad records written to the dead-letter topic"),
     ("streamshield_epochs_total", Kind::Counter, Unit::Count, "Epochs committed, over all regions"),
     ("streamshield_commit_duration_seconds", Kind::Histogram, Unit::Seconds, "From the begin of a slot's transaction to its commit"),
-    ("streamshield_end_to_end_latency_seconds", Kind::Histogram, Unit::Seconds, "From the newest source timestamp of an epoch to the end of its commit"),
+    (
+        "streamshield_end_to_end_latency_seconds",
+        Kind::Histogram,
+        Unit::Seconds,
+        "From the newest source timestamp of an epoch to the end of its commit",
+    ),
     ("streamshield_commits_in_doubt_total", Kind::Counter, Unit::Count, "Commits whose outcome had to be read from the log"),
     ("streamshield_regions_stopped_total", Kind::Counter, Unit::Count, "Regions stopped by an error"),
     ("streamshield_state_flush_seconds", Kind::Histogram, Unit::Seconds, "Time to write a flush of state to disk"),
     ("streamshield_state_flushed_bytes_total", Kind::Counter, Unit::Bytes, "State written to disk"),
     ("streamshield_state_stores_rebuilt_total", Kind::Counter, Unit::Count, "Local stores that could not be used and were rebuilt"),
-    ("streamshield_latency_p50_seconds", Kind::Gauge, Unit::Seconds, "From the newest source timestamp of an epoch to the end of its commit, median of the last minute"),
-    ("streamshield_latency_p99_seconds", Kind::Gauge, Unit::Seconds, "From the newest source timestamp of an epoch to the end of its commit, 99th percentile of the last minute"),
+    (
+        "streamshield_latency_p50_seconds",
+        Kind::Gauge,
+        Unit::Seconds,
+        "From the newest source timestamp of an epoch to the end of its commit, median of the last minute",
+    ),
+    (
+        "streamshield_latency_p99_seconds",
+        Kind::Gauge,
+        Unit::Seconds,
+        "From the newest source timestamp of an epoch to the end of its commit, 99th percentile of the last minute",
+    ),
     ("streamshield_watermark_timestamp_seconds", Kind::Gauge, Unit::Seconds, "Event-time watermark of a region, in seconds since 1970"),
     ("streamshield_region_epoch", Kind::Gauge, Unit::Count, "Last committed epoch of a region"),
     ("streamshield_region_stopped", Kind::Gauge, Unit::Count, "1 when the region was stopped by an error"),
@@ -54,7 +69,8 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
 
 /// Installs the recorder of this process and describes all metrics.
 pub fn install() -> Result<PrometheusHandle, BuildError> {
-    let handle = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?.install_recorder()?;
+    let handle =
+        PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?.install_recorder()?;
     for (name, kind, unit, help) in METRICS {
         match kind {
             Kind::Counter => describe_counter!(*name, *unit, *help),
@@ -86,7 +102,9 @@ pub fn export_status(status: &JobStatus) {
     counter!("streamshield_bad_records_total").absolute(status.bad_records);
     counter!("streamshield_dead_letters_total").absolute(status.dead_letters);
     counter!("streamshield_epochs_total").absolute(status.epochs);
-    for (name, milliseconds) in [("streamshield_latency_p50_seconds", status.latency_p50_ms), ("streamshield_latency_p99_seconds", status.latency_p99_ms)] {
+    for (name, milliseconds) in
+        [("streamshield_latency_p50_seconds", status.latency_p50_ms), ("streamshield_latency_p99_seconds", status.latency_p99_ms)]
+    {
         if let Some(milliseconds) = milliseconds {
             gauge!(name).set(milliseconds / 1000.0);
         }

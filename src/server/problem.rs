@@ -194,7 +194,12 @@ impl Diagnostic for Report {
 /// The candidate that was probably meant, by edit distance.
 pub fn did_you_mean<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let allowed = 1 + written.len() / 4;
-    candidates.into_iter().map(|candidate| (edit_distance(written, candidate), candidate)).filter(|(distance, _)| *distance <= allowed).min().map(|(_, candidate)| candidate)
+    candidates
+        .into_iter()
+        .map(|candidate| (edit_distance(written, candidate), candidate))
+        .filter(|(distance, _)| *distance <= allowed)
+        .min()
+        .map(|(_, candidate)| candidate)
 }
 
 /// Levenshtein distance, where an upper-case letter or a `-` for `_` costs nothing.

@@ -5,9 +5,9 @@
 
 use crate::error::Checked;
 use crate::windows::{WINDOW_TIME, WindowNode};
+use datafusion_common::Column;
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::tree_node::{Transformed, TreeNode};
-use datafusion_common::Column;
 use datafusion_expr::{Expr, Extension, Filter, LogicalPlan, Projection};
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercion;
 use datafusion_optimizer::common_subexpr_eliminate::CommonSubexprEliminate;

@@ -183,7 +183,10 @@ impl Catalog {
             faults.push(fault);
             return;
         }
-        let place = TablePlace { name: Some(text.name.span), options: text.options.iter().map(|option| (option.key.clone(), option.span)).collect() };
+        let place = TablePlace {
+            name: Some(text.name.span),
+            options: text.options.iter().map(|option| (option.key.clone(), option.span)).collect(),
+        };
         let definition = TableDefinition {
             name: text.name.value.clone(),
             columns: text.columns.iter().filter_map(stored_column).collect(),
@@ -202,7 +205,13 @@ impl Catalog {
         self.tables.insert(table.definition.name.clone(), Arc::new(table));
     }
 
-    fn build_table(&self, text: &CreateTable, mut definition: TableDefinition, place: TablePlace, faults: &mut Vec<Fault>) -> Checked<Table> {
+    fn build_table(
+        &self,
+        text: &CreateTable,
+        mut definition: TableDefinition,
+        place: TablePlace,
+        faults: &mut Vec<Fault>,
+    ) -> Checked<Table> {
         // Computed columns see the stored ones only, as in Flink.
         let stored = Arc::new(bare_table(&definition));
         let (mut columns, mut computed) = (Vec::new(), Vec::new());
@@ -255,7 +264,9 @@ impl Catalog {
             return Err(Fault::new(format!("the watermark is {}, not a timestamp", words(field.data_type()))));
         }
         if expression.is_volatile() {
-            return Err(Fault::new("a watermark may not depend on the clock").hint("use the event time column, such as `ts - INTERVAL '5' SECOND`"));
+            return Err(
+                Fault::new("a watermark may not depend on the clock").hint("use the event time column, such as `ts - INTERVAL '5' SECOND`")
+            );
         }
         Ok(Watermark { column, expression })
     }
@@ -306,7 +317,9 @@ fn check_primary_key(text: &CreateTable, definition: &TableDefinition, faults: &
     for name in &text.primary_key {
         match definition.columns.iter().find(|column| *column.field.name() == name.value) {
             Some(column) if column.kind != ColumnKind::Computed => {}
-            Some(_) => faults.push(Fault::new(format!("the computed column `{}` cannot be part of the primary key", name.value)).at(name.span)),
+            Some(_) => {
+                faults.push(Fault::new(format!("the computed column `{}` cannot be part of the primary key", name.value)).at(name.span))
+            }
             None => faults.push(Fault::new(format!("there is no column `{}` for the primary key", name.value)).at(name.span)),
         }
     }

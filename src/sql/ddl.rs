@@ -162,7 +162,9 @@ fn set_primary_key(table: &mut CreateTable, columns: Vec<Ident>, span: Span) -> 
 fn parse_column(parser: &mut Parser, table: &mut CreateTable) -> Checked<ColumnText> {
     let name = parser.parse_identifier()?;
     if name.value.starts_with("__") {
-        return Err(Fault::new(format!("column `{}`: names that start with two underscores are streamshield's own", name.value)).at(name.span));
+        return Err(
+            Fault::new(format!("column `{}`: names that start with two underscores are streamshield's own", name.value)).at(name.span)
+        );
     }
     if parser.parse_keyword(Keyword::AS) {
         let expression = parser.parse_expr()?;
@@ -211,7 +213,9 @@ fn parse_tail(parser: &mut Parser, table: &mut CreateTable) -> Checked<()> {
         return Err(Fault::unsupported("LIKE", "write the columns and options out").at(token.span));
     }
     if is_word(&token.token, "AS") {
-        return Err(Fault::unsupported("CREATE TABLE … AS SELECT", "write CREATE TABLE with its columns, then INSERT INTO it").at(token.span));
+        return Err(
+            Fault::unsupported("CREATE TABLE … AS SELECT", "write CREATE TABLE with its columns, then INSERT INTO it").at(token.span)
+        );
     }
     Ok(())
 }
@@ -229,7 +233,9 @@ fn parse_options(parser: &mut Parser, table: &mut CreateTable) -> Checked<()> {
         let value = parser.next_token();
         let text = match value.token {
             Token::SingleQuotedString(text) | Token::Number(text, _) => text,
-            Token::Word(word) if word.quote_style.is_none() && matches!(word.keyword, Keyword::TRUE | Keyword::FALSE) => word.value.to_lowercase(),
+            Token::Word(word) if word.quote_style.is_none() && matches!(word.keyword, Keyword::TRUE | Keyword::FALSE) => {
+                word.value.to_lowercase()
+            }
             other => return Err(Fault::new(format!("expected the value of option '{key}' in single quotes, found {other}")).at(value.span)),
         };
         let span = start.union(&value.span);

@@ -78,9 +78,11 @@ impl Dialect for FlinkDialect {
         match parser.peek_nth_token(1).token {
             Token::Word(_) => {
                 parser.next_token();
-                Some(parser.parse_object_name(false).map(|name| {
-                    Expr::CompoundIdentifier(name.0.into_iter().filter_map(|part| part.as_ident().cloned()).collect())
-                }))
+                Some(
+                    parser
+                        .parse_object_name(false)
+                        .map(|name| Expr::CompoundIdentifier(name.0.into_iter().filter_map(|part| part.as_ident().cloned()).collect())),
+                )
             }
             Token::LParen => {
                 parser.next_token();
@@ -121,9 +123,9 @@ pub(crate) fn split(sql: &str) -> Result<Vec<Piece>, Vec<Fault>> {
     let mut current = Vec::new();
     for token in tokens {
         match &token.token {
-            Token::Whitespace(Whitespace::MultiLineComment(comment)) if comment.starts_with('+') => faults.push(
-                Fault::unsupported("a query hint", "put options into the table's WITH (…), or remove the hint").at(token.span),
-            ),
+            Token::Whitespace(Whitespace::MultiLineComment(comment)) if comment.starts_with('+') => {
+                faults.push(Fault::unsupported("a query hint", "put options into the table's WITH (…), or remove the hint").at(token.span))
+            }
             Token::Whitespace(_) | Token::EOF => {}
             Token::SemiColon => pieces.extend(piece(std::mem::take(&mut current))),
             _ => current.push(token),
@@ -154,7 +156,9 @@ fn piece(mut tokens: Vec<TokenWithSpan>) -> Option<Piece> {
     while let Some(count) = opening(&tokens) {
         tokens.drain(..count);
     }
-    if tokens.first().is_some_and(|token| is_word(&token.token, "EXECUTE")) && tokens.get(1).is_some_and(|token| is_word(&token.token, "INSERT")) {
+    if tokens.first().is_some_and(|token| is_word(&token.token, "EXECUTE"))
+        && tokens.get(1).is_some_and(|token| is_word(&token.token, "INSERT"))
+    {
         tokens.remove(0);
     }
     let (first, last) = (tokens.first()?.span, tokens.last()?.span);

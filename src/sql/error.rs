@@ -86,7 +86,8 @@ fn describe(error: &DataFusionError) -> Fault {
     match error.find_root() {
         DataFusionError::SchemaError(inner, _) => match inner.as_ref() {
             SchemaError::FieldNotFound { field, valid_fields } => {
-                let names: Vec<&str> = valid_fields.iter().map(|column| column.name.as_str()).filter(|name| !name.starts_with("__")).collect();
+                let names: Vec<&str> =
+                    valid_fields.iter().map(|column| column.name.as_str()).filter(|name| !name.starts_with("__")).collect();
                 let fault = Fault::new(format!("there is no column `{}`", field.flat_name()));
                 match nearest(&field.name, names.iter().copied()) {
                     Some(near) => fault.hint(format!("did you mean `{near}`? Names are case-sensitive")),
@@ -169,7 +170,9 @@ impl<'a> Text<'a> {
 
     /// Byte of a location; columns count characters from 1.
     fn byte(&self, location: Location) -> usize {
-        let Some(&start) = (location.line as usize).checked_sub(1).and_then(|line| self.line_starts.get(line)) else { return self.text.len() };
+        let Some(&start) = (location.line as usize).checked_sub(1).and_then(|line| self.line_starts.get(line)) else {
+            return self.text.len();
+        };
         let rest = &self.text[start..];
         rest.char_indices().nth((location.column as usize).saturating_sub(1)).map_or(self.text.len(), |(at, _)| start + at)
     }

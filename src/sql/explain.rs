@@ -50,7 +50,11 @@ fn watermark_text(source: &streamshield_engine::plan::SourceScan, watermark: &Wa
     match watermark {
         WatermarkPlan::EventTime { time_column, expression, idle_timeout_ms } => {
             let idle = idle_timeout_ms.map_or(String::new(), |ms| format!(", idle after {ms} ms"));
-            format!("watermark for {}: {}{idle}", source.project.schema.field(*time_column).name(), plain_intervals(&list(&expression.list)))
+            format!(
+                "watermark for {}: {}{idle}",
+                source.project.schema.field(*time_column).name(),
+                plain_intervals(&list(&expression.list))
+            )
         }
         WatermarkPlan::ProcessingTime { granularity_ms } => format!("watermark: the clock, every {granularity_ms} ms"),
     }
@@ -81,7 +85,9 @@ fn operator_text(operator: &Operator) -> String {
             let items: Vec<String> = named.map(|(expression, field)| format!("{expression} as {}", field.name())).collect();
             format!("project {}", items.join(", "))
         }
-        Operator::Unnest(unnest) => format!("unnest column {}{}", unnest.list_column, if unnest.ordinality { " with ordinality" } else { "" }),
+        Operator::Unnest(unnest) => {
+            format!("unnest column {}{}", unnest.list_column, if unnest.ordinality { " with ordinality" } else { "" })
+        }
         Operator::Expand(expand) => format!("expand each row to {} rows", expand.projections.len()),
         Operator::AssignWindows(windows) => format!("windows {}", describe(windows.kind)),
         Operator::PartialAggregate(aggregate) => format!("partial aggregate {}", aggregate_text(aggregate)),

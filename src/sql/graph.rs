@@ -26,7 +26,7 @@ use std::sync::Arc;
 use streamshield_core::ids::{ExchangeId, StageId};
 use streamshield_core::table::{Column, ColumnKind};
 use streamshield_engine::plan::{
-    AssignWindows, Expressions, ExchangePlan, LATE_COLUMN, Operator, Projection, SinkTable, SourceScan, StageInput, StageOutput, StagePlan,
+    AssignWindows, ExchangePlan, Expressions, LATE_COLUMN, Operator, Projection, SinkTable, SourceScan, StageInput, StageOutput, StagePlan,
     UnnestPlan, WATERMARK_COLUMN, WatermarkPlan, WindowColumn,
 };
 
@@ -257,7 +257,8 @@ impl Graph<'_> {
             for mut branch in self.branches(input, clock)? {
                 let columns = input.schema().columns();
                 let casts = columns.into_iter().zip(union.schema.fields());
-                let expressions: Vec<Expr> = casts.map(|(column, field)| cast_to(Expr::Column(column), input.schema(), field.data_type())).collect();
+                let expressions: Vec<Expr> =
+                    casts.map(|(column, field)| cast_to(Expr::Column(column), input.schema(), field.data_type())).collect();
                 let outputs: Vec<_> = union.schema.iter().map(|(qualifier, field)| (qualifier.cloned(), field.name().clone())).collect();
                 branch.project(&expressions, &outputs)?;
                 all.push(branch);
@@ -267,7 +268,8 @@ impl Graph<'_> {
     }
 
     fn scan(&mut self, scan: &TableScan, clock: Option<Clock>) -> Checked<Branch> {
-        let table = Table::of(scan.source.as_ref()).ok_or_else(|| Fault::new(format!("`{}` is not a table of this job", scan.table_name)))?;
+        let table =
+            Table::of(scan.source.as_ref()).ok_or_else(|| Fault::new(format!("`{}` is not a table of this job", scan.table_name)))?;
         let all = 0..table.definition.columns.len();
         let mut read: Vec<usize> = scan.projection.clone().unwrap_or_else(|| all.collect());
         if read.is_empty() {
@@ -345,7 +347,8 @@ impl Graph<'_> {
         for branch in &mut branches {
             let list_column = branch.index_of(&node.list_column())?;
             let kept = branch.schema.iter().enumerate().filter(|(index, _)| *index != list_column);
-            let mut fields: Vec<(Option<TableReference>, FieldRef)> = kept.map(|(_, (qualifier, field))| (qualifier.cloned(), Arc::clone(field))).collect();
+            let mut fields: Vec<(Option<TableReference>, FieldRef)> =
+                kept.map(|(_, (qualifier, field))| (qualifier.cloned(), Arc::clone(field))).collect();
             fields.extend(node.elements().iter().map(|field| (node.qualifier().cloned(), Arc::clone(field))));
             branch.schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
             branch.operators.push(Operator::Unnest(UnnestPlan {
@@ -367,10 +370,17 @@ fn assign_windows(branch: &mut Branch, time: &Reference, node: &WindowNode, has_
         appended.push((Arc::new(Field::new(LATE_COLUMN, DataType::Boolean, false)), WindowColumn::Late));
     }
     let kept = branch.schema.iter().enumerate().filter(|(index, _)| Some(*index) != watermark_column);
-    let mut fields: Vec<(Option<TableReference>, FieldRef)> = kept.map(|(_, (qualifier, field))| (qualifier.cloned(), Arc::clone(field))).collect();
+    let mut fields: Vec<(Option<TableReference>, FieldRef)> =
+        kept.map(|(_, (qualifier, field))| (qualifier.cloned(), Arc::clone(field))).collect();
     fields.extend(appended.iter().map(|(field, _)| (None, Arc::clone(field))));
     branch.schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
-    branch.operators.push(Operator::AssignWindows(AssignWindows { kind: node.kind(), time_column, watermark_column, appended, schema: branch.arrow() }));
+    branch.operators.push(Operator::AssignWindows(AssignWindows {
+        kind: node.kind(),
+        time_column,
+        watermark_column,
+        appended,
+        schema: branch.arrow(),
+    }));
     Ok(())
 }
 

@@ -125,7 +125,8 @@ impl Visitor for Guard {
         };
         for argument in arguments {
             let mut expression = match argument {
-                FunctionArg::Unnamed(FunctionArgExpr::Expr(expression)) | FunctionArg::Named { arg: FunctionArgExpr::Expr(expression), .. } => expression,
+                FunctionArg::Unnamed(FunctionArgExpr::Expr(expression))
+                | FunctionArg::Named { arg: FunctionArgExpr::Expr(expression), .. } => expression,
                 _ => continue,
             };
             while let Expr::Nested(inner) = expression {

@@ -41,9 +41,9 @@ pub(crate) fn sink_table(catalog: &Catalog, insert: &InsertInto, connectors: &Co
                     .fault(format!("'{connector}' cannot write the metadata '{key}' of column `{}`", column.field.name()))
                     .hint("add VIRTUAL behind METADATA if it is only read"),
             ),
-            Some(wanted) if !casts_implicitly(column.field.data_type(), &wanted) && *column.field.data_type() != wanted => faults.push(
-                table.fault(format!("metadata '{key}' is {}, not {}", words(&wanted), words(column.field.data_type()))),
-            ),
+            Some(wanted) if !casts_implicitly(column.field.data_type(), &wanted) && *column.field.data_type() != wanted => {
+                faults.push(table.fault(format!("metadata '{key}' is {}, not {}", words(&wanted), words(column.field.data_type()))))
+            }
             Some(_) => {}
         }
     }
@@ -66,7 +66,9 @@ pub(crate) fn fit(plan: LogicalPlan, insert: &InsertInto, table: &Table) -> Chec
         let (name, wanted) = (column.field.name(), column.field.data_type());
         let Some(position) = targets.iter().position(|target| target.field.name() == name) else {
             if !column.field.is_nullable() {
-                return Err(Fault::new(format!("column `{name}` of `{}` is NOT NULL and gets no value", insert.table.value)).at(insert.table.span));
+                return Err(
+                    Fault::new(format!("column `{name}` of `{}` is NOT NULL and gets no value", insert.table.value)).at(insert.table.span)
+                );
             }
             expressions.push(cast(Expr::Literal(ScalarValue::Null, None), wanted.clone()).alias(name));
             continue;
@@ -74,12 +76,8 @@ pub(crate) fn fit(plan: LogicalPlan, insert: &InsertInto, table: &Table) -> Chec
         let source = Expr::Column(plan.schema().columns()[position].clone());
         let found = type_of(&source, plan.schema())?;
         if !casts_implicitly(&found, wanted) {
-            let fault = Fault::new(format!(
-                "column `{name}` of `{}` is {}, the query gives {}",
-                insert.table.value,
-                words(wanted),
-                words(&found)
-            ));
+            let fault =
+                Fault::new(format!("column `{name}` of `{}` is {}, the query gives {}", insert.table.value, words(wanted), words(&found)));
             let place = select_item_span(&insert.query, position).unwrap_or(insert.table.span);
             return Err(fault.hint(format!("write CAST(… AS {})", words(wanted))).at(place));
         }
@@ -113,8 +111,9 @@ fn target_columns<'a>(insert: &InsertInto, written: &[&'a Column]) -> Checked<Ve
 /// Where the expression for a position stands, when the query lists them one by one.
 fn select_item_span(query: &sqlparser::ast::Query, position: usize) -> Option<sqlparser::tokenizer::Span> {
     let select = query.body.as_select()?;
-    let plain = select.projection.iter().all(|item| {
-        matches!(item, sqlparser::ast::SelectItem::UnnamedExpr(_) | sqlparser::ast::SelectItem::ExprWithAlias { .. })
-    });
+    let plain = select
+        .projection
+        .iter()
+        .all(|item| matches!(item, sqlparser::ast::SelectItem::UnnamedExpr(_) | sqlparser::ast::SelectItem::ExprWithAlias { .. }));
     plain.then(|| select.projection.get(position).map(Spanned::span)).flatten()
 }

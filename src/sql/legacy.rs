@@ -9,8 +9,8 @@ use crate::error::Fault;
 use crate::rewrite::{call, plain_arguments};
 use crate::windows::{WINDOW_END, WINDOW_START, WINDOW_TIME};
 use sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, ObjectName, Query, Select, Spanned, TableAlias, TableFactor, VisitMut,
-    VisitorMut,
+    Expr, Function, FunctionArg, FunctionArgExpr, GroupByExpr, Ident, ObjectName, Query, Select, Spanned, TableAlias, TableFactor,
+    VisitMut, VisitorMut,
 };
 use std::ops::ControlFlow;
 
@@ -65,9 +65,12 @@ fn rewrite_select(select: &mut Select) -> Result<(), Fault> {
     };
     let [table] = select.from.as_mut_slice() else { return Err(Fault::unsupported("a join", "").at(span)) };
     if !table.joins.is_empty() {
-        return Err(Fault::unsupported("GROUP BY TUMBLE(…) over a join", "put the window into FROM: TUMBLE(TABLE t, DESCRIPTOR(ts), …)").at(span));
+        return Err(
+            Fault::unsupported("GROUP BY TUMBLE(…) over a join", "put the window into FROM: TUMBLE(TABLE t, DESCRIPTOR(ts), …)").at(span)
+        );
     }
-    let (data, alias) = data_of(&table.relation).ok_or_else(|| Fault::unsupported("GROUP BY TUMBLE(…) over this kind of table", "").at(span))?;
+    let (data, alias) =
+        data_of(&table.relation).ok_or_else(|| Fault::unsupported("GROUP BY TUMBLE(…) over this kind of table", "").at(span))?;
     let time = match time {
         Expr::CompoundIdentifier(names) => names.last().map(|name| Expr::Identifier(name.clone())).unwrap_or_else(|| time.clone()),
         other => other.clone(),

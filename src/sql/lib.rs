@@ -167,7 +167,8 @@ impl Job<'_> {
             aggregating: false,
         };
         for (insert, table, plan) in &self.inserts {
-            let optimized = analyze::analyze(plan.clone(), &self.catalog.options).and_then(|plan| analyze::optimize(plan, &self.catalog.options));
+            let optimized =
+                analyze::analyze(plan.clone(), &self.catalog.options).and_then(|plan| analyze::optimize(plan, &self.catalog.options));
             if let Err(fault) = optimized.and_then(|plan| graph.insert(&plan, table)) {
                 faults.push(fault.or_at(insert.span));
             }
@@ -217,7 +218,8 @@ fn unknown_metadata(table: &Table, source: &dyn streamshield_core::ports::source
             None => faults.push(table.fault(format!("'{}' has no metadata '{key}' for column `{name}`", source.name()))),
             Some(found) if found != *declared && !types::casts_implicitly(&found, declared) => {
                 let hint = format!("declare `{name}` as {}", types::words(&found));
-                faults.push(table.fault(format!("metadata '{key}' is {}, not {}", types::words(&found), types::words(declared))).hint(hint));
+                faults
+                    .push(table.fault(format!("metadata '{key}' is {}, not {}", types::words(&found), types::words(declared))).hint(hint));
             }
             Some(_) => {}
         }

@@ -2,6 +2,7 @@
 
 use crate::error::Checked;
 use crate::functions::clock::{self, Readings};
+use arrow_schema::FieldRef;
 use datafusion_common::tree_node::{Transformed, TreeNode};
 use datafusion_common::{Column, DFSchema, Result, TableReference};
 use datafusion_expr::execution_props::ExecutionProps;
@@ -9,7 +10,6 @@ use datafusion_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion_expr::{Expr, ExprSchemable};
 use datafusion_physical_expr::aggregate::{LoweredAggregate, LoweredAggregateBuilder};
 use datafusion_physical_expr::{PhysicalExpr, create_physical_expr};
-use arrow_schema::FieldRef;
 use std::collections::HashMap;
 use std::sync::Arc;
 use streamshield_engine::plan::{Expressions, NOW_COLUMN, SEED_COLUMN, now_field, seed_field};

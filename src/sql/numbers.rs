@@ -45,7 +45,9 @@ fn narrow_literals(node: LogicalPlan) -> Result<LogicalPlan> {
                     Ok(value) => Transformed::yes(Expr::Literal(ScalarValue::Int32(Some(value)), metadata)),
                     Err(_) => Transformed::no(Expr::Literal(ScalarValue::Int64(Some(value)), metadata)),
                 },
-                Expr::AggregateFunction(ref call) if call.func.name() == "count" && matches!(call.params.args.as_slice(), [Expr::Literal(..)]) => {
+                Expr::AggregateFunction(ref call)
+                    if call.func.name() == "count" && matches!(call.params.args.as_slice(), [Expr::Literal(..)]) =>
+                {
                     Transformed::new(part, false, TreeNodeRecursion::Jump)
                 }
                 other => Transformed::no(other),
@@ -79,7 +81,9 @@ fn plain_result(part: Expr, schema: &DFSchema, functions: &Functions) -> Result<
             DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => DataType::Int64,
             _ => return Ok(Transformed::no(part)),
         },
-        Expr::Cast(inner) if *inner.field.data_type() == DataType::Utf8 && matches!(inner.expr.get_type(schema)?, DataType::Timestamp(..)) => {
+        Expr::Cast(inner)
+            if *inner.field.data_type() == DataType::Utf8 && matches!(inner.expr.get_type(schema)?, DataType::Timestamp(..)) =>
+        {
             let Some(text) = functions.scalars.get("__timestamp_text") else { return Ok(Transformed::no(part)) };
             return Ok(Transformed::yes(text.call(vec![inner.expr.as_ref().clone()])));
         }
@@ -95,7 +99,8 @@ struct Split {
 }
 
 fn flink_aggregate(mut aggregate: Aggregate, functions: &Functions) -> Result<LogicalPlan> {
-    let mut results: Vec<Expr> = (0..aggregate.group_expr.len()).map(|index| Expr::Column(Column::from(aggregate.schema.qualified_field(index)))).collect();
+    let mut results: Vec<Expr> =
+        (0..aggregate.group_expr.len()).map(|index| Expr::Column(Column::from(aggregate.schema.qualified_field(index)))).collect();
     let mut calls: Vec<Expr> = Vec::new();
     let mut is_split = false;
     for (index, expression) in std::mem::take(&mut aggregate.aggr_expr).into_iter().enumerate() {
@@ -177,9 +182,12 @@ fn order_by_time(expression: Expr, input: &LogicalPlan) -> Result<Expr> {
             let is_time = |role| matches!(role, TimeRole::EventTime | TimeRole::ProcessingTime);
             let is_window_time = |role| matches!(role, TimeRole::Window(_, streamshield_engine::plan::WindowColumn::Time));
             let Some(index) = time::find(input, is_time).or_else(|| time::find(input, is_window_time)) else {
-                return Err(Fault::new(format!("{} needs the time attribute, which the query below it does not give", call.func.name().to_uppercase()))
-                    .hint("select the time attribute in the inner query, or write FIRST_VALUE(x ORDER BY …)")
-                    .into());
+                return Err(Fault::new(format!(
+                    "{} needs the time attribute, which the query below it does not give",
+                    call.func.name().to_uppercase()
+                ))
+                .hint("select the time attribute in the inner query, or write FIRST_VALUE(x ORDER BY …)")
+                .into());
             };
             let column = Expr::Column(Column::from(input.schema().qualified_field(index)));
             call.params.order_by = vec![Sort::new(column, true, false)];

@@ -73,7 +73,9 @@ pub(crate) fn parse(piece: &Piece) -> Checked<Statement> {
     let statement = parse_statement(piece, &mut parser).map_err(|fault| fault.or_at(piece.span))?;
     let rest = parser.peek_token();
     if rest.token != Token::EOF {
-        return Err(Fault::new(format!("expected the end of the statement, found {}", rest.token)).at(rest.span).hint("is a semicolon missing?"));
+        return Err(Fault::new(format!("expected the end of the statement, found {}", rest.token))
+            .at(rest.span)
+            .hint("is a semicolon missing?"));
     }
     Ok(statement)
 }

@@ -283,7 +283,9 @@ pub(crate) fn words(data_type: &DataType) -> String {
             format!("ROW<{}>", fields.join(", "))
         }
         DataType::Map(entries, _) => match entries.data_type() {
-            DataType::Struct(fields) if fields.len() == 2 => format!("MAP<{}, {}>", words(fields[0].data_type()), words(fields[1].data_type())),
+            DataType::Struct(fields) if fields.len() == 2 => {
+                format!("MAP<{}, {}>", words(fields[0].data_type()), words(fields[1].data_type()))
+            }
             other => format!("MAP<{other}>"),
         },
         other => other.to_string(),

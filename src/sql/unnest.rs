@@ -31,7 +31,13 @@ pub(crate) struct UnnestNode {
 }
 
 impl UnnestNode {
-    fn try_new(input: LogicalPlan, qualifier: Option<TableReference>, elements: Vec<FieldRef>, struct_fields: bool, ordinality: bool) -> Result<Self> {
+    fn try_new(
+        input: LogicalPlan,
+        qualifier: Option<TableReference>,
+        elements: Vec<FieldRef>,
+        struct_fields: bool,
+        ordinality: bool,
+    ) -> Result<Self> {
         let mut fields: Vec<(Option<TableReference>, FieldRef)> = Vec::new();
         for (of, field) in input.schema().iter().filter(|(_, field)| field.name() != LIST) {
             fields.push((of.cloned(), Arc::clone(field)));
@@ -136,8 +142,12 @@ fn fold_select(select: &mut ast::Select) {
     let mut folded = TableWithJoins { relation: first.relation, joins: Vec::new() };
     for join in joins {
         folded.joins.push(join);
-        if matches!(folded.joins.last(), Some(ast::Join { relation: TableFactor::UNNEST { .. }, join_operator: ast::JoinOperator::CrossJoin(_), .. })) {
-            folded = TableWithJoins { relation: TableFactor::NestedJoin { table_with_joins: Box::new(folded), alias: None }, joins: Vec::new() };
+        if matches!(
+            folded.joins.last(),
+            Some(ast::Join { relation: TableFactor::UNNEST { .. }, join_operator: ast::JoinOperator::CrossJoin(_), .. })
+        ) {
+            folded =
+                TableWithJoins { relation: TableFactor::NestedJoin { table_with_joins: Box::new(folded), alias: None }, joins: Vec::new() };
         }
     }
     select.from = std::iter::once(folded).chain(others).collect();
@@ -146,16 +156,25 @@ fn fold_select(select: &mut ast::Select) {
 /// Is it what [`fold`] makes?
 pub(crate) fn is_folded(relation: &TableFactor) -> bool {
     let TableFactor::NestedJoin { table_with_joins, alias: None } = relation else { return false };
-    matches!(table_with_joins.joins.last(), Some(ast::Join { relation: TableFactor::UNNEST { .. }, join_operator: ast::JoinOperator::CrossJoin(_), .. }))
+    matches!(
+        table_with_joins.joins.last(),
+        Some(ast::Join { relation: TableFactor::UNNEST { .. }, join_operator: ast::JoinOperator::CrossJoin(_), .. })
+    )
 }
 
 /// Plans a folded factor.
 pub(crate) fn plan(relation: TableFactor, context: &mut dyn RelationPlannerContext) -> Checked<LogicalPlan> {
     let TableFactor::NestedJoin { mut table_with_joins, .. } = relation else { return Err(Fault::new("not an UNNEST")) };
-    let Some(ast::Join { relation: TableFactor::UNNEST { alias, mut array_exprs, with_ordinality, .. }, .. }) = table_with_joins.joins.pop() else {
+    let Some(ast::Join { relation: TableFactor::UNNEST { alias, mut array_exprs, with_ordinality, .. }, .. }) =
+        table_with_joins.joins.pop()
+    else {
         return Err(Fault::new("not an UNNEST"));
     };
-    let left = if table_with_joins.joins.is_empty() { table_with_joins.relation } else { TableFactor::NestedJoin { table_with_joins, alias: None } };
+    let left = if table_with_joins.joins.is_empty() {
+        table_with_joins.relation
+    } else {
+        TableFactor::NestedJoin { table_with_joins, alias: None }
+    };
     let input = context.plan(left)?;
     let (Some(array), true) = (array_exprs.pop(), array_exprs.is_empty()) else {
         return Err(Fault::new("UNNEST takes one array"));

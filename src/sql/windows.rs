@@ -184,7 +184,9 @@ impl RelationPlanner for Relations {
             return Ok(RelationPlanning::Planned(Box::new(PlannedRelation::new(plan, None))));
         }
         let (call, alias) = match relation {
-            TableFactor::Table { ref name, ref version, ref sample, ref with_hints, .. } if version.is_some() || sample.is_some() || !with_hints.is_empty() => {
+            TableFactor::Table { ref name, ref version, ref sample, ref with_hints, .. }
+                if version.is_some() || sample.is_some() || !with_hints.is_empty() =>
+            {
                 return Err(refuse_table(name, version.is_some()).or_at(span).into());
             }
             TableFactor::Table { name, alias, args: Some(arguments), .. } => (Call::new(&name, arguments.args, span), alias),
@@ -237,7 +239,9 @@ impl Call {
                 return Err(Fault::unsupported("a SESSION window", "TUMBLE, HOP and CUMULATE are").at(self.span));
             }
             name => {
-                return Err(Fault::new(format!("there is no table function {name}")).hint("there are: TUMBLE, HOP, CUMULATE, UNNEST").at(self.span));
+                return Err(Fault::new(format!("there is no table function {name}"))
+                    .hint("there are: TUMBLE, HOP, CUMULATE, UNNEST")
+                    .at(self.span));
             }
         };
         let arguments = assign_arguments(&self.name, parameters, self.arguments, self.span)?;
@@ -281,7 +285,9 @@ fn assign_arguments(function: &str, parameters: &[&str], given: Vec<FunctionArg>
             FunctionArg::Named { name, arg: FunctionArgExpr::Expr(value), .. } => {
                 let wanted = if name.value.eq_ignore_ascii_case("GAP") { "SIZE".into() } else { name.value.to_uppercase() };
                 let slot = parameters.iter().position(|parameter| *parameter == wanted).ok_or_else(|| {
-                    Fault::new(format!("{function} has no argument {}", name.value)).hint(format!("there are: {}", parameters.join(", "))).at(name.span)
+                    Fault::new(format!("{function} has no argument {}", name.value))
+                        .hint(format!("there are: {}", parameters.join(", ")))
+                        .at(name.span)
                 })?;
                 (slot, value)
             }
@@ -348,13 +354,21 @@ fn time_column(descriptor: &ast::Expr, input: &LogicalPlan) -> Checked<Column> {
     };
     let (qualifier, field) = input.schema().qualified_field(index);
     match time::role(input, index) {
-        Some(TimeRole::EventTime | TimeRole::ProcessingTime | TimeRole::Window(_, WindowColumn::Time)) => Ok(Column::new(qualifier.cloned(), field.name())),
+        Some(TimeRole::EventTime | TimeRole::ProcessingTime | TimeRole::Window(_, WindowColumn::Time)) => {
+            Ok(Column::new(qualifier.cloned(), field.name()))
+        }
         Some(TimeRole::Window(..)) => {
             Err(Fault::new(format!("`{}` is a window's bound, not a time attribute", column.name)).hint("use `window_time`").at(span))
         }
-        None if matches!(field.data_type(), DataType::Timestamp(..)) => Err(Fault::new(format!("`{}` is not a time attribute", column.name))
-            .hint(format!("declare `WATERMARK FOR {0} AS {0} - INTERVAL '5' SECOND` in its table; an expression over a time attribute is none any more", column.name))
-            .at(span)),
+        None if matches!(field.data_type(), DataType::Timestamp(..)) => Err(Fault::new(format!(
+            "`{}` is not a time attribute",
+            column.name
+        ))
+        .hint(format!(
+            "declare `WATERMARK FOR {0} AS {0} - INTERVAL '5' SECOND` in its table; an expression over a time attribute is none any more",
+            column.name
+        ))
+        .at(span)),
         None => Err(Fault::new(format!("`{}` is {}, not a time attribute", column.name, words(field.data_type())))
             .hint("windows need the column of the table's WATERMARK, or a column `AS PROCTIME()`")
             .at(span)),
@@ -365,7 +379,8 @@ fn time_column(descriptor: &ast::Expr, input: &LogicalPlan) -> Checked<Column> {
 fn interval_ms(argument: ast::Expr, context: &mut dyn RelationPlannerContext) -> Checked<i64> {
     let span = argument.span();
     let text = argument.to_string();
-    let not_interval = || Fault::new(format!("`{text}` is not an interval of days, hours, minutes, seconds")).hint("write INTERVAL '10' SECOND").at(span);
+    let not_interval =
+        || Fault::new(format!("`{text}` is not an interval of days, hours, minutes, seconds")).hint("write INTERVAL '10' SECOND").at(span);
     literal_ms(&context.sql_to_expr(argument, &DFSchema::empty())?).ok_or_else(not_interval)
 }
 
@@ -374,7 +389,9 @@ fn literal_ms(expression: &Expr) -> Option<i64> {
         Expr::Literal(ScalarValue::IntervalMonthDayNano(Some(value)), _) if value.months == 0 && value.nanoseconds % 1_000_000 == 0 => {
             Some(i64::from(value.days) * 86_400_000 + value.nanoseconds / 1_000_000)
         }
-        Expr::Literal(ScalarValue::IntervalDayTime(Some(value)), _) => Some(i64::from(value.days) * 86_400_000 + i64::from(value.milliseconds)),
+        Expr::Literal(ScalarValue::IntervalDayTime(Some(value)), _) => {
+            Some(i64::from(value.days) * 86_400_000 + i64::from(value.milliseconds))
+        }
         Expr::Negative(inner) => literal_ms(inner).map(|ms| -ms),
         _ => None,
     }
@@ -382,9 +399,12 @@ fn literal_ms(expression: &Expr) -> Option<i64> {
 
 /// `lengths` as in the function's parameters.
 fn window_kind(function: &str, lengths: &[i64]) -> Checked<WindowKind> {
-    let positive = |ms: i64, what: &str| if ms > 0 { Ok(ms) } else { Err(Fault::new(format!("the {what} of {function} must be positive"))) };
+    let positive =
+        |ms: i64, what: &str| if ms > 0 { Ok(ms) } else { Err(Fault::new(format!("the {what} of {function} must be positive"))) };
     match (function, lengths) {
-        ("TUMBLE", &[size_ms, offset_ms]) => Ok(WindowKind::Tumble { size_ms: positive(size_ms, "size")?, offset_ms: offset_ms.rem_euclid(size_ms) }),
+        ("TUMBLE", &[size_ms, offset_ms]) => {
+            Ok(WindowKind::Tumble { size_ms: positive(size_ms, "size")?, offset_ms: offset_ms.rem_euclid(size_ms) })
+        }
         ("HOP", &[slide_ms, size_ms, offset_ms]) => {
             let (slide_ms, size_ms) = (positive(slide_ms, "slide")?, positive(size_ms, "size")?);
             if slide_ms > size_ms {
@@ -395,7 +415,9 @@ fn window_kind(function: &str, lengths: &[i64]) -> Checked<WindowKind> {
         ("CUMULATE", &[step_ms, max_size_ms, offset_ms]) => {
             let (step_ms, max_size_ms) = (positive(step_ms, "step")?, positive(max_size_ms, "size")?);
             if max_size_ms % step_ms != 0 {
-                return Err(Fault::new("CUMULATE's size is not a multiple of its step").hint("the order is CUMULATE(data, time, step, size)"));
+                return Err(
+                    Fault::new("CUMULATE's size is not a multiple of its step").hint("the order is CUMULATE(data, time, step, size)")
+                );
             }
             Ok(WindowKind::Cumulate { step_ms, max_size_ms, offset_ms: offset_ms.rem_euclid(max_size_ms) })
         }

@@ -38,8 +38,7 @@ pub(super) fn create(path: &Path) -> Result<(), StateError> {
 
 /// Closes a store's directory to other users.
 pub(super) fn make_private(path: &Path) -> Result<(), StateError> {
-    fs::set_permissions(path, Permissions::from_mode(PRIVATE))
-        .map_err(|error| failed("cannot restrict the permissions of", path, &error))
+    fs::set_permissions(path, Permissions::from_mode(PRIVATE)).map_err(|error| failed("cannot restrict the permissions of", path, &error))
 }
 
 pub(super) fn refuse_link(path: &Path) -> Result<(), StateError> {

@@ -18,9 +18,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use store::Shared;
 use streamshield_core::ids::RegionId;
-use streamshield_core::ports::state::{
-    OpenedState, StateBackend, StateError, StateErrorKind, WindowTableSpec,
-};
+use streamshield_core::ports::state::{OpenedState, StateBackend, StateError, StateErrorKind, WindowTableSpec};
 
 /// Changes whenever keys or states are written differently.
 const FORMAT_VERSION: u32 = 1;

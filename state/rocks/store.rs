@@ -13,7 +13,8 @@ use crate::flush::{Prefix, SealedFlush, after_prefix, parse_prefix, window_prefi
 use crate::tables::RESERVED_OPERATOR;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, Env, ErrorKind,
-    IngestExternalFileOptions, LogLevel, LruCacheOptions, Options, ReadOptions, SstFileWriter, WriteBatch, WriteBufferManager, WriteOptions,
+    IngestExternalFileOptions, LogLevel, LruCacheOptions, Options, ReadOptions, SstFileWriter, WriteBatch, WriteBufferManager,
+    WriteOptions,
 };
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -42,8 +43,7 @@ impl Shared {
         // As many as RocksDB would make on its own have no room for a large block each.
         cache.set_num_shard_bits(3);
         let cache = Cache::new_lru_cache_opts(&cache);
-        let write_buffers =
-            WriteBufferManager::new_write_buffer_manager_with_cache(config.write_buffer_bytes, false, cache.clone());
+        let write_buffers = WriteBufferManager::new_write_buffer_manager_with_cache(config.write_buffer_bytes, false, cache.clone());
         let mut env = Env::new().map_err(|error| io(format!("cannot start RocksDB's threads: {error}")))?;
         env.set_background_threads(config.background_threads);
         env.set_high_priority_background_threads(1);
@@ -97,9 +97,7 @@ fn classify(what: &str, error: rocksdb::Error) -> StateError {
     let is_missing_file = message.contains("No such file");
     let described = format!("{what}: {message}");
     match kind {
-        ErrorKind::Corruption | ErrorKind::NotFound | ErrorKind::InvalidArgument | ErrorKind::NotSupported => {
-            damaged(described)
-        }
+        ErrorKind::Corruption | ErrorKind::NotFound | ErrorKind::InvalidArgument | ErrorKind::NotSupported => damaged(described),
         ErrorKind::IOError if is_missing_file => damaged(described),
         _ => io(described),
     }
@@ -176,21 +174,16 @@ impl Store {
     pub fn open(path: &Path, shared: &Shared, config: &Config, format: &str) -> Result<Self, StateError> {
         let options = shared.options(config);
         let families = [ColumnFamilyDescriptor::new(DEFAULT_FAMILY, options.clone())];
-        let db = DB::open_cf_descriptors(&options, path, families)
-            .map_err(|error| classify("cannot open the state store", error))?;
+        let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| classify("cannot open the state store", error))?;
         let mut write_options = WriteOptions::default();
         write_options.disable_wal(true);
         remove_leftovers(path)?;
         let batch_bytes_max = config.batch_bytes_max.min(memtable_bytes(config) / 2);
-        let store =
-            Store { db, write_options, options, directory: path.to_owned(), format: format.to_owned(), batch_bytes_max };
+        let store = Store { db, write_options, options, directory: path.to_owned(), format: format.to_owned(), batch_bytes_max };
         match store.get(&FORMAT_KEY)? {
             Some(found) if found == format.as_bytes() => {}
             Some(found) => {
-                return Err(damaged(format!(
-                    "the state store is of format {:?}, this is {format:?}",
-                    String::from_utf8_lossy(&found)
-                )));
+                return Err(damaged(format!("the state store is of format {:?}, this is {format:?}", String::from_utf8_lossy(&found))));
             }
             None if store.is_empty()? => {
                 let mut batch = WriteBatch::default();
@@ -272,11 +265,7 @@ impl Store {
     }
 
     /// Calls `found` for every key that is there. The keys are sorted.
-    pub fn get_sorted(
-        &self,
-        keys: &[&[u8]],
-        mut found: impl FnMut(&[u8], &[u8]) -> Result<(), StateError>,
-    ) -> Result<(), StateError> {
+    pub fn get_sorted(&self, keys: &[&[u8]], mut found: impl FnMut(&[u8], &[u8]) -> Result<(), StateError>) -> Result<(), StateError> {
         let family = self.db.cf_handle(DEFAULT_FAMILY).ok_or_else(|| internal("the default column family has no handle"))?;
         for keys in keys.chunks(MULTI_GET_KEYS) {
             let values = self.db.batched_multi_get_cf(family, keys.iter().copied(), true);

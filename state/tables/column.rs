@@ -38,10 +38,8 @@ pub(crate) trait Column: Send {
 /// A column for values of this type, or why there is none.
 pub(crate) fn new_column(data_type: &DataType, kernel: Kernel) -> Result<Box<dyn Column>, StateError> {
     use DataType::*;
-    let sums = matches!(
-        data_type,
-        Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32 | Float64 | Duration(_)
-    ) || data_type.is_decimal();
+    let sums = matches!(data_type, Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Float32 | Float64 | Duration(_))
+        || data_type.is_decimal();
     if kernel == Kernel::Sum && !sums {
         return Err(internal(format!("state of type {data_type} cannot be summed")));
     }
@@ -49,9 +47,7 @@ pub(crate) fn new_column(data_type: &DataType, kernel: Kernel) -> Result<Box<dyn
         Int8 => PrimitiveColumn::<i8>::boxed(data_type, kernel),
         Int16 => PrimitiveColumn::<i16>::boxed(data_type, kernel),
         Int32 | Date32 | Time32(_) | Decimal32(_, _) => PrimitiveColumn::<i32>::boxed(data_type, kernel),
-        Int64 | Date64 | Time64(_) | Timestamp(_, _) | Duration(_) | Decimal64(_, _) => {
-            PrimitiveColumn::<i64>::boxed(data_type, kernel)
-        }
+        Int64 | Date64 | Time64(_) | Timestamp(_, _) | Duration(_) | Decimal64(_, _) => PrimitiveColumn::<i64>::boxed(data_type, kernel),
         UInt8 => PrimitiveColumn::<u8>::boxed(data_type, kernel),
         UInt16 => PrimitiveColumn::<u16>::boxed(data_type, kernel),
         UInt32 => PrimitiveColumn::<u32>::boxed(data_type, kernel),
@@ -134,9 +130,8 @@ impl Validity {
 
 /// Splits `count` bytes off the front.
 pub(crate) fn take<'a>(bytes: &mut &'a [u8], count: usize) -> Result<&'a [u8], StateError> {
-    let (front, rest) = bytes
-        .split_at_checked(count)
-        .ok_or_else(|| damaged(format!("a state ends {} bytes early", count - bytes.len())))?;
+    let (front, rest) =
+        bytes.split_at_checked(count).ok_or_else(|| damaged(format!("a state ends {} bytes early", count - bytes.len())))?;
     *bytes = rest;
     Ok(front)
 }
@@ -170,12 +165,28 @@ impl<T: Cell> PrimitiveColumn<T> {
         let PrimitiveColumn { kernel, cells, validity, .. } = self;
         match kernel {
             Kernel::Sum => apply(cells, validity, groups, values, nulls, first_new, |stored, value| stored.add(value)),
-            Kernel::Min => apply(cells, validity, groups, values, nulls, first_new, |stored, value| {
-                if value.is_before(stored) { value } else { stored }
-            }),
-            Kernel::Max => apply(cells, validity, groups, values, nulls, first_new, |stored, value| {
-                if stored.is_before(value) { value } else { stored }
-            }),
+            Kernel::Min => apply(
+                cells,
+                validity,
+                groups,
+                values,
+                nulls,
+                first_new,
+                |stored, value| {
+                    if value.is_before(stored) { value } else { stored }
+                },
+            ),
+            Kernel::Max => apply(
+                cells,
+                validity,
+                groups,
+                values,
+                nulls,
+                first_new,
+                |stored, value| {
+                    if stored.is_before(value) { value } else { stored }
+                },
+            ),
             Kernel::Replace => {
                 apply(cells, validity, groups, values, nulls, first_new, |_, value| value);
                 // Null is a value here: it replaces what was there.

@@ -82,11 +82,8 @@ fn drain_memory(spec: &TableSpec, slab: &mut WindowSlab, max_rows: usize) -> Res
     };
     let end = order.groups.len().min(order.next + max_rows);
     let groups = &order.groups[order.next..end];
-    let drained = Drained {
-        keys: spec.keys.gather(&slab.keys, groups)?,
-        states: slab.gather(groups)?,
-        finished: end == order.groups.len(),
-    };
+    let drained =
+        Drained { keys: spec.keys.gather(&slab.keys, groups)?, states: slab.gather(groups)?, finished: end == order.groups.len() };
     slab.marks.forget_dirty(groups);
     let last_key = groups.last().map(|&group| {
         let mut key = vec![];
@@ -153,7 +150,6 @@ fn drain_both(
     if let Some(&last) = groups.last() {
         portion.keys.write(last, &mut last_key);
     }
-    let drained =
-        Drained { keys: spec.keys.gather(&portion.keys, &groups)?, states: portion.gather(&groups)?, finished };
+    let drained = Drained { keys: spec.keys.gather(&portion.keys, &groups)?, states: portion.gather(&groups)?, finished };
     Ok(Portion { drained, last_key: (!groups.is_empty()).then_some(last_key) })
 }

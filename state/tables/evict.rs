@@ -22,9 +22,7 @@ impl Table {
     /// Drops a window whose groups are all clean, if all of it is to go or nobody used it since the last eviction.
     /// Returns the bytes gained.
     pub fn evict_window(&mut self, window: Window, wanted: usize) -> Result<usize, StateError> {
-        let is_due = |slab: &WindowSlab| {
-            slab.marks.all_clean() && (slab.last_used <= self.clock_at_eviction || slab.bytes() <= wanted)
-        };
+        let is_due = |slab: &WindowSlab| slab.marks.all_clean() && (slab.last_used <= self.clock_at_eviction || slab.bytes() <= wanted);
         if !self.windows.get(&window).is_some_and(|slab| is_due(slab)) {
             return Ok(0);
         }

@@ -297,9 +297,15 @@ impl FixedRows {
 /// The keys of the groups of one window.
 pub(crate) enum KeyStore {
     /// The null key has a group, but its word means nothing and is in no index.
-    Words { words: Segments<u64>, null_group: Option<u32> },
+    Words {
+        words: Segments<u64>,
+        null_group: Option<u32>,
+    },
     Fixed(FixedRows),
-    Variable { spans: Segments<Span>, arena: Arena },
+    Variable {
+        spans: Segments<Span>,
+        arena: Arena,
+    },
 }
 
 impl KeyStore {
@@ -386,9 +392,8 @@ impl KeyStore {
             }
             rows => {
                 let mut keyed: Vec<(u64, u32)> = groups.map(|group| (prefix(rows.row_bytes(group)), group)).collect();
-                keyed.sort_unstable_by(|left, right| {
-                    left.0.cmp(&right.0).then_with(|| rows.row_bytes(left.1).cmp(rows.row_bytes(right.1)))
-                });
+                keyed
+                    .sort_unstable_by(|left, right| left.0.cmp(&right.0).then_with(|| rows.row_bytes(left.1).cmp(rows.row_bytes(right.1))));
                 keyed.into_iter().map(|(_, group)| group).collect()
             }
         }

@@ -138,9 +138,7 @@ impl WindowSlab {
                         .collect(),
                 }
             }
-            (EncodedKeys::Rows(rows), store) => {
-                rows.iter().map(|row| find_or_add_row(&mut self.index, store, row.data())).collect()
-            }
+            (EncodedKeys::Rows(rows), store) => rows.iter().map(|row| find_or_add_row(&mut self.index, store, row.data())).collect(),
             (other, _) if other.len() == 0 => vec![],
             (other, store) => vec![find_or_add_row(&mut self.index, store, &[]); other.len()],
         };
@@ -156,13 +154,7 @@ impl WindowSlab {
     }
 
     /// Merges one batch of states into `groups`.
-    pub fn merge(
-        &mut self,
-        aggregates: &[AggregateSpec],
-        groups: &[u32],
-        states: &[ArrayRef],
-        first_new: usize,
-    ) -> Result<(), StateError> {
+    pub fn merge(&mut self, aggregates: &[AggregateSpec], groups: &[u32], states: &[ArrayRef], first_new: usize) -> Result<(), StateError> {
         for aggregate in aggregates {
             let range = aggregate.columns.clone();
             match &aggregate.merger {
@@ -277,10 +269,7 @@ fn merge_by_accumulator(
         stored
     } else {
         let rows = UInt32Array::from(touched.rows);
-        let incoming = incoming
-            .iter()
-            .map(|array| take(array, &rows, None).map_err(crate::error::arrow))
-            .collect::<Result<Vec<_>, _>>()?;
+        let incoming = incoming.iter().map(|array| take(array, &rows, None).map_err(crate::error::arrow)).collect::<Result<Vec<_>, _>>()?;
         merger.merge(&stored, &incoming, &touched.positions)?
     };
     let targets: Vec<u32> = touched.existing.iter().chain(&touched.new).copied().collect();

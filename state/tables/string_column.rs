@@ -4,11 +4,9 @@ use super::cell::Kernel;
 use super::column::{Column, Validity, take, take_validity};
 use super::segments::{Arena, Bitmap, Segments, Span};
 use crate::error::internal;
-use arrow_array::builder::{
-    BinaryBuilder, BinaryViewBuilder, LargeBinaryBuilder, LargeStringBuilder, StringBuilder, StringViewBuilder,
-};
-use arrow_array::cast::AsArray;
 use arrow_array::ArrayRef;
+use arrow_array::builder::{BinaryBuilder, BinaryViewBuilder, LargeBinaryBuilder, LargeStringBuilder, StringBuilder, StringViewBuilder};
+use arrow_array::cast::AsArray;
 use arrow_schema::DataType;
 use std::sync::Arc;
 use streamshield_core::ports::state::StateError;
@@ -75,15 +73,9 @@ impl Column for StringColumn {
 
     fn merge(&mut self, groups: &[u32], incoming: &ArrayRef, first_new: usize) -> Result<(), StateError> {
         match &self.data_type {
-            DataType::Utf8 => {
-                self.merge_values(groups, incoming.as_string::<i32>().iter().map(|v| v.map(str::as_bytes)), first_new)
-            }
-            DataType::LargeUtf8 => {
-                self.merge_values(groups, incoming.as_string::<i64>().iter().map(|v| v.map(str::as_bytes)), first_new)
-            }
-            DataType::Utf8View => {
-                self.merge_values(groups, incoming.as_string_view().iter().map(|v| v.map(str::as_bytes)), first_new)
-            }
+            DataType::Utf8 => self.merge_values(groups, incoming.as_string::<i32>().iter().map(|v| v.map(str::as_bytes)), first_new),
+            DataType::LargeUtf8 => self.merge_values(groups, incoming.as_string::<i64>().iter().map(|v| v.map(str::as_bytes)), first_new),
+            DataType::Utf8View => self.merge_values(groups, incoming.as_string_view().iter().map(|v| v.map(str::as_bytes)), first_new),
             DataType::Binary => self.merge_values(groups, incoming.as_binary::<i32>().iter(), first_new),
             DataType::LargeBinary => self.merge_values(groups, incoming.as_binary::<i64>().iter(), first_new),
             DataType::BinaryView => self.merge_values(groups, incoming.as_binary_view().iter(), first_new),
@@ -94,9 +86,7 @@ impl Column for StringColumn {
 
     fn gather(&self, groups: &[u32]) -> Result<ArrayRef, StateError> {
         let values = || groups.iter().map(|&group| self.get(group));
-        let texts = || {
-            values().map(|value| value.map(std::str::from_utf8).transpose()).collect::<Result<Vec<_>, _>>()
-        };
+        let texts = || values().map(|value| value.map(std::str::from_utf8).transpose()).collect::<Result<Vec<_>, _>>();
         let not_text = |error| internal(format!("a string state is not UTF-8: {error}"));
         macro_rules! build {
             ($builder:expr, $values:expr) => {{

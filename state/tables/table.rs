@@ -128,8 +128,7 @@ impl Table {
         };
         let prefix = window_prefix(self.spec.operator, window);
         let missing = missing_keys(slab, keys, &prefix);
-        let wanted: Vec<&[u8]> =
-            missing.iter().filter(|key| removed.as_deref().is_none_or(|last| &key[PREFIX_BYTES..] > last)).collect();
+        let wanted: Vec<&[u8]> = missing.iter().filter(|key| removed.as_deref().is_none_or(|last| &key[PREFIX_BYTES..] > last)).collect();
         let store = Arc::clone(&self.store);
         let Some(slab) = self.windows.get_mut(&window) else { return Ok(()) };
         let mut found = 0;
@@ -152,12 +151,7 @@ impl Table {
         slab.retain(&keep);
     }
 
-    fn merge_rows(
-        &mut self,
-        window: Window,
-        keys: &EncodedKeys,
-        states: &[ArrayRef],
-    ) -> Result<(), StateError> {
+    fn merge_rows(&mut self, window: Window, keys: &EncodedKeys, states: &[ArrayRef]) -> Result<(), StateError> {
         self.settle_drain(window);
         self.read_back(window, keys)?;
         let Some(slab) = self.windows.get_mut(&window) else { return Ok(()) };

@@ -5,9 +5,7 @@ use arrow_schema::{DataType, Field};
 use std::path::Path;
 use std::sync::Arc;
 use streamshield_core::ids::{RegionId, StageId};
-use streamshield_core::ports::state::{
-    AggregateState, Merge, OpenedState, StateBackend, StateErrorKind, Window, WindowTableSpec,
-};
+use streamshield_core::ports::state::{AggregateState, Merge, OpenedState, StateBackend, StateErrorKind, Window, WindowTableSpec};
 use streamshield_state::{Config, RocksBackend};
 
 const WINDOW: Window = Window { end_ms: 1000, start_ms: 0 };

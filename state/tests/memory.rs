@@ -6,9 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicIsize, Ordering};
 use streamshield_core::ids::{RegionId, StageId};
-use streamshield_core::ports::state::{
-    AggregateState, Merge, RegionState, StateBackend, Window, WindowTableSpec,
-};
+use streamshield_core::ports::state::{AggregateState, Merge, RegionState, StateBackend, Window, WindowTableSpec};
 use streamshield_state::{Config, RocksBackend};
 
 struct Counting;

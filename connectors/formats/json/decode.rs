@@ -451,7 +451,14 @@ impl<'r> Reader<'r> {
 
     /// An object as a map. A key that comes twice stays twice: Arrow's maps don't forbid it and looking for it would
     /// cost a table per row.
-    fn map(&mut self, keys: &mut ColumnBuilder, values: &mut ColumnBuilder, inner: &mut Inner, field: &FieldRef, depth: usize) -> Result<(), Fault> {
+    fn map(
+        &mut self,
+        keys: &mut ColumnBuilder,
+        values: &mut ColumnBuilder,
+        inner: &mut Inner,
+        field: &FieldRef,
+        depth: usize,
+    ) -> Result<(), Fault> {
         self.open(b'{', field, depth)?;
         let Inner::Items(inner) = inner else { unreachable!("made for a map") };
         self.cursor.at += 1;

@@ -78,7 +78,8 @@ fn text_keeps_the_json_of_what_is_no_string() {
 
 #[test]
 fn decimals_bytes_floats_and_booleans_are_read_exactly() {
-    let decimal = |value: &str| one(DataType::Decimal128(10, 2), value).map(|rows| rows.column(0).as_primitive::<Decimal128Type>().value(0));
+    let decimal =
+        |value: &str| one(DataType::Decimal128(10, 2), value).map(|rows| rows.column(0).as_primitive::<Decimal128Type>().value(0));
     assert_eq!(decimal("1.005"), Ok(101));
     assert_eq!(decimal("\"-12.3\""), Ok(-1230));
     assert!(decimal("123456789").unwrap_err().contains("out of the range of DECIMAL(10, 2)"));
@@ -99,7 +100,8 @@ fn decimals_bytes_floats_and_booleans_are_read_exactly() {
 #[test]
 fn times_are_read_in_both_standards_and_zones_must_match_the_type() {
     let at = |zone: Option<&str>, value: &str| {
-        one(DataType::Timestamp(TimeUnit::Millisecond, zone.map(Into::into)), value).map(|rows| rows.column(0).as_primitive::<TimestampMillisecondType>().value(0))
+        one(DataType::Timestamp(TimeUnit::Millisecond, zone.map(Into::into)), value)
+            .map(|rows| rows.column(0).as_primitive::<TimestampMillisecondType>().value(0))
     };
     assert_eq!(at(None, "\"2024-01-02 03:04:05.678\""), Ok(1_704_164_645_678));
     assert_eq!(at(None, "\"2024-01-02T03:04:05.678\""), Ok(1_704_164_645_678));
@@ -108,14 +110,23 @@ fn times_are_read_in_both_standards_and_zones_must_match_the_type() {
     assert!(at(Some("UTC"), "\"2024-01-02 03:04:05\"").is_err());
     assert!(at(None, "1704164645678").is_err());
     assert_eq!(one(DataType::Date32, "\"1970-01-02\"").unwrap().column(0).as_primitive::<Date32Type>().value(0), 1);
-    assert_eq!(one(DataType::Time32(TimeUnit::Millisecond), "\"01:00:00.5\"").unwrap().column(0).as_primitive::<Time32MillisecondType>().value(0), 3_600_500);
+    assert_eq!(
+        one(DataType::Time32(TimeUnit::Millisecond), "\"01:00:00.5\"").unwrap().column(0).as_primitive::<Time32MillisecondType>().value(0),
+        3_600_500
+    );
 }
 
 #[test]
 fn nested_values_are_read() {
     let row = DataType::Struct(vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)].into());
     let map = DataType::Map(
-        Arc::new(Field::new("entries", DataType::Struct(vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::new_list(DataType::Int32, true), true)].into()), false)),
+        Arc::new(Field::new(
+            "entries",
+            DataType::Struct(
+                vec![Field::new("key", DataType::Utf8, false), Field::new("value", DataType::new_list(DataType::Int32, true), true)].into(),
+            ),
+            false,
+        )),
         false,
     );
     let schema = schema(vec![Field::new("rows", DataType::new_list(row, true), true), Field::new("m", map, true)]);
@@ -163,7 +174,10 @@ fn ignored_parse_errors_become_null_in_their_field_only() {
 
 #[test]
 fn the_last_of_duplicate_keys_counts() {
-    let schema = schema(vec![Field::new("a", DataType::Utf8, true), Field::new("s", DataType::Struct(vec![Field::new("x", DataType::Int64, true)].into()), true)]);
+    let schema = schema(vec![
+        Field::new("a", DataType::Utf8, true),
+        Field::new("s", DataType::Struct(vec![Field::new("x", DataType::Int64, true)].into()), true),
+    ]);
     let records: [&[u8]; 2] = [br#"{"a":"first","s":{"x":1,"x":2},"a":"second","s":{"x":3}}"#, br#"{"a":"third","\u0061":"fourth"}"#];
     let (rows, bad) = decode_with(&schema, &[], &records);
     assert!(bad.is_empty());
@@ -198,7 +212,9 @@ fn bytes_of_one_record_never_complete_another() {
 fn what_is_valid_does_not_depend_on_the_columns_read() {
     let wide = schema(vec![Field::new("a", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]);
     let narrow = schema(vec![Field::new("a", DataType::Int64, true)]);
-    for record in [&b"{\"a\":1,\"s\":\"\xff\"}"[..], br#"{"a":1,"s":"\x"}"#, br#"{"a":1,"s":01}"#, br#"{"a":1,"s":tru}"#, br#"{"a":1,"s":{"k" 1}}"#] {
+    for record in
+        [&b"{\"a\":1,\"s\":\"\xff\"}"[..], br#"{"a":1,"s":"\x"}"#, br#"{"a":1,"s":01}"#, br#"{"a":1,"s":tru}"#, br#"{"a":1,"s":{"k" 1}}"#]
+    {
         for schema in [&wide, &narrow] {
             assert_eq!(decode_with(schema, &[], &[record]).1.len(), 1, "{}", String::from_utf8_lossy(record));
         }
@@ -237,7 +253,11 @@ fn best_nanos(decoder: &mut dyn RecordDecoder, records: &[Vec<u8>]) -> u128 {
 
 #[test]
 fn adversarial_records_cost_a_bounded_factor() {
-    let fields = vec![Field::new("a", DataType::Int64, true), Field::new("s", DataType::Utf8, true), Field::new("l", DataType::new_list(DataType::Int64, true), true)];
+    let fields = vec![
+        Field::new("a", DataType::Int64, true),
+        Field::new("s", DataType::Utf8, true),
+        Field::new("l", DataType::new_list(DataType::Int64, true), true),
+    ];
     let schema = schema(fields);
     let good = br#"{"a":12345678,"s":"some text of a usual length, as it comes","l":[1,2,3,4,5,6,7,8]}"#.to_vec();
     let length = good.len();
@@ -245,12 +265,18 @@ fn adversarial_records_cost_a_bounded_factor() {
     let adversaries: Vec<(&str, Vec<u8>)> = vec![
         ("cut off at the end", good[..length - 1].to_vec()),
         ("a misfit in the last field", br#"{"a":12345678,"s":"some text of a usual length, as it comes","l":[1,2,3,4,5,6,"x"]}"#.to_vec()),
-        ("one key again and again", cut(r#"{"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[]      "#.repeat(2))),
+        (
+            "one key again and again",
+            cut(r#"{"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[],"l":[]      "#.repeat(2)),
+        ),
         ("brackets", cut("[".repeat(length))),
         ("quotes", cut("\"".repeat(length))),
         ("escapes", cut(format!("{{\"s\":\"{}", "\\u0041".repeat(length)))),
         ("digits", cut(format!("{{\"a\":{}", "9".repeat(length)))),
-        ("unknown keys", cut(r#"{"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":1,"j":1,"k":1,"m":1,"n":1,"o":1,"p":1"#.to_string() + &" ".repeat(length))),
+        (
+            "unknown keys",
+            cut(r#"{"b":1,"c":1,"d":1,"e":1,"f":1,"g":1,"h":1,"i":1,"j":1,"k":1,"m":1,"n":1,"o":1,"p":1"#.to_string() + &" ".repeat(length)),
+        ),
     ];
     let mut decoder = decoder(&table(&schema, &[]), FormatScope::Value, &schema).unwrap();
     let records = 2_000;
@@ -280,7 +306,11 @@ fn any_record() -> impl Strategy<Value = String> {
         (Just("b"), prop_oneof![Just("true".to_string()), Just("false".to_string()), Just("null".to_string())]),
         (Just("f"), "-?[0-9]\\.[0-9]{1,8}(e-?[0-9])?"),
         (Just("skipped"), prop_oneof![number, quoted.prop_map(String::from), Just("[1,{\"i\":[]}]".to_string())]),
-        (Just("t"), (2000..2030, 1..13, 1..29, 0..24, 0..60, 0..60, 0..1000).prop_map(|(y, mo, d, h, mi, s, ms)| format!("\"{y}-{mo:02}-{d:02} {h:02}:{mi:02}:{s:02}.{ms:03}\""))),
+        (
+            Just("t"),
+            (2000..2030, 1..13, 1..29, 0..24, 0..60, 0..60, 0..1000)
+                .prop_map(|(y, mo, d, h, mi, s, ms)| format!("\"{y}-{mo:02}-{d:02} {h:02}:{mi:02}:{s:02}.{ms:03}\""))
+        ),
         (Just("l"), proptest::collection::vec("-?[1-9][0-9]{0,5}", 0..4).prop_map(|items| format!("[{}]", items.join(" , ")))),
         (Just("o"), "[1-9][0-9]{0,5}".prop_map(|x| format!("{{\"x\":{x},\"y\":\"z\"}}"))),
     ];
@@ -288,7 +318,11 @@ fn any_record() -> impl Strategy<Value = String> {
     (proptest::collection::vec((member, space), 0..10)).prop_map(|members| {
         // arrow-json keeps the first of duplicate keys; their order is tested elsewhere.
         let mut seen = std::collections::BTreeSet::new();
-        let members: Vec<_> = members.into_iter().filter(|((key, _), _)| seen.insert(*key)).map(|((key, value), space)| format!("\"{key}\"{space}:{space}{value}")).collect();
+        let members: Vec<_> = members
+            .into_iter()
+            .filter(|((key, _), _)| seen.insert(*key))
+            .map(|((key, value), space)| format!("\"{key}\"{space}:{space}{value}"))
+            .collect();
         format!("{{{}}}", members.join(","))
     })
 }

@@ -4,10 +4,10 @@
 //! behind its key, which was escaped when the encoder was made. Numbers are written by itoa and ryu; text is copied up to
 //! the next character that JSON wants escaped.
 
+use super::super::RowEncoder;
 use super::super::numbers::{write_decimal, write_float};
 use super::super::time::{TimestampStandard, write_date, write_time_ms, write_timestamp};
 use super::super::view::{ColumnView, View};
-use super::super::RowEncoder;
 use super::JsonOptions;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -42,7 +42,10 @@ impl RowEncoder for JsonEncoder {
         for row in 0..rows.num_rows() {
             match columns.iter().position(|member| !member.nullable && member.column.is_null(row)) {
                 Some(column) => {
-                    refused.push(RefusedRow { row, reason: format!("column '{}' is NOT NULL and the value is NULL", self.schema.field(column).name()) });
+                    refused.push(RefusedRow {
+                        row,
+                        reason: format!("column '{}' is NOT NULL and the value is NULL", self.schema.field(column).name()),
+                    });
                 }
                 None => write_object(out, &columns, row, &style),
             }

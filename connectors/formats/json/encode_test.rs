@@ -96,7 +96,14 @@ fn any_rows() -> impl Strategy<Value = (SchemaRef, RecordBatch)> {
         Field::new("ts", DataType::Timestamp(TimeUnit::Nanosecond, None), true),
         Field::new("ltz", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into())), true),
     ]);
-    let row = (any::<Option<(i8, i16, i32, i64)>>(), any::<Option<(f32, f64)>>(), any::<Option<String>>(), any::<Option<Vec<u8>>>(), any::<Option<bool>>(), proptest::option::of((-(10i128.pow(37))..10i128.pow(37), any::<i64>(), -62_135_596_800_000i64..253_402_300_799_999)));
+    let row = (
+        any::<Option<(i8, i16, i32, i64)>>(),
+        any::<Option<(f32, f64)>>(),
+        any::<Option<String>>(),
+        any::<Option<Vec<u8>>>(),
+        any::<Option<bool>>(),
+        proptest::option::of((-(10i128.pow(37))..10i128.pow(37), any::<i64>(), -62_135_596_800_000i64..253_402_300_799_999)),
+    );
     proptest::collection::vec(row, 0..12).prop_map(move |rows| {
         let columns: Vec<ArrayRef> = vec![
             Arc::new(rows.iter().map(|row| row.0.map(|n| n.0)).collect::<Int8Array>()),

@@ -155,7 +155,8 @@ pub trait LogReader: Send {
     fn unassign(&mut self, partition: &TopicPartition) -> Result<(), LogError>;
     /// Visits what is there now, at most `limit`, without waiting: one or more non-empty slices in offset order. Messages beyond the limit stay for
     /// the next call.
-    fn take(&mut self, partition: &TopicPartition, limit: &TakeLimit, visit: &mut dyn FnMut(&[MessageView<'_>])) -> Result<Taken, LogError>;
+    fn take(&mut self, partition: &TopicPartition, limit: &TakeLimit, visit: &mut dyn FnMut(&[MessageView<'_>]))
+    -> Result<Taken, LogError>;
 }
 
 /// Messages for one topic, in one buffer: no allocation per message.

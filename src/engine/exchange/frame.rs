@@ -78,10 +78,19 @@ impl FrameEncoder {
     }
 
     /// Appends one frame. On an error `out` is as before.
-    pub fn encode(&mut self, upstream: RegionId, epoch: Epoch, watermark: UpstreamWatermark, rows: Option<&RecordBatch>, out: &mut Vec<u8>) -> Result<(), FrameError> {
+    pub fn encode(
+        &mut self,
+        upstream: RegionId,
+        epoch: Epoch,
+        watermark: UpstreamWatermark,
+        rows: Option<&RecordBatch>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), FrameError> {
         let rows = rows.filter(|rows| rows.num_rows() > 0);
         let encoded = rows.map(|rows| self.encode_rows(rows)).transpose()?;
-        let length = |bytes: Option<&Vec<u8>>| u32::try_from(bytes.map_or(0, Vec::len)).map_err(|_| FrameError::Encode("more than 4 GiB in one frame".into()));
+        let length = |bytes: Option<&Vec<u8>>| {
+            u32::try_from(bytes.map_or(0, Vec::len)).map_err(|_| FrameError::Encode("more than 4 GiB in one frame".into()))
+        };
         let head_bytes = length(encoded.as_ref().map(|encoded| &encoded.ipc_message))?;
         let body_bytes = length(encoded.as_ref().map(|encoded| &encoded.arrow_data))?;
         let idle = if watermark.idle { IDLE } else { 0 };
@@ -113,8 +122,11 @@ impl FrameEncoder {
             return Err(FrameError::Encode(format!("column \"{}\" is of type {}", field.name(), field.data_type())));
         }
         let compression = (rows.num_rows() >= COMPRESS_FROM_ROWS).then_some(CompressionType::LZ4_FRAME);
-        let options = IpcWriteOptions::try_new(8, false, MetadataVersion::V5).and_then(|options| options.try_with_compression(compression)).map_err(failed)?;
-        let (dictionaries, encoded) = self.generator.encode(rows, &mut DictionaryTracker::new(false), &options, &mut self.context).map_err(failed)?;
+        let options = IpcWriteOptions::try_new(8, false, MetadataVersion::V5)
+            .and_then(|options| options.try_with_compression(compression))
+            .map_err(failed)?;
+        let (dictionaries, encoded) =
+            self.generator.encode(rows, &mut DictionaryTracker::new(false), &options, &mut self.context).map_err(failed)?;
         debug_assert!(dictionaries.is_empty());
         Ok(encoded)
     }
@@ -150,7 +162,9 @@ fn decode_frame(bytes: &[u8], at: usize, schema: &SchemaRef) -> Result<(Frame, u
     }
     let rows = match head[3] {
         flags if flags & !(IDLE | HAS_ROWS) != 0 => return Err(malformed("it has unknown flags")),
-        flags if flags & HAS_ROWS != 0 => Some(decode_rows(&rest[..head_bytes], &rest[head_bytes..head_bytes + body_bytes], u32_at(12), at, schema)?),
+        flags if flags & HAS_ROWS != 0 => {
+            Some(decode_rows(&rest[..head_bytes], &rest[head_bytes..head_bytes + body_bytes], u32_at(12), at, schema)?)
+        }
         _ if head_bytes + body_bytes > 0 || u32_at(12) > 0 => return Err(malformed("it says that it has no rows, and has some")),
         _ => None,
     };
@@ -172,7 +186,9 @@ fn decode_rows(head: &[u8], body: &[u8], rows: u32, at: usize, schema: &SchemaRe
     let batch = message.header_as_record_batch().ok_or_else(|| malformed("it holds no record batch".into()))?;
     check_batch(&batch, body, rows, schema).map_err(malformed)?;
     // The last guard: the reader asserts where it could return an error, and another release may assert more.
-    let read = std::panic::AssertUnwindSafe(|| read_record_batch(&Buffer::from(body), batch, schema.clone(), &HashMap::new(), None, &MetadataVersion::V5));
+    let read = std::panic::AssertUnwindSafe(|| {
+        read_record_batch(&Buffer::from(body), batch, schema.clone(), &HashMap::new(), None, &MetadataVersion::V5)
+    });
     match std::panic::catch_unwind(read) {
         Ok(read) => read.map_err(|source| FrameError::Arrow { at, source }),
         Err(_) => Err(malformed("its buffers don't fit its rows".into())),
@@ -192,7 +208,8 @@ fn check_batch(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8], rows: u32, schem
     let shape = schema.fields().iter().try_fold(Shape::default(), |shape, field| Some(shape.and(Shape::of(field.data_type())?)));
     let shape = shape.ok_or("its schema can't be in an exchange")?;
     let (nodes, buffers) = (batch.nodes().ok_or("no nodes")?, batch.buffers().ok_or("no buffers")?);
-    if nodes.len() != shape.nodes || buffers.len() != shape.buffers || batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty()) {
+    if nodes.len() != shape.nodes || buffers.len() != shape.buffers || batch.variadicBufferCounts().is_some_and(|counts| !counts.is_empty())
+    {
         return Err(format!("{} nodes and {} buffers instead of {} and {}", nodes.len(), buffers.len(), shape.nodes, shape.buffers));
     }
     for node in nodes.iter() {
@@ -203,7 +220,8 @@ fn check_batch(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8], rows: u32, schem
     let mut lengths = Vec::with_capacity(buffers.len());
     for buffer in buffers.iter() {
         let range = usize::try_from(buffer.offset()).ok().zip(usize::try_from(buffer.length()).ok());
-        let bytes = range.and_then(|(offset, length)| body.get(offset..offset.checked_add(length)?)).ok_or("a buffer is outside of the frame")?;
+        let bytes =
+            range.and_then(|(offset, length)| body.get(offset..offset.checked_add(length)?)).ok_or("a buffer is outside of the frame")?;
         lengths.push(if compressed { decompressed_bytes(bytes)? } else { bytes.len() as u64 });
     }
     let total: u64 = lengths.iter().sum();
@@ -215,7 +233,11 @@ fn check_batch(batch: &arrow_ipc::RecordBatch<'_>, body: &[u8], rows: u32, schem
 }
 
 /// The lengths that the reader asserts: of validity bits and of offsets.
-fn check_lengths<'a>(data_type: &DataType, nodes: &mut impl Iterator<Item = &'a arrow_ipc::FieldNode>, lengths: &mut std::slice::Iter<'_, u64>) -> Result<(), String> {
+fn check_lengths<'a>(
+    data_type: &DataType,
+    nodes: &mut impl Iterator<Item = &'a arrow_ipc::FieldNode>,
+    lengths: &mut std::slice::Iter<'_, u64>,
+) -> Result<(), String> {
     use DataType::*;
     let node = nodes.next().ok_or("a node is missing")?;
     if *data_type == Null {
@@ -238,7 +260,9 @@ fn check_lengths<'a>(data_type: &DataType, nodes: &mut impl Iterator<Item = &'a 
         }
     }
     match data_type {
-        List(element) | LargeList(element) | Map(element, _) | FixedSizeList(element, _) => check_lengths(element.data_type(), nodes, lengths),
+        List(element) | LargeList(element) | Map(element, _) | FixedSizeList(element, _) => {
+            check_lengths(element.data_type(), nodes, lengths)
+        }
         Struct(fields) => fields.iter().try_for_each(|field| check_lengths(field.data_type(), nodes, lengths)),
         _ => next().map(|_| ()).map_err(String::from),
     }

@@ -62,7 +62,8 @@ fn frames_come_back_as_they_were() {
 #[test]
 fn a_marker_is_as_small_as_its_head_and_rows_shrink_where_it_pays() {
     let schema = Arc::new(Schema::new(vec![Field::new("a", DataType::Int64, true)]));
-    let rows = |count| RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from_iter_values((0..count).map(|n| n % 10)))]).unwrap();
+    let rows =
+        |count| RecordBatch::try_new(schema.clone(), vec![Arc::new(Int64Array::from_iter_values((0..count).map(|n| n % 10)))]).unwrap();
     assert_eq!(encode(&[frame(1, None)], &schema).len(), FRAME_HEAD_BYTES);
     assert!(encode(&[frame(1, Some(rows(4_096)))], &schema).len() < 4_096 * 8 / 4);
 }

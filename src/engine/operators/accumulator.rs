@@ -60,7 +60,25 @@ fn is_summable(data_type: &DataType) -> bool {
 /// merging; the function's accumulator takes whichever came last of NaN and a number.
 fn is_comparable(data_type: &DataType) -> bool {
     use DataType::*;
-    matches!(data_type, Boolean | Float32 | Float64 | Int8 | Int16 | Int32 | Int64 | UInt8 | UInt16 | UInt32 | UInt64 | Decimal128(..) | Date32 | Time32(_) | Timestamp(..) | Utf8)
+    matches!(
+        data_type,
+        Boolean
+            | Float32
+            | Float64
+            | Int8
+            | Int16
+            | Int32
+            | Int64
+            | UInt8
+            | UInt16
+            | UInt32
+            | UInt64
+            | Decimal128(..)
+            | Date32
+            | Time32(_)
+            | Timestamp(..)
+            | Utf8
+    )
 }
 
 /// Merges states by the function's accumulator.
@@ -81,7 +99,10 @@ impl StateMerger for AccumulatorMerger {
             let order = UInt32Array::from(numbers);
             merged.iter().map(|column| Ok(take(column, &order, None)?)).collect()
         };
-        merge().map_err(|error| StateError { kind: StateErrorKind::Internal, message: format!("merging states of {}: {error}", self.function.name()) })
+        merge().map_err(|error| StateError {
+            kind: StateErrorKind::Internal,
+            message: format!("merging states of {}: {error}", self.function.name()),
+        })
     }
 }
 
@@ -158,7 +179,13 @@ mod tests {
     fn maximum(data_type: DataType) -> AggregateCall {
         let schema = Arc::new(Schema::new(vec![Field::new("a", data_type, true)]));
         let function = AggregateExprBuilder::new(max_udaf(), vec![col("a", &schema).unwrap()]).schema(schema).alias("m").build().unwrap();
-        AggregateCall { state_fields: function.state_fields().unwrap(), function: Arc::new(function), filter: None, merges_state_at: None, display: "max(a)".into() }
+        AggregateCall {
+            state_fields: function.state_fields().unwrap(),
+            function: Arc::new(function),
+            filter: None,
+            merges_state_at: None,
+            display: "max(a)".into(),
+        }
     }
 
     #[test]
@@ -168,7 +195,10 @@ mod tests {
             let columns: [Vec<ArrayRef>; 2] = [stored, incoming].map(|column| vec![Arc::new(Float64Array::from(column)) as ArrayRef]);
             merger.merge(&columns[0], &columns[1], groups).unwrap()[0].as_primitive::<Float64Type>().iter().collect::<Vec<_>>()
         };
-        assert_eq!(merged(vec![None, Some(2.0), None, None], vec![Some(1.0), Some(3.0), Some(5.0)], &[3, 1, 3]), [None, Some(3.0), None, Some(5.0)]);
+        assert_eq!(
+            merged(vec![None, Some(2.0), None, None], vec![Some(1.0), Some(3.0), Some(5.0)], &[3, 1, 3]),
+            [None, Some(3.0), None, Some(5.0)]
+        );
         assert_eq!(merged(vec![None, None], vec![None, Some(1.0)], &[0, 1]), [None, Some(1.0)]);
         assert_eq!(merged(vec![Some(4.0), None], vec![None], &[1]), [Some(4.0), None]);
     }

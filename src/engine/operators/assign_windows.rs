@@ -108,7 +108,8 @@ impl AssignWindows {
         if rows.num_rows() == 0 {
             return Ok((Vec::new(), refused));
         }
-        let times = milliseconds(rows.column(self.plan.time_column)).ok_or_else(|| OperatorError::plan(Self::NAME, "no time column"))?.values;
+        let times =
+            milliseconds(rows.column(self.plan.time_column)).ok_or_else(|| OperatorError::plan(Self::NAME, "no time column"))?.values;
         let mut batches = Vec::new();
         for piece in self.pieces(&times) {
             let batch = self.batch(&rows, &piece)?;
@@ -137,7 +138,9 @@ impl AssignWindows {
     fn pieces(&self, times: &[i64]) -> Vec<Piece> {
         match self.plan.kind {
             WindowKind::Tumble { size_ms, offset_ms } => vec![tumble(times, size_ms, offset_ms)],
-            WindowKind::Hop { slide_ms, size_ms, offset_ms } if times.len() >= SHARED_COLUMNS_ROWS => hop(times, slide_ms, size_ms, offset_ms),
+            WindowKind::Hop { slide_ms, size_ms, offset_ms } if times.len() >= SHARED_COLUMNS_ROWS => {
+                hop(times, slide_ms, size_ms, offset_ms)
+            }
             kind => vec![any(times, kind)],
         }
     }
@@ -170,7 +173,8 @@ impl AssignWindows {
     }
 
     fn times(values: ScalarBuffer<i64>, data_type: &DataType) -> Result<ArrayRef, OperatorError> {
-        timestamps(values, data_type).ok_or_else(|| OperatorError::plan(Self::NAME, format!("a window column is {data_type}, not a timestamp")))
+        timestamps(values, data_type)
+            .ok_or_else(|| OperatorError::plan(Self::NAME, format!("a window column is {data_type}, not a timestamp")))
     }
 }
 
@@ -205,7 +209,8 @@ fn hop(times: &[i64], slide_ms: i64, size_ms: i64, offset_ms: i64) -> Vec<Piece>
     let mut pieces: Vec<Piece> = (0..size_ms / slide_ms).map(|n| windows(n, latest.clone(), RowMap::Same)).collect();
     if size_ms % slide_ms != 0 {
         let n = size_ms / slide_ms;
-        let more = |row: &u32| hops(i128::from(times[*row as usize]) - i128::from(latest[*row as usize]), slide_ms, size_ms) > i128::from(n);
+        let more =
+            |row: &u32| hops(i128::from(times[*row as usize]) - i128::from(latest[*row as usize]), slide_ms, size_ms) > i128::from(n);
         let rows: Vec<u32> = (0..times.len() as u32).filter(more).collect();
         if !rows.is_empty() {
             pieces.push(windows(n, rows.iter().map(|row| latest[*row as usize]).collect(), RowMap::Rows(rows)));

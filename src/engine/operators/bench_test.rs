@@ -79,7 +79,10 @@ fn bench_operators() {
             let input = query("key").aggregate(vec![]).input_schema.clone();
             let count = query("key").aggregate(vec![(count_all(&input), None)]);
             measure_chain(&format!("{keys} keys, {name}, count(*) by BIGINT"), &query("key").job(&count).source, &rows);
-            let avg = query("key").aggregate(vec![(of(functions::average::avg_udaf(), "real", &input), None), (of(functions::min_max::max_udaf(), "value", &input), None)]);
+            let avg = query("key").aggregate(vec![
+                (of(functions::average::avg_udaf(), "real", &input), None),
+                (of(functions::min_max::max_udaf(), "value", &input), None),
+            ]);
             measure_chain(&format!("{keys} keys, {name}, avg, max by BIGINT"), &query("key").job(&avg).source, &rows);
             let words = query("word").aggregate(vec![(count_all(&input), None)]);
             measure_chain(&format!("{keys} keys, {name}, count(*) by STRING"), &query("word").job(&words).source, &rows);
@@ -105,7 +108,15 @@ fn bench_filter_and_project() {
 #[ignore = "measures, does not check"]
 fn bench_exchange() {
     let rows = source_rows(1 << 40);
-    let plan = |keys| ExchangePlan { id: ExchangeId(0), name: "x".into(), schema: rows.schema(), keys, upstream: vec![], downstream: StageId(1), partitions: None };
+    let plan = |keys| ExchangePlan {
+        id: ExchangeId(0),
+        name: "x".into(),
+        schema: rows.schema(),
+        keys,
+        upstream: vec![],
+        downstream: StageId(1),
+        partitions: None,
+    };
     for (name, keys) in [("BIGINT", vec![1]), ("STRING", vec![3])] {
         let mut partitioner = Partitioner::new(&plan(keys), 8);
         measure(&format!("split to 8 partitions by {name}, 6 columns"), ROWS, |_| {

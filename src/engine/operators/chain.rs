@@ -167,7 +167,9 @@ impl Link {
             Operator::Unnest(plan) => (Link::Unnest(Unnest::new(plan, input)?), plan.schema.clone()),
             Operator::Expand(plan) => (Link::Expand(Expand::new(plan, input)?), plan.schema.clone()),
             Operator::AssignWindows(plan) => (Link::AssignWindows(AssignWindows::new(plan, input)?), plan.schema.clone()),
-            Operator::PartialAggregate(plan) => (Link::PartialAggregate(Box::new(PartialAggregate::new(plan, input)?)), plan.partial_schema.clone()),
+            Operator::PartialAggregate(plan) => {
+                (Link::PartialAggregate(Box::new(PartialAggregate::new(plan, input)?)), plan.partial_schema.clone())
+            }
             Operator::WindowAggregate(plan) => (Link::WindowAggregate(Box::new(WindowAggregate::new(plan)?)), plan.output_schema.clone()),
         })
     }

@@ -42,7 +42,13 @@ fn schema(fields: Vec<FieldRef>) -> SchemaRef {
 }
 
 pub fn input_schema() -> SchemaRef {
-    schema(vec![field("ts", MS), field("key", DataType::Int64), field("value", DataType::Int64), field("word", DataType::Utf8), field("real", DataType::Float64)])
+    schema(vec![
+        field("ts", MS),
+        field("key", DataType::Int64),
+        field("value", DataType::Int64),
+        field("word", DataType::Utf8),
+        field("real", DataType::Float64),
+    ])
 }
 
 /// What the scan gives.
@@ -70,7 +76,11 @@ impl Query {
             columns: vec![],
             input_schema: input.clone(),
             project: Projection { expressions: Expressions::new(list), schema: input },
-            watermark: Some(WatermarkPlan::EventTime { time_column: 0, expression: Expressions::new(vec![watermark]), idle_timeout_ms: None }),
+            watermark: Some(WatermarkPlan::EventTime {
+                time_column: 0,
+                expression: Expressions::new(vec![watermark]),
+                idle_timeout_ms: None,
+            }),
         }
     }
 
@@ -81,8 +91,18 @@ impl Query {
     }
 
     fn assign(&self) -> Operator {
-        let appended = vec![(field("window_start", MS), WindowColumn::Start), (field("window_end", MS), WindowColumn::End), (field(LATE_COLUMN, DataType::Boolean), WindowColumn::Late)];
-        Operator::AssignWindows(AssignWindows { kind: self.kind, time_column: 0, watermark_column: Some(5), appended, schema: self.windowed_schema() })
+        let appended = vec![
+            (field("window_start", MS), WindowColumn::Start),
+            (field("window_end", MS), WindowColumn::End),
+            (field(LATE_COLUMN, DataType::Boolean), WindowColumn::Late),
+        ];
+        Operator::AssignWindows(AssignWindows {
+            kind: self.kind,
+            time_column: 0,
+            watermark_column: Some(5),
+            appended,
+            schema: self.windowed_schema(),
+        })
     }
 
     /// (function, filter) in order.
@@ -90,7 +110,8 @@ impl Query {
         let input = self.windowed_schema();
         let keys = self.keys.iter().map(|key| col(key, &input).unwrap()).collect();
         let key_fields = self.keys.iter().map(|key| Arc::new(input.field_with_name(key).unwrap().clone())).collect();
-        let calls = calls.into_iter().map(|(function, filter)| call(function, filter.map(|filter| Expressions::new(vec![filter])), None)).collect();
+        let calls =
+            calls.into_iter().map(|(function, filter)| call(function, filter.map(|filter| Expressions::new(vec![filter])), None)).collect();
         aggregate(1, input, Expressions::new(keys), key_fields, (5, 6, Some(7)), self.late_row, calls, Emit::Final)
     }
 
@@ -202,9 +223,11 @@ fn by_definition(query: &Query, rows: &[Row]) -> (Vec<String>, u64) {
     }
     let text = |value: &Option<i64>| value.map_or("NULL".to_string(), |value| value.to_string());
     let time = |ms: i64| arrow_cast::display::array_value_to_string(&TimestampMillisecondArray::from(vec![ms]), 0).unwrap();
-    let line = |((window, key), (count, sum, maximum)): (&(streamshield_core::ports::state::Window, Option<i64>), &(i64, Option<i64>, Option<i64>))| {
-        format!("{} {} {} {count} {} {}", text(key), time(window.start_ms), time(window.end_ms), text(sum), text(maximum))
-    };
+    let line =
+        |((window, key), (count, sum, maximum)): (
+            &(streamshield_core::ports::state::Window, Option<i64>),
+            &(i64, Option<i64>, Option<i64>),
+        )| { format!("{} {} {} {count} {} {}", text(key), time(window.start_ms), time(window.end_ms), text(sum), text(maximum)) };
     let mut lines: Vec<String> = groups.iter().map(line).collect();
     lines.sort();
     (lines, late)
@@ -245,14 +268,20 @@ fn many_rows(count: usize, keys: usize) -> Vec<Row> {
 
 #[test]
 fn all_kinds_of_functions_agree_in_all_modes() {
-    let query = Query { kind: WindowKind::Tumble { size_ms: 700, offset_ms: 0 }, delay_ms: 150, keys: vec!["key", "word"], late_row: false };
+    let query =
+        Query { kind: WindowKind::Tumble { size_ms: 700, offset_ms: 0 }, delay_ms: 150, keys: vec!["key", "word"], late_row: false };
     let input = query.windowed_schema();
     let positive = binary(col("value", &input).unwrap(), Op::Gt, lit(0i64), &input).unwrap();
     let by_time = PhysicalSortExpr::new_default(col("value", &input).unwrap());
     let first = AggregateExprBuilder::new(functions::first_last::first_value_udaf(), vec![col("value", &input).unwrap()]);
     let first = Arc::new(first.order_by(vec![by_time]).schema(input.clone()).alias("first").build().unwrap());
     let covariance_arguments = vec![col("real", &input).unwrap(), cast(col("value", &input).unwrap(), &input, DataType::Float64).unwrap()];
-    let distinct = AggregateExprBuilder::new(functions::count::count_udaf(), vec![col("word", &input).unwrap()]).schema(input.clone()).distinct().alias("d").build().unwrap();
+    let distinct = AggregateExprBuilder::new(functions::count::count_udaf(), vec![col("word", &input).unwrap()])
+        .schema(input.clone())
+        .distinct()
+        .alias("d")
+        .build()
+        .unwrap();
     let calls = vec![
         (count_all(&input), None),
         (count_all(&input), Some(positive.clone())),
@@ -273,7 +302,8 @@ fn all_kinds_of_functions_agree_in_all_modes() {
 
 #[test]
 fn an_aggregate_without_keys_gives_one_row_per_window() {
-    let query = Query { kind: WindowKind::Hop { slide_ms: 500, size_ms: 1_000, offset_ms: 0 }, delay_ms: 1_000, keys: vec![], late_row: false };
+    let query =
+        Query { kind: WindowKind::Hop { slide_ms: 500, size_ms: 1_000, offset_ms: 0 }, delay_ms: 1_000, keys: vec![], late_row: false };
     let input = query.windowed_schema();
     let outcome = same_in_all_modes(&query.job(&query.aggregate(vec![(count_all(&input), None)])), &batch(&many_rows(1_000, 5)));
     assert_eq!(outcome.late_rows, 0);
@@ -283,9 +313,11 @@ fn an_aggregate_without_keys_gives_one_row_per_window() {
 
 #[test]
 fn a_group_by_without_functions_gives_the_keys() {
-    let query = Query { kind: WindowKind::Tumble { size_ms: 10_000, offset_ms: -1_000 }, delay_ms: 1_000, keys: vec!["key"], late_row: false };
+    let query =
+        Query { kind: WindowKind::Tumble { size_ms: 10_000, offset_ms: -1_000 }, delay_ms: 1_000, keys: vec!["key"], late_row: false };
     let aggregate = query.aggregate(vec![]);
-    let mut state = MemoryState::new(&Chain::new(&[Operator::WindowAggregate(aggregate.clone())], aggregate.partial_schema.clone()).unwrap().tables());
+    let mut state =
+        MemoryState::new(&Chain::new(&[Operator::WindowAggregate(aggregate.clone())], aggregate.partial_schema.clone()).unwrap().tables());
     assert!(state.tables.remove(&1).is_some());
     let outcome = same_in_all_modes(&query.job(&aggregate), &batch(&many_rows(1_000, 3)));
     assert_eq!(outcome.rows.len(), 4, "three keys and null: {:?}", outcome.texts());
@@ -300,7 +332,9 @@ fn late_rows_come_out_as_json_one_by_one() {
     let outcome = same_in_all_modes(&query.job(&query.aggregate(vec![(count_all(&input), None)])), &batch(&rows));
     assert_eq!(outcome.late_rows, 3);
     let expected = |ts: &str, key: i64, value: i64, word: &str, real: &str| {
-        format!("{{\"ts\":\"1970-01-01T00:00:00.{ts}\",\"key\":{key},\"value\":{value},\"word\":\"{word}\",\"real\":{real},\"window_start\":\"1970-01-01T00:00:00\",\"window_end\":\"1970-01-01T00:00:00.100\"}}")
+        format!(
+            "{{\"ts\":\"1970-01-01T00:00:00.{ts}\",\"key\":{key},\"value\":{value},\"word\":\"{word}\",\"real\":{real},\"window_start\":\"1970-01-01T00:00:00\",\"window_end\":\"1970-01-01T00:00:00.100\"}}"
+        )
     };
     let twice = expected("020", 2, 7, "w0", "2.3333333333333335");
     assert_eq!(outcome.late_json, [twice.clone(), twice, expected("030", 1, 9, "w2", "3.0")]);
@@ -405,14 +439,17 @@ fn folding_that_does_not_pay_is_left_out_and_changes_nothing() {
     let rows = scanned(&rows);
     let mut out = ChainOutput::default();
     for offset in [0, PROBE_ROWS, 2 * PROBE_ROWS] {
-        chain.process(rows.slice(offset, PROBE_ROWS), InputWatermarks::START, &mut EPOCH.clone(), &mut MemoryState::default(), &mut out).unwrap();
+        chain
+            .process(rows.slice(offset, PROBE_ROWS), InputWatermarks::START, &mut EPOCH.clone(), &mut MemoryState::default(), &mut out)
+            .unwrap();
     }
     assert_eq!(out.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 2 * PROBE_ROWS, "what follows the probe passes through");
 }
 
 #[test]
 fn a_second_level_merges_states_and_counts_source_rows() {
-    let query = Query { kind: WindowKind::Tumble { size_ms: 400, offset_ms: 0 }, delay_ms: 500, keys: vec!["key", "word"], late_row: false };
+    let query =
+        Query { kind: WindowKind::Tumble { size_ms: 400, offset_ms: 0 }, delay_ms: 500, keys: vec!["key", "word"], late_row: false };
     let input = query.windowed_schema();
     let functions = || vec![count_all(&input), of(functions::average::avg_udaf(), "real", &input)];
     let with_states = |operator, emit| {
@@ -428,7 +465,10 @@ fn a_second_level_merges_states_and_counts_source_rows() {
     let key = Arc::new(second_input.field(0).clone());
     let keys = Expressions::new(vec![col("key", &second_input).unwrap()]);
     let second = aggregate(2, second_input, keys, vec![key], (2, 3, None), false, calls, Emit::Final);
-    let job = Job { behind_exchange: Some(vec![Operator::WindowAggregate(first.clone()), Operator::PartialAggregate(second)]), ..query.job(&first) };
+    let job = Job {
+        behind_exchange: Some(vec![Operator::WindowAggregate(first.clone()), Operator::PartialAggregate(second)]),
+        ..query.job(&first)
+    };
     let rows = batch(&many_rows(1_500, 4));
     // The kit seals the second stage after each advance: these are partials of the second level.
     let partials = run(&job, &rows, Mode::RandomCuts(3));
@@ -436,7 +476,8 @@ fn a_second_level_merges_states_and_counts_source_rows() {
     let counted: u64 = partials.texts().iter().map(|text| text.split(' ').nth(4).unwrap().parse::<u64>().unwrap()).sum();
     assert_eq!((source_rows + partials.late_rows, counted), (1_500, source_rows), "__rows counts source rows on the second level too");
     let direct = Query { keys: vec!["key"], ..query };
-    let direct = run(&direct.job(&direct.aggregate(functions().into_iter().map(|function| (function, None)).collect())), &rows, Mode::AllAtOnce);
+    let direct =
+        run(&direct.job(&direct.aggregate(functions().into_iter().map(|function| (function, None)).collect())), &rows, Mode::AllAtOnce);
     let group = |text: &String| text.split(' ').take(3).collect::<Vec<_>>().join(" ");
     let groups = |outcome: &crate::operators::test_kit::Outcome| outcome.texts().iter().map(group).collect::<BTreeSet<_>>();
     assert_eq!(groups(&partials), groups(&direct));
@@ -445,7 +486,8 @@ fn a_second_level_merges_states_and_counts_source_rows() {
 #[test]
 fn a_result_that_does_not_fit_its_type_is_rejected_and_the_other_groups_come_out() {
     let decimal = DataType::Decimal128(38, 0);
-    let input = schema(vec![field("key", DataType::Int64), field("amount", decimal.clone()), field("window_start", MS), field("window_end", MS)]);
+    let input =
+        schema(vec![field("key", DataType::Int64), field("amount", decimal.clone()), field("window_start", MS), field("window_end", MS)]);
     let key_fields = vec![field("key", DataType::Int64)];
     let keys = Expressions::new(vec![col("key", &input).unwrap()]);
     let calls = vec![call(of(functions::average::avg_udaf(), "amount", &input), None, None)];

@@ -122,10 +122,18 @@ impl Evaluator {
     fn evaluate_set(&self, set: &ExpressionSet, input: &RecordBatch) -> Result<Vec<ArrayRef>, Failure> {
         let mut values = Vec::with_capacity(set.list.len());
         for (number, expression) in set.list.iter().enumerate() {
-            let value = expression.evaluate(input).and_then(|value| value.into_array_of_size(input.num_rows())).map_err(|error| self.failure(error))?;
+            let value = expression
+                .evaluate(input)
+                .and_then(|value| value.into_array_of_size(input.num_rows()))
+                .map_err(|error| self.failure(error))?;
             if let Some(field) = set.target.as_ref().map(|target| &target[number]) {
                 if value.data_type() != field.data_type() {
-                    let message = format!("column \"{}\" should be {}, the expression {expression} gives {}", field.name(), field.data_type(), value.data_type());
+                    let message = format!(
+                        "column \"{}\" should be {}, the expression {expression} gives {}",
+                        field.name(),
+                        field.data_type(),
+                        value.data_type()
+                    );
                     return Err(Failure::Fatal(OperatorError::plan(self.operator, message)));
                 }
                 if !field.is_nullable() && value.null_count() > 0 {
@@ -177,7 +185,12 @@ impl Evaluator {
         self.join(rows, &good, refused)
     }
 
-    fn join(&self, rows: &RecordBatch, good: &[(usize, usize, Vec<Vec<ArrayRef>>)], refused: Vec<(usize, String)>) -> Result<Evaluated, OperatorError> {
+    fn join(
+        &self,
+        rows: &RecordBatch,
+        good: &[(usize, usize, Vec<Vec<ArrayRef>>)],
+        refused: Vec<(usize, String)>,
+    ) -> Result<Evaluated, OperatorError> {
         let arrow = OperatorError::arrow(self.operator);
         let mut values = Vec::with_capacity(self.sets.len());
         for (number, set) in self.sets.iter().enumerate() {
@@ -194,11 +207,8 @@ impl Evaluator {
         }
         let kept: Vec<u32> = good.iter().flat_map(|(offset, length, _)| *offset as u32..(offset + length) as u32).collect();
         let slices: Vec<RecordBatch> = good.iter().map(|(offset, length, _)| rows.slice(*offset, *length)).collect();
-        let rows = if rows.num_columns() == 0 {
-            batch_of(rows.schema(), Vec::new(), kept.len())
-        } else {
-            concat_batches(&rows.schema(), &slices)
-        };
+        let rows =
+            if rows.num_columns() == 0 { batch_of(rows.schema(), Vec::new(), kept.len()) } else { concat_batches(&rows.schema(), &slices) };
         Ok(Evaluated { rows: rows.map_err(arrow)?, values, kept: Some(kept), refused })
     }
 }

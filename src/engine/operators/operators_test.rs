@@ -89,7 +89,10 @@ fn a_batch_of_bad_rows_only_gives_nothing_but_rejections() {
     let rows = numbers(&vec![Some(0); 300]);
     let schema = rows.schema();
     let quotient = binary(lit(1i64), Op::Divide, col("a", &schema).unwrap(), &schema).unwrap();
-    let out = once(&[Operator::Project(Projection { expressions: Expressions::new(vec![quotient]), schema: schema_of(&[("q", DataType::Int64)]) })], &rows);
+    let out = once(
+        &[Operator::Project(Projection { expressions: Expressions::new(vec![quotient]), schema: schema_of(&[("q", DataType::Int64)]) })],
+        &rows,
+    );
     assert_eq!(out.rejected.len(), 300);
     assert!(out.batches.is_empty());
 }
@@ -99,7 +102,8 @@ fn a_predicate_that_guards_against_an_error_guards_every_row() {
     let rows = numbers(&[Some(0), Some(2), Some(0), Some(9)]);
     let schema = rows.schema();
     let quotient = binary(lit(10i64), Op::Divide, col("a", &schema).unwrap(), &schema).unwrap();
-    let guarded = binary(compare(&rows, "a", Op::NotEq, 0), Op::And, binary(quotient, Op::Gt, lit(1i64), &schema).unwrap(), &schema).unwrap();
+    let guarded =
+        binary(compare(&rows, "a", Op::NotEq, 0), Op::And, binary(quotient, Op::Gt, lit(1i64), &schema).unwrap(), &schema).unwrap();
     let outcome = run_operator(Operator::Filter(Expressions::new(vec![guarded])), &rows);
     assert_eq!((outcome.texts(), outcome.rejected), (vec!["2 1".to_string()], BTreeSet::new()));
 }
@@ -117,10 +121,12 @@ fn a_null_for_a_not_null_column_is_a_rejected_row() {
 #[test]
 fn a_plan_whose_types_do_not_fit_stops_instead_of_rejecting_all_rows() {
     let rows = numbers(&[Some(1)]);
-    let projection = Projection { expressions: Expressions::new(vec![col("a", &rows.schema()).unwrap()]), schema: schema_of(&[("a", DataType::Utf8)]) };
+    let projection =
+        Projection { expressions: Expressions::new(vec![col("a", &rows.schema()).unwrap()]), schema: schema_of(&[("a", DataType::Utf8)]) };
     let mut chain = Chain::new(&[Operator::Project(projection)], rows.schema()).unwrap();
     let mut epoch = EpochContext { now_ms: 5, seed: 1, seed_next: 0 };
-    let error = chain.process(rows, InputWatermarks::START, &mut epoch, &mut MemoryState::default(), &mut ChainOutput::default()).unwrap_err();
+    let error =
+        chain.process(rows, InputWatermarks::START, &mut epoch, &mut MemoryState::default(), &mut ChainOutput::default()).unwrap_err();
     assert!(error.to_string().contains("should be Utf8"), "{error}");
 }
 
@@ -147,7 +153,10 @@ fn two_batches_of_an_epoch_get_different_seeds() {
     let mut fields = rows.schema().fields().to_vec();
     fields.push(seed_field());
     let list = vec![col(SEED_COLUMN, &Schema::new(fields)).unwrap()];
-    let project = Operator::Project(Projection { expressions: Expressions { list, needs_now: false, needs_seed: true }, schema: schema_of(&[("seed", DataType::UInt64)]) });
+    let project = Operator::Project(Projection {
+        expressions: Expressions { list, needs_now: false, needs_seed: true },
+        schema: schema_of(&[("seed", DataType::UInt64)]),
+    });
     let mut chain = Chain::new(&[project], rows.schema()).unwrap();
     let (mut out, mut epoch) = (ChainOutput::default(), EpochContext { now_ms: 5, seed: 1, seed_next: 0 });
     for _ in 0..2 {
@@ -159,7 +168,10 @@ fn two_batches_of_an_epoch_get_different_seeds() {
 
 #[test]
 fn unnest_gives_a_row_per_element_with_its_number() {
-    let mut list = ListBuilder::new(StructBuilder::from_fields(vec![Field::new("x", DataType::Int64, true), Field::new("y", DataType::Utf8, true)], 0));
+    let mut list = ListBuilder::new(StructBuilder::from_fields(
+        vec![Field::new("x", DataType::Int64, true), Field::new("y", DataType::Utf8, true)],
+        0,
+    ));
     for row in [Some(vec![Some((1, "one")), None]), Some(vec![]), None, Some(vec![Some((2, "two"))])] {
         let is_list = row.is_some();
         for element in row.into_iter().flatten() {
@@ -257,7 +269,9 @@ fn windows_by_definition(kind: WindowKind, time: i64) -> BTreeSet<(i64, i64)> {
         match kind {
             WindowKind::Tumble { size_ms, offset_ms } => add(offset_ms + n * size_ms, size_ms),
             WindowKind::Hop { slide_ms, size_ms, offset_ms } => add(offset_ms + n * slide_ms, size_ms),
-            WindowKind::Cumulate { step_ms, max_size_ms, offset_ms } => (1..=max_size_ms / step_ms).for_each(|k| add(offset_ms + n * max_size_ms, k * step_ms)),
+            WindowKind::Cumulate { step_ms, max_size_ms, offset_ms } => {
+                (1..=max_size_ms / step_ms).for_each(|k| add(offset_ms + n * max_size_ms, k * step_ms))
+            }
         }
     }
     windows
@@ -274,7 +288,14 @@ fn assign(kind: WindowKind, rows: &RecordBatch, watermark_column: Option<usize>)
         (field("window_time", time), WindowColumn::Time),
         (field(LATE_COLUMN, DataType::Boolean), WindowColumn::Late),
     ];
-    let own = rows.schema().fields().iter().enumerate().filter(|(n, _)| Some(*n) != watermark_column).map(|(_, field)| field.clone()).collect::<Vec<_>>();
+    let own = rows
+        .schema()
+        .fields()
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| Some(*n) != watermark_column)
+        .map(|(_, field)| field.clone())
+        .collect::<Vec<_>>();
     let schema = Arc::new(Schema::new(own.into_iter().chain(appended.iter().map(|(field, _)| field.clone())).collect::<Fields>()));
     Operator::AssignWindows(AssignWindows { kind, time_column: 0, watermark_column, appended, schema })
 }

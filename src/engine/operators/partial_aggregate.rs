@@ -177,7 +177,11 @@ impl PartialAggregate {
     }
 
     pub fn open_bytes(&self) -> usize {
-        let keys: usize = self.slots.iter().map(|slot| slot.keys.as_ref().map_or(0, |keys| keys.size()) + slot.groups.capacity() * size_of::<usize>()).sum();
+        let keys: usize = self
+            .slots
+            .iter()
+            .map(|slot| slot.keys.as_ref().map_or(0, |keys| keys.size()) + slot.groups.capacity() * size_of::<usize>())
+            .sum();
         let states: usize = self.calls.iter().map(|call| call.accumulator.size()).sum();
         keys + states + self.rows.capacity() * size_of::<i64>()
     }
@@ -187,7 +191,8 @@ impl PartialAggregate {
         if rows.num_rows() == 0 {
             return Ok(Folded { passed: None, refused });
         }
-        let windows = Windows::of_columns(rows.column(self.plan.window_start_column), rows.column(self.plan.window_end_column), Self::NAME)?;
+        let windows =
+            Windows::of_columns(rows.column(self.plan.window_start_column), rows.column(self.plan.window_end_column), Self::NAME)?;
         let late = self.plan.late_column.map(|column| rows.column(column).as_boolean().clone()).filter(|late| late.has_true());
         let prepared = Prepared { rows, values, windows, late };
         if self.pace.pass_rows > 0
@@ -371,9 +376,9 @@ impl PartialAggregate {
 
     fn window_column(&self, column: usize, times: Option<ScalarBuffer<i64>>) -> Result<ArrayRef, OperatorError> {
         let data_type = self.plan.partial_schema.field(column).data_type();
-        times
-            .and_then(|times| timestamps(times, data_type))
-            .ok_or_else(|| OperatorError::plan(Self::NAME, format!("window column {column} of the partials is {data_type}, not a timestamp")))
+        times.and_then(|times| timestamps(times, data_type)).ok_or_else(|| {
+            OperatorError::plan(Self::NAME, format!("window column {column} of the partials is {data_type}, not a timestamp"))
+        })
     }
 
     /// Gives out what is open and is empty again.
@@ -383,7 +388,8 @@ impl PartialAggregate {
         if self.slots.is_empty() || total == 0 {
             return Ok(Vec::new());
         }
-        let order = (self.slots.len() > 1).then(|| UInt32Array::from_iter_values(self.slots.iter().flat_map(|slot| slot.groups.iter().map(|group| *group as u32))));
+        let order = (self.slots.len() > 1)
+            .then(|| UInt32Array::from_iter_values(self.slots.iter().flat_map(|slot| slot.groups.iter().map(|group| *group as u32))));
         let mut columns = self.seal_groups(total)?;
         let mut states: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(std::mem::take(&mut self.rows)))];
         for call in &mut self.calls {

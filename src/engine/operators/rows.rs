@@ -138,7 +138,8 @@ impl Expand {
     pub fn apply(&self, rows: &RecordBatch, epoch: &mut EpochContext) -> Result<Applied, OperatorError> {
         let Evaluated { rows, values, kept, refused } = self.evaluator.evaluate(rows, epoch)?;
         let count = rows.num_rows() * self.projections;
-        let places: Vec<(usize, usize)> = (0..rows.num_rows()).flat_map(|row| (0..self.projections).map(move |projection| (projection, row))).collect();
+        let places: Vec<(usize, usize)> =
+            (0..rows.num_rows()).flat_map(|row| (0..self.projections).map(move |projection| (projection, row))).collect();
         let columns: Result<Vec<ArrayRef>, _> = (0..self.schema.fields().len())
             .map(|column| {
                 let versions: Vec<&dyn Array> = values.iter().map(|projection| projection[column].as_ref()).collect();

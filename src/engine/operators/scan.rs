@@ -53,7 +53,10 @@ impl Scan {
             Some(WatermarkPlan::EventTime { time_column, expression, .. }) => {
                 let time = schema.fields().get(*time_column).map(|field| field.data_type());
                 if !matches!(time, Some(DataType::Timestamp(..))) || expression.list.len() != 1 {
-                    return Err(OperatorError::plan(Self::NAME, format!("a watermark of {} expressions for a time column of type {time:?}", expression.list.len())));
+                    return Err(OperatorError::plan(
+                        Self::NAME,
+                        format!("a watermark of {} expressions for a time column of type {time:?}", expression.list.len()),
+                    ));
                 }
                 let mut watermark = Evaluator::new(Self::NAME, schema.clone());
                 watermark.add(expression);
@@ -108,7 +111,8 @@ impl EventTime {
         if let Some(kept) = kept {
             scanned.leave_out(rows, kept, refused);
         }
-        let advances = milliseconds(&values[0][0]).ok_or_else(|| OperatorError::plan(Scan::NAME, "the watermark expression gives no timestamp"))?;
+        let advances =
+            milliseconds(&values[0][0]).ok_or_else(|| OperatorError::plan(Scan::NAME, "the watermark expression gives no timestamp"))?;
         let mut before = Vec::with_capacity(scanned.rows.num_rows());
         let mut running = scanned.watermark.0;
         match advances.nulls.filter(|nulls| nulls.null_count() > 0) {

@@ -334,10 +334,17 @@ impl RegionState for MemoryState {
 impl WindowTable for MemoryTable {
     fn merge(&mut self, window: Window, keys: &[ArrayRef], states: &[ArrayRef]) -> Result<(), StateError> {
         let fields: Vec<_> = self.spec.aggregates.iter().flat_map(|aggregate| aggregate.fields.clone()).collect();
-        assert!(states.iter().map(|state| state.data_type()).eq(fields.iter().map(|field| field.data_type())), "state columns are as the spec says");
-        let encoded = RowConverter::new(self.spec.keys.iter().map(|field| SortField::new(field.data_type().clone())).collect()).unwrap().convert_columns(keys).ok();
+        assert!(
+            states.iter().map(|state| state.data_type()).eq(fields.iter().map(|field| field.data_type())),
+            "state columns are as the spec says"
+        );
+        let encoded = RowConverter::new(self.spec.keys.iter().map(|field| SortField::new(field.data_type().clone())).collect())
+            .unwrap()
+            .convert_columns(keys)
+            .ok();
         let groups = self.windows.entry(window).or_default();
-        let value = |columns: &[ArrayRef], row| columns.iter().map(|column| ScalarValue::try_from_array(column, row).unwrap()).collect::<Vec<_>>();
+        let value =
+            |columns: &[ArrayRef], row| columns.iter().map(|column| ScalarValue::try_from_array(column, row).unwrap()).collect::<Vec<_>>();
         for row in 0..states.first().or(keys.first()).unwrap().len() {
             let key = encoded.as_ref().filter(|_| !keys.is_empty()).map_or(Vec::new(), |encoded| encoded.row(row).as_ref().to_vec());
             let incoming = value(states, row);

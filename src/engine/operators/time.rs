@@ -21,7 +21,9 @@ pub fn milliseconds(column: &ArrayRef) -> Option<Milliseconds> {
         TimeUnit::Second => column.as_primitive::<TimestampSecondType>().values().iter().map(|s| s.saturating_mul(1_000)).collect(),
         TimeUnit::Millisecond => column.as_primitive::<TimestampMillisecondType>().values().clone(),
         TimeUnit::Microsecond => column.as_primitive::<TimestampMicrosecondType>().values().iter().map(|us| us.div_euclid(1_000)).collect(),
-        TimeUnit::Nanosecond => column.as_primitive::<TimestampNanosecondType>().values().iter().map(|ns| ns.div_euclid(1_000_000)).collect(),
+        TimeUnit::Nanosecond => {
+            column.as_primitive::<TimestampNanosecondType>().values().iter().map(|ns| ns.div_euclid(1_000_000)).collect()
+        }
     };
     Some(Milliseconds { values, nulls: column.nulls().cloned() })
 }

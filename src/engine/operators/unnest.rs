@@ -18,9 +18,12 @@ impl Unnest {
     const NAME: &str = "Unnest";
 
     pub fn new(plan: &UnnestPlan, input: &SchemaRef) -> Result<Self, OperatorError> {
-        let field = input.fields().get(plan.list_column).ok_or_else(|| OperatorError::plan(Self::NAME, "the list column does not exist"))?;
+        let field =
+            input.fields().get(plan.list_column).ok_or_else(|| OperatorError::plan(Self::NAME, "the list column does not exist"))?;
         match field.data_type() {
-            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) | DataType::Map(..) => Ok(Unnest { plan: plan.clone() }),
+            DataType::List(_) | DataType::LargeList(_) | DataType::FixedSizeList(..) | DataType::Map(..) => {
+                Ok(Unnest { plan: plan.clone() })
+            }
             other => Err(OperatorError::plan(Self::NAME, format!("column \"{}\" is {other}, not a list", field.name()))),
         }
     }

@@ -68,7 +68,8 @@ impl WindowAggregate {
         let layout = PartialLayout::of(plan);
         let states: usize = plan.calls.iter().map(|call| call.state_fields.len()).sum();
         if plan.partial_schema.fields().len() != layout.states + states {
-            let message = format!("the partial schema has {} columns instead of {}", plan.partial_schema.fields().len(), layout.states + states);
+            let message =
+                format!("the partial schema has {} columns instead of {}", plan.partial_schema.fields().len(), layout.states + states);
             return Err(OperatorError::plan(Self::NAME, message));
         }
         Ok(WindowAggregate { plan: plan.clone(), layout, finalizers: plan.calls.iter().map(Finalizer::new).collect() })
@@ -86,7 +87,13 @@ impl WindowAggregate {
         self.plan.operator
     }
 
-    pub fn process(&self, rows: &RecordBatch, input: InputWatermarks, state: &mut dyn RegionState, late: &mut LateRows) -> Result<(), OperatorError> {
+    pub fn process(
+        &self,
+        rows: &RecordBatch,
+        input: InputWatermarks,
+        state: &mut dyn RegionState,
+        late: &mut LateRows,
+    ) -> Result<(), OperatorError> {
         let windows = Windows::of(rows, &self.layout)?;
         let flags = self.layout.late.map(|column| rows.column(column).as_boolean());
         let table = state.table(self.plan.operator);
@@ -170,10 +177,16 @@ impl WindowAggregate {
             match self.emit_groups(window, &of_group(keys), &of_group(states)) {
                 Ok(row) => rows.push(row),
                 Err(OperatorError::DataFusion { source, .. }) => {
-                    let key = keys.iter().zip(&self.plan.key_fields).map(|(column, field)| {
-                        format!("{} = {}", field.name(), array_value_to_string(column, group).unwrap_or_default())
-                    });
-                    refused.push(format!("{} for {} in the window that ends at {} ms", source.strip_backtrace(), key.collect::<Vec<_>>().join(", "), window.end_ms));
+                    let key = keys
+                        .iter()
+                        .zip(&self.plan.key_fields)
+                        .map(|(column, field)| format!("{} = {}", field.name(), array_value_to_string(column, group).unwrap_or_default()));
+                    refused.push(format!(
+                        "{} for {} in the window that ends at {} ms",
+                        source.strip_backtrace(),
+                        key.collect::<Vec<_>>().join(", "),
+                        window.end_ms
+                    ));
                 }
                 Err(error) => return Err(error),
             }
@@ -191,7 +204,8 @@ impl WindowAggregate {
             let data_type = self.plan.output_schema.fields().get(columns.len()).map(|field| field.data_type().clone());
             let data_type = data_type.unwrap_or(DataType::Timestamp(TimeUnit::Millisecond, None));
             let column = timestamps(vec![time_ms; count].into(), &data_type);
-            columns.push(column.ok_or_else(|| OperatorError::plan(Self::NAME, format!("a window column is {data_type}, not a timestamp")))?);
+            columns
+                .push(column.ok_or_else(|| OperatorError::plan(Self::NAME, format!("a window column is {data_type}, not a timestamp")))?);
         }
         match self.plan.emit {
             Emit::State => columns.extend_from_slice(states),

@@ -153,7 +153,9 @@ pub fn main() -> ExitCode {
     }
     let status = match command {
         Command::Run(arguments) => run::run(&arguments, metrics_addr, log_format, &redactor),
-        Command::Check { job, offline } => check::check(&job, if offline { check::Reach::Offline } else { check::Reach::Cluster }, &redactor),
+        Command::Check { job, offline } => {
+            check::check(&job, if offline { check::Reach::Offline } else { check::Reach::Cluster }, &redactor)
+        }
         Command::Explain { job, format } => check::explain(&job, format, &redactor),
         Command::Topics { command: TopicsCommand::Create { job, dry_run } } => check::create_topics(&job, dry_run, &redactor),
         Command::Schema => {

@@ -66,7 +66,12 @@ struct Supervisor<'a> {
 
 impl<'a> Supervisor<'a> {
     /// Signals and HTTP, before anything that may take long.
-    fn start(arguments: &'a RunArguments, metrics_addr: Option<SocketAddr>, redactor: &'a Redactor, planned: &PlannedJob) -> Result<Self, Problem> {
+    fn start(
+        arguments: &'a RunArguments,
+        metrics_addr: Option<SocketAddr>,
+        redactor: &'a Redactor,
+        planned: &PlannedJob,
+    ) -> Result<Self, Problem> {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).thread_name("control").enable_all().build();
         let runtime = runtime.map_err(|error| Problem::error(format!("no threads for signals and HTTP: {error}")))?;
         let stop = signals::listen(&runtime).map_err(|error| Problem::error(format!("can't listen for signals: {error}")))?;
@@ -77,7 +82,8 @@ impl<'a> Supervisor<'a> {
             let shown = job.clone();
             let status = move || shown.read().as_ref().map_or_else(starting, |job| job.status());
             let bound = runtime.block_on(http::serve(address, Arc::new(status), recorder, redactor.clone()));
-            let bound = bound.map_err(|error| Problem::error(format!("can't listen on {address}: {error}")).hint("choose another --metrics-addr"))?;
+            let bound = bound
+                .map_err(|error| Problem::error(format!("can't listen on {address}: {error}")).hint("choose another --metrics-addr"))?;
             tracing::info!(address = %bound, "serving /metrics, /health, /ready and /api/v1/status");
         }
         Ok(Supervisor { arguments, redactor, stop, job, _runtime: runtime })
@@ -91,7 +97,8 @@ impl<'a> Supervisor<'a> {
         let view = live.then(|| LiveView::new(&job.name, &planned.plan, connected.log.clone()));
         let resources = wiring::runtime(&job, connected.log.clone())?;
         tracing::info!(job = %job.name, plan = %planned.plan.fingerprint, slots = job.slots, parallelism = job.parallelism, "starting");
-        let handle = runtime::start(planned.plan, job.config(), resources.environment.clone()).map_err(|error| Problem::error(error.message).maybe_hint(error.hint))?;
+        let handle = runtime::start(planned.plan, job.config(), resources.environment.clone())
+            .map_err(|error| Problem::error(error.message).maybe_hint(error.hint))?;
         let handle = Arc::new(handle);
         *self.job.write() = Some(handle.clone());
         let started = Instant::now();
@@ -139,13 +146,20 @@ impl<'a> Supervisor<'a> {
     fn say_outcome(&self, outcome: Option<JobOutcome>) -> ExitStatus {
         let (status, problem) = match outcome {
             Some(JobOutcome::Finished | JobOutcome::Stopped) => (ExitStatus::Ok, None),
-            Some(JobOutcome::TakenOver(by)) => {
-                (ExitStatus::TakenOver, Some(Problem::warning(format!("another process runs the job now: {by}")).hint("nothing is lost; don't start a job twice, and give two jobs two names")))
-            }
+            Some(JobOutcome::TakenOver(by)) => (
+                ExitStatus::TakenOver,
+                Some(
+                    Problem::warning(format!("another process runs the job now: {by}"))
+                        .hint("nothing is lost; don't start a job twice, and give two jobs two names"),
+                ),
+            ),
             Some(JobOutcome::Failed(error)) => (ExitStatus::Failed, Some(Problem::error(error.message).maybe_hint(error.hint))),
             None => (
                 ExitStatus::Failed,
-                Some(Problem::error(format!("the job could not commit its last rows within {DRAIN_TIME_MAX:?}")).hint("nothing is lost: the next start goes on from the last commit")),
+                Some(
+                    Problem::error(format!("the job could not commit its last rows within {DRAIN_TIME_MAX:?}"))
+                        .hint("nothing is lost: the next start goes on from the last commit"),
+                ),
             ),
         };
         if let Some(problem) = problem {

@@ -30,7 +30,13 @@ impl Summary {
     }
 
     pub fn text(&self) -> String {
-        let mut text = format!("{} rows in, {} rows out in {:.1} s ({:.0} rows/s)", self.rows_in, self.rows_out, self.elapsed.as_secs_f64(), self.rows_per_second);
+        let mut text = format!(
+            "{} rows in, {} rows out in {:.1} s ({:.0} rows/s)",
+            self.rows_in,
+            self.rows_out,
+            self.elapsed.as_secs_f64(),
+            self.rows_per_second
+        );
         for (what, count) in self.refused.iter().filter(|(_, count)| *count > 0) {
             text += &format!(", {count} {what}");
         }
@@ -49,7 +55,10 @@ mod tests {
     fn the_json_line_has_exactly_the_promised_keys() {
         let status = JobStatus { records_in: 1000, rows_out: 7, latency_p99_ms: Some(12.34), late_rows: 2, ..Default::default() };
         let summary = Summary::new(&status, Duration::from_secs(2));
-        assert_eq!(serde_json::to_string(&summary).expect("json"), r#"{"rows_in":1000,"rows_out":7,"rows_per_second":500.0,"p99_latency_ms":12.3}"#);
+        assert_eq!(
+            serde_json::to_string(&summary).expect("json"),
+            r#"{"rows_in":1000,"rows_out":7,"rows_per_second":500.0,"p99_latency_ms":12.3}"#
+        );
         assert_eq!(summary.text(), "1000 rows in, 7 rows out in 2.0 s (500 rows/s), 2 late, p99 latency 12 ms");
     }
 }

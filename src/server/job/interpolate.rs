@@ -69,7 +69,9 @@ impl Interpolation<'_> {
                 let length = rest.find('}').map_or(rest.len(), |end| end + 1);
                 problems.add(
                     Problem::error(format!("`{}` stands outside of quotes", &rest[..length]))
-                        .hint("references are resolved inside of string literals only, as in 'properties.sasl.password' = '${env:PASSWORD}'")
+                        .hint(
+                            "references are resolved inside of string literals only, as in 'properties.sasl.password' = '${env:PASSWORD}'",
+                        )
                         .at(self.file, scalar.places[at]..scalar.places[at + length]),
                 );
                 at = output.copy(scalar, at, at + length);
@@ -117,16 +119,26 @@ impl Interpolation<'_> {
 fn resolve(reference: &str) -> Result<String, (String, String)> {
     match reference.split_once(':') {
         Some(("env", name)) => std::env::var(name).map_err(|error| match error {
-            std::env::VarError::NotPresent => (format!("environment variable `{name}` is not set"), format!("set it before the start: export {name}=…")),
-            std::env::VarError::NotUnicode(_) => (format!("environment variable `{name}` is not valid UTF-8"), "give binary values through a file option of the client".into()),
+            std::env::VarError::NotPresent => {
+                (format!("environment variable `{name}` is not set"), format!("set it before the start: export {name}=…"))
+            }
+            std::env::VarError::NotUnicode(_) => (
+                format!("environment variable `{name}` is not valid UTF-8"),
+                "give binary values through a file option of the client".into(),
+            ),
         }),
-        Some(("file", path)) => read_file(path).map_err(|reason| (format!("can't read `{path}`: {reason}"), "the file must be readable for the user that runs the job".into())),
+        Some(("file", path)) => read_file(path).map_err(|reason| {
+            (format!("can't read `{path}`: {reason}"), "the file must be readable for the user that runs the job".into())
+        }),
         _ => {
             let hint = match reference.split_once(':') {
                 Some((kind, name)) => did_you_mean(kind, ["env", "file"]).map(|kind| format!("did you mean `${{{kind}:{name}}}`?")),
                 None => Some(format!("did you mean `${{env:{reference}}}`?")),
             };
-            Err((format!("`${{{reference}}}` is not a reference"), hint.unwrap_or_else(|| "there are `${env:NAME}` and `${file:/path}`; write `$${` where `${` is meant".into())))
+            Err((
+                format!("`${{{reference}}}` is not a reference"),
+                hint.unwrap_or_else(|| "there are `${env:NAME}` and `${file:/path}`; write `$${` where `${` is meant".into()),
+            ))
         }
     }
 }
@@ -190,7 +202,8 @@ mod tests {
         let (file, redactor, mut problems) = (SourceFile::new("job.yaml", text), Redactor::default(), Problems::default());
         let scalar = Scalar { text: text.into(), places: (0..=text.len()).collect() };
         let interpolation = Interpolation { file: &file, redactor: &redactor };
-        let resolved = if sql { interpolation.sql(&scalar, &mut problems) } else { interpolation.value(&scalar, "sasl.password", &mut problems) };
+        let resolved =
+            if sql { interpolation.sql(&scalar, &mut problems) } else { interpolation.value(&scalar, "sasl.password", &mut problems) };
         assert_eq!(resolved.places.len(), resolved.text.len() + 1);
         (resolved, problems.0, redactor)
     }

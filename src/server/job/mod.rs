@@ -99,6 +99,7 @@ impl Job {
             on_bad_record: self.on_bad_record,
             late_rows: self.late_rows,
             replication_factor: self.replication_factor,
+            log_dies_with_process: matches!(self.cluster, Cluster::Embedded { data_dir: None, .. }),
         }
     }
 

@@ -3,7 +3,10 @@
 use super::interpolate::Interpolation;
 use super::secret::{Redactor, Secret, is_secret_by_name};
 use super::yaml::{self, Entry, Node, Scalar, Value};
-use super::{Cluster, DEFAULT_COMMIT_INTERVAL, DEFAULT_FLUSH_INTERVAL, DEFAULT_MEMORY_BUDGET_BYTES, DEFAULT_PARALLELISM, Job, Slo, SqlText, schema, units};
+use super::{
+    Cluster, DEFAULT_COMMIT_INTERVAL, DEFAULT_FLUSH_INTERVAL, DEFAULT_MEMORY_BUDGET_BYTES, DEFAULT_PARALLELISM, Job, Slo, SqlText, schema,
+    units,
+};
 use crate::problem::{Place, Problem, Problems, SourceFile, did_you_mean};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -20,7 +23,8 @@ pub fn read(path: &Path, redactor: &Redactor) -> (Option<Job>, Problems) {
     let mut problems = Problems::default();
     let job = read_source(path, &mut problems).and_then(|file| {
         let root = yaml::parse(&file).map_err(|problem| problems.add(problem)).ok()?;
-        Reader { file, folder: path.parent().unwrap_or(Path::new("")).to_path_buf(), redactor: redactor.clone(), problems: &mut problems }.job(root)
+        Reader { file, folder: path.parent().unwrap_or(Path::new("")).to_path_buf(), redactor: redactor.clone(), problems: &mut problems }
+            .job(root)
     });
     (job.filter(|_| !problems.has_errors()), problems)
 }
@@ -85,13 +89,21 @@ impl Reader<'_> {
         self.checkpoint(&mut root);
         let state_dir = self.text(&mut root, "state_dir").map(|text| PathBuf::from(text.text));
         let sql = self.sql(&mut root);
-        let on_bad_record = self.choice(&mut root, "on_bad_record", "OnBadRecord").and_then(|value| bad_record_policy(&value)).unwrap_or(BadRecordPolicy::Fail);
-        let late_rows = self.choice(&mut root, "late_rows", "LateRows").and_then(|value| late_row_policy(&value)).unwrap_or(LateRowPolicy::Drop);
+        let on_bad_record = self
+            .choice(&mut root, "on_bad_record", "OnBadRecord")
+            .and_then(|value| bad_record_policy(&value))
+            .unwrap_or(BadRecordPolicy::Fail);
+        let late_rows =
+            self.choice(&mut root, "late_rows", "LateRows").and_then(|value| late_row_policy(&value)).unwrap_or(LateRowPolicy::Drop);
         let replication_factor = self.count(&mut root, "replication_factor", 32767).map(|count| count as i32);
         if let (Some((interval, span)), Some(latency)) = (&commit_interval, slo.max_latency)
             && *interval > latency
         {
-            self.error(format!("commit_interval of {interval:?} can't keep slo.max_latency of {latency:?}"), span.clone(), "results become visible at the commit: choose an interval well below the latency");
+            self.error(
+                format!("commit_interval of {interval:?} can't keep slo.max_latency of {latency:?}"),
+                span.clone(),
+                "results become visible at the commit: choose an interval well below the latency",
+            );
         }
         self.unknown(root, "");
         Some(Job {
@@ -119,7 +131,11 @@ impl Reader<'_> {
         match check_name(&name.text) {
             Ok(()) => Some(name.text),
             Err(reason) => {
-                self.error(format!("`{}` can't be the name of a job: {reason}", name.text), name.span, "it becomes part of topic names and folders: lower-case letters, digits, `.`, `_` and `-`, at most 63");
+                self.error(
+                    format!("`{}` can't be the name of a job: {reason}", name.text),
+                    name.span,
+                    "it becomes part of topic names and folders: lower-case letters, digits, `.`, `_` and `-`, at most 63",
+                );
                 None
             }
         }
@@ -147,7 +163,11 @@ impl Reader<'_> {
         }
         for key in ["uri", "store", "path", "dir", "retain"] {
             if let Some(entry) = section.take(key) {
-                self.error(format!("`checkpoint.{key}`: checkpoints to an object store are not supported yet"), entry.key_span, "leave it out: state lies in `state_dir`, and a lost one is rebuilt from the inputs");
+                self.error(
+                    format!("`checkpoint.{key}`: checkpoints to an object store are not supported yet"),
+                    entry.key_span,
+                    "leave it out: state lies in `state_dir`, and a lost one is rebuilt from the inputs",
+                );
             }
         }
         self.unknown(section, "Checkpoint");
@@ -157,7 +177,11 @@ impl Reader<'_> {
         let place = root.span.start..root.span.start;
         let Some(mut section) = self.subsection(root, "kafka") else {
             if !self.problems.has_errors() {
-                self.error("`kafka` is missing".into(), place, "name a cluster (`kafka: {bootstrap.servers: …}`) or take the broker inside (`kafka: {embedded: true}`)");
+                self.error(
+                    "`kafka` is missing".into(),
+                    place,
+                    "name a cluster (`kafka: {bootstrap.servers: …}`) or take the broker inside (`kafka: {embedded: true}`)",
+                );
             }
             return None;
         };
@@ -169,7 +193,11 @@ impl Reader<'_> {
         }
         for key in ["data_dir", "listen"] {
             if let Some(entry) = section.take(key) {
-                self.error(format!("`kafka.{key}` is for the embedded broker only"), entry.key_span, "add `embedded: true`, or leave it out");
+                self.error(
+                    format!("`kafka.{key}` is for the embedded broker only"),
+                    entry.key_span,
+                    "add `embedded: true`, or leave it out",
+                );
             }
         }
         let (span, mut properties) = (section.span.clone(), BTreeMap::new());
@@ -180,21 +208,35 @@ impl Reader<'_> {
                 self.file.blank(value.span.clone());
                 self.redactor.add(&value.text);
                 let hint = format!("write `{key}: ${{env:NAME}}` or `${{file:/path}}`");
-                self.problems.add(Problem::warning(format!("`{key}` stands in the job file as plain text")).hint(hint).at(&self.file, value.span));
+                self.problems
+                    .add(Problem::warning(format!("`{key}` stands in the job file as plain text")).hint(hint).at(&self.file, value.span));
             }
             properties.insert(key, Secret::new(value.text));
         }
         if !properties.contains_key("bootstrap.servers") && !self.problems.has_errors() {
-            self.error("`kafka.bootstrap.servers` is missing".into(), span, "for example `bootstrap.servers: localhost:9092`; or `embedded: true` for a broker inside of this process");
+            self.error(
+                "`kafka.bootstrap.servers` is missing".into(),
+                span,
+                "for example `bootstrap.servers: localhost:9092`; or `embedded: true` for a broker inside of this process",
+            );
         }
         Some(Cluster::Kafka(properties))
     }
 
     fn embedded(&mut self, mut section: Section) -> Option<Cluster> {
         let data_dir = self.text(&mut section, "data_dir").map(|text| PathBuf::from(text.text));
-        let listen = self.parsed(&mut section, "listen", |text| text.parse().map_err(|_| format!("`{text}` is not an address")), "write `127.0.0.1:9092`");
+        let listen = self.parsed(
+            &mut section,
+            "listen",
+            |text| text.parse().map_err(|_| format!("`{text}` is not an address")),
+            "write `127.0.0.1:9092`",
+        );
         for entry in section.entries {
-            self.error(format!("`kafka.{}` does not go with `embedded: true`", entry.key), entry.key_span, "the embedded broker has `data_dir` and `listen`");
+            self.error(
+                format!("`kafka.{}` does not go with `embedded: true`", entry.key),
+                entry.key_span,
+                "the embedded broker has `data_dir` and `listen`",
+            );
         }
         Some(Cluster::Embedded { data_dir, listen: listen.map(|(listen, _)| listen) })
     }
@@ -218,7 +260,11 @@ impl Reader<'_> {
             (None, None) => {
                 let start = root.span.start;
                 if !self.problems.has_errors() {
-                    self.error("there is no SQL".into(), start..start, "give the statements under `sql: |`, or name a file with `sql_file:`");
+                    self.error(
+                        "there is no SQL".into(),
+                        start..start,
+                        "give the statements under `sql: |`, or name a file with `sql_file:`",
+                    );
                 }
                 None
             }
@@ -239,7 +285,11 @@ impl Reader<'_> {
                         Some(self.sql_text(&file, &scalar))
                     }
                     Err(error) => {
-                        self.error(format!("can't read `{}`: {error}", path.display()), name.span, "a relative path starts at the job file's folder");
+                        self.error(
+                            format!("can't read `{}`: {error}", path.display()),
+                            name.span,
+                            "a relative path starts at the job file's folder",
+                        );
                         None
                     }
                 }
@@ -280,7 +330,11 @@ impl Reader<'_> {
             Value::Scalar(scalar) => {
                 let errors_before = self.problems.0.len();
                 let resolved = Interpolation { file: &self.file, redactor: &self.redactor }.value(&scalar, &entry.key, self.problems);
-                (self.problems.0.len() == errors_before).then_some(Text { text: resolved.text, span: entry.node.span, interpolated: resolved.interpolated })
+                (self.problems.0.len() == errors_before).then_some(Text {
+                    text: resolved.text,
+                    span: entry.node.span,
+                    interpolated: resolved.interpolated,
+                })
             }
             Value::Null => {
                 self.error(format!("`{}` has no value", entry.key), entry.key_span, "give one, or leave the key out for the default");
@@ -293,7 +347,13 @@ impl Reader<'_> {
         }
     }
 
-    fn parsed<T>(&mut self, section: &mut Section, key: &str, parse: impl Fn(&str) -> Result<T, String>, hint: &str) -> Option<(T, Range<usize>)> {
+    fn parsed<T>(
+        &mut self,
+        section: &mut Section,
+        key: &str,
+        parse: impl Fn(&str) -> Result<T, String>,
+        hint: &str,
+    ) -> Option<(T, Range<usize>)> {
         let text = self.text(section, key)?;
         match parse(&text.text) {
             Ok(value) => Some((value, text.span)),
@@ -305,12 +365,20 @@ impl Reader<'_> {
     }
 
     fn positive_duration(&mut self, section: &mut Section, key: &str) -> Option<(Duration, Range<usize>)> {
-        let positive = |text: &str| units::duration(text).and_then(|duration| if duration.is_zero() { Err("must be longer than nothing".into()) } else { Ok(duration) });
+        let positive = |text: &str| {
+            units::duration(text)
+                .and_then(|duration| if duration.is_zero() { Err("must be longer than nothing".into()) } else { Ok(duration) })
+        };
         self.parsed(section, key, positive, "write a number with a unit: `100 ms`, `5 s`, `1 min`")
     }
 
     fn count(&mut self, section: &mut Section, key: &str, max: u32) -> Option<u32> {
-        let parse = |text: &str| text.parse::<u32>().ok().filter(|count| (1..=max).contains(count)).ok_or_else(|| format!("`{text}` is not a number from 1 to {max}"));
+        let parse = |text: &str| {
+            text.parse::<u32>()
+                .ok()
+                .filter(|count| (1..=max).contains(count))
+                .ok_or_else(|| format!("`{text}` is not a number from 1 to {max}"))
+        };
         self.parsed(section, key, parse, "write a whole number").map(|(count, _)| count)
     }
 

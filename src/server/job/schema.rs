@@ -186,7 +186,11 @@ pub fn json_schema_text() -> String {
 pub fn keys_of(definition: &str) -> Vec<String> {
     let schema = json_schema();
     let pointer = if definition.is_empty() { "/properties".to_string() } else { format!("/$defs/{definition}/properties") };
-    schema.pointer(&pointer).and_then(|properties| properties.as_object()).map(|properties| properties.keys().cloned().collect()).unwrap_or_default()
+    schema
+        .pointer(&pointer)
+        .and_then(|properties| properties.as_object())
+        .map(|properties| properties.keys().cloned().collect())
+        .unwrap_or_default()
 }
 
 /// The values of a choice such as [`OnBadRecord`].
@@ -194,7 +198,8 @@ pub fn values_of(definition: &str) -> Vec<String> {
     let schema = json_schema();
     let Some(schema) = schema.pointer(&format!("/$defs/{definition}")) else { return Vec::new() };
     let from_enum = schema.get("enum").and_then(|values| values.as_array()).into_iter().flatten().cloned();
-    let from_choices = schema.get("oneOf").and_then(|values| values.as_array()).into_iter().flatten().filter_map(|choice| choice.get("const").cloned());
+    let from_choices =
+        schema.get("oneOf").and_then(|values| values.as_array()).into_iter().flatten().filter_map(|choice| choice.get("const").cloned());
     from_enum.chain(from_choices).filter_map(|value| value.as_str().map(str::to_string)).collect()
 }
 

@@ -77,11 +77,42 @@ impl Redactor {
 pub fn is_harmless(option: &str) -> bool {
     let option = option.strip_prefix("properties.").unwrap_or(option);
     const HARMLESS: &[&str] = &[
-        "bootstrap.servers", "client.id", "client.rack", "group.id", "security.protocol", "sasl.mechanism", "sasl.mechanisms", "sasl.username",
-        "topic", "path", "format", "name", "state_dir", "data_dir", "listen", "sql_file", "slots", "parallelism", "commit_interval",
-        "flush_interval", "memory_budget", "replication_factor", "on_bad_record", "late_rows", "rows-per-second", "number-of-rows",
-        "ssl.ca.location", "ssl.certificate.location", "ssl.key.location", "ssl.keystore.location", "max_latency", "max_recovery", "completeness",
-        "scan.startup.mode", "scan.bounded.mode", "interval",
+        "bootstrap.servers",
+        "client.id",
+        "client.rack",
+        "group.id",
+        "security.protocol",
+        "sasl.mechanism",
+        "sasl.mechanisms",
+        "sasl.username",
+        "topic",
+        "path",
+        "format",
+        "name",
+        "state_dir",
+        "data_dir",
+        "listen",
+        "sql_file",
+        "slots",
+        "parallelism",
+        "commit_interval",
+        "flush_interval",
+        "memory_budget",
+        "replication_factor",
+        "on_bad_record",
+        "late_rows",
+        "rows-per-second",
+        "number-of-rows",
+        "ssl.ca.location",
+        "ssl.certificate.location",
+        "ssl.key.location",
+        "ssl.keystore.location",
+        "max_latency",
+        "max_recovery",
+        "completeness",
+        "scan.startup.mode",
+        "scan.bounded.mode",
+        "interval",
     ];
     HARMLESS.contains(&option)
 }
@@ -89,7 +120,9 @@ pub fn is_harmless(option: &str) -> bool {
 /// Whether an option of this name holds a secret by its nature.
 pub fn is_secret_by_name(option: &str) -> bool {
     let option = option.to_ascii_lowercase();
-    ["password", "secret", "ssl.key.pem", "oauthbearer.config", "jaas", "token", "credential"].iter().any(|part| option.contains(part)) && !option.contains("endpoint") && !option.contains("location")
+    ["password", "secret", "ssl.key.pem", "oauthbearer.config", "jaas", "token", "credential"].iter().any(|part| option.contains(part))
+        && !option.contains("endpoint")
+        && !option.contains("location")
 }
 
 #[cfg(test)]

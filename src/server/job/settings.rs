@@ -9,11 +9,21 @@ use crate::problem::{Problem, Problems, did_you_mean};
 use std::collections::BTreeMap;
 
 /// Settings with an effect.
-const OBEYED: &[&str] = &["pipeline.name", "parallelism.default", "execution.runtime-mode", "execution.checkpointing.mode", "streamshield.commit-interval", "streamshield.flush-interval"];
+const OBEYED: &[&str] = &[
+    "pipeline.name",
+    "parallelism.default",
+    "execution.runtime-mode",
+    "execution.checkpointing.mode",
+    "streamshield.commit-interval",
+    "streamshield.flush-interval",
+];
 
 /// Flink settings that mean nothing here: results do not depend on them.
 const WITHOUT_MEANING: &[(&str, &str)] = &[
-    ("execution.checkpointing.interval", "results are committed every `commit_interval` and state is written every `flush_interval`, whatever the checkpoints"),
+    (
+        "execution.checkpointing.interval",
+        "results are committed every `commit_interval` and state is written every `flush_interval`, whatever the checkpoints",
+    ),
     ("execution.checkpointing.timeout", "there are no checkpoint barriers to wait for"),
     ("execution.checkpointing.min-pause", "there are no checkpoint barriers to wait for"),
     ("execution.checkpointing.storage", "state lies in `state_dir`"),

@@ -264,10 +264,13 @@ mod tests {
     #[test]
     fn scalars_keep_their_spelling() {
         let entries = root("a: 1.10\nb: no\nc: 0x10\nd: true # yes\ne: ~\nf: 1_000\n");
-        let spelled: Vec<_> = entries.iter().map(|entry| match &entry.node.value {
-            Value::Scalar(scalar) => scalar.text.as_str(),
-            _ => "null",
-        }).collect();
+        let spelled: Vec<_> = entries
+            .iter()
+            .map(|entry| match &entry.node.value {
+                Value::Scalar(scalar) => scalar.text.as_str(),
+                _ => "null",
+            })
+            .collect();
         assert_eq!(spelled, ["1.10", "no", "0x10", "true", "null", "1_000"]);
     }
 

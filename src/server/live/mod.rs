@@ -92,7 +92,8 @@ impl LiveView {
         let (columns, lines) = terminal::size().unwrap_or((100, 40));
         let text = self.draw(status);
         // What does not fit can't be redrawn in place.
-        let shown: Vec<String> = text.lines().take(usize::from(lines.saturating_sub(1))).map(|line| line.chars().take(usize::from(columns)).collect()).collect();
+        let shown: Vec<String> =
+            text.lines().take(usize::from(lines.saturating_sub(1))).map(|line| line.chars().take(usize::from(columns)).collect()).collect();
         let mut output = io::stdout().lock();
         if self.drawn_lines > 0 {
             queue!(output, cursor::MoveToPreviousLine(self.drawn_lines))?;
@@ -111,9 +112,21 @@ impl LiveView {
         let state_bytes: u64 = status.regions.iter().map(|region| region.state_bytes).sum();
         let mut figures = table(&["", "rows/s", "rows", "", ""]);
         figures.add_row(["in".into(), thousands(rows_in), thousands(status.records_in), "watermark".into(), watermark(status)]);
-        figures.add_row(["out".into(), thousands(rows_out), thousands(status.rows_out), "latency p50 · p99".into(), format!("{} · {}", milliseconds(status.latency_p50_ms), milliseconds(status.latency_p99_ms))]);
+        figures.add_row([
+            "out".into(),
+            thousands(rows_out),
+            thousands(status.rows_out),
+            "latency p50 · p99".into(),
+            format!("{} · {}", milliseconds(status.latency_p50_ms), milliseconds(status.latency_p99_ms)),
+        ]);
         figures.add_row(["late".into(), String::new(), thousands(status.late_rows), "regions".into(), regions(status)]);
-        figures.add_row(["bad".into(), String::new(), thousands(status.bad_records), "epochs · state".into(), format!("{} · {}", thousands(status.epochs), bytes(state_bytes))]);
+        figures.add_row([
+            "bad".into(),
+            String::new(),
+            thousands(status.bad_records),
+            "epochs · state".into(),
+            format!("{} · {}", thousands(status.epochs), bytes(state_bytes)),
+        ]);
         for column in 1..=2 {
             if let Some(column) = figures.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);

@@ -103,7 +103,8 @@ impl TopRows {
     /// From the end of the topic; None while it does not exist.
     fn follow(&self) -> Option<Following> {
         let described = self.log.describe_topic(&self.topic).ok()??;
-        let mut reader = self.log.reader(ReaderOptions { buffer_bytes: BUFFER_BYTES, ..Default::default() }, Arc::new(Wakeup::default())).ok()?;
+        let mut reader =
+            self.log.reader(ReaderOptions { buffer_bytes: BUFFER_BYTES, ..Default::default() }, Arc::new(Wakeup::default())).ok()?;
         let mut partitions = Vec::new();
         for number in 0..described.partitions {
             let partition = TopicPartition::new(self.topic.as_str(), number);
@@ -116,12 +117,20 @@ impl TopRows {
 
     pub fn draw(&self) -> String {
         let Some(window) = &self.newest.window else { return format!("{}: no result yet\n", self.topic) };
-        let columns: Vec<&str> = self.columns.iter().map(String::as_str).filter(|column| Some(*column) != self.window_column.as_deref()).collect();
+        let columns: Vec<&str> =
+            self.columns.iter().map(String::as_str).filter(|column| Some(*column) != self.window_column.as_deref()).collect();
         let mut rows = table(&columns);
         for (_, row) in &self.newest.rows {
             rows.add_row(columns.iter().map(|column| shown(row.get(*column))));
         }
-        format!("{}: top {} of {}, {} {}\n{rows}\n", self.topic, self.newest.rows.len(), thousands(self.newest.count), self.window_column.as_deref().unwrap_or_default(), shown(Some(window)))
+        format!(
+            "{}: top {} of {}, {} {}\n{rows}\n",
+            self.topic,
+            self.newest.rows.len(),
+            thousands(self.newest.count),
+            self.window_column.as_deref().unwrap_or_default(),
+            shown(Some(window))
+        )
     }
 }
 

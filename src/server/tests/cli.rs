@@ -40,7 +40,8 @@ fn an_unset_variable_and_an_unreadable_file_are_named() {
 
 #[test]
 fn a_plain_password_is_warned_about_and_blanked_out() {
-    let job = JOB.replace("embedded: true", "bootstrap.servers: localhost:9092\n  sasl.password: hunter2-in-plain-text\n  sasl.mechanisms: PLAIN");
+    let job = JOB
+        .replace("embedded: true", "bootstrap.servers: localhost:9092\n  sasl.password: hunter2-in-plain-text\n  sasl.mechanisms: PLAIN");
     let output = Folder::with_job(&job.replace("slots:", "slotz:")).fails(2, &["check", "--offline", "job.yaml"]);
     assert!(!output.contains("hunter2"), "{output}");
     assert_snapshot!(output);
@@ -66,7 +67,10 @@ fn settings_in_sql_are_obeyed_pointed_out_or_refused() {
     let folder = Folder::with_job(&JOB.replace("sql: |\n", set));
     let output = folder.succeeds(&["check", "job.yaml"]);
     assert!(output.contains("job `renamed`") && output.contains("has no effect"), "{output}");
-    folder.write("job.yaml", &JOB.replace("sql: |\n", "sql: |\n  SET 'paralelism.default' = '2';\n  SET 'execution.runtime-mode' = 'batch';\n"));
+    folder.write(
+        "job.yaml",
+        &JOB.replace("sql: |\n", "sql: |\n  SET 'paralelism.default' = '2';\n  SET 'execution.runtime-mode' = 'batch';\n"),
+    );
     assert_snapshot!(folder.fails(2, &["check", "job.yaml"]));
 }
 
@@ -99,7 +103,8 @@ fn all_examples_check() {
     for entry in std::fs::read_dir(&examples).expect("examples") {
         let path = entry.expect("an entry").path();
         if path.extension().is_some_and(|extension| extension == "yaml") {
-            let output = Folder::new().run_with(&["check", "--offline", &path.display().to_string()], &[("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092")]);
+            let output = Folder::new()
+                .run_with(&["check", "--offline", &path.display().to_string()], &[("KAFKA_BOOTSTRAP_SERVERS", "localhost:9092")]);
             assert!(output.status == Some(0) && !output.all.contains('⚠'), "{}: {}", path.display(), output.all);
             checked += 1;
         }
@@ -109,7 +114,8 @@ fn all_examples_check() {
 
 #[test]
 fn the_published_schema_is_up_to_date() {
-    let published = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/job-file.schema.json")).unwrap_or_default();
+    let published = std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/job-file.schema.json"))
+        .unwrap_or_default();
     let printed = Folder::new().succeeds(&["schema"]);
     assert!(published == printed, "docs/job-file.schema.json is old: run `streamshield schema > docs/job-file.schema.json`");
 }

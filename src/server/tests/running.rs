@@ -47,7 +47,12 @@ fn http_shows_the_job_and_sigterm_drains_it_in_time() {
     assert!(ready, "never ready");
     assert!(job.wait_until(|| metric(&get(&address, "/metrics").1, "streamshield_source_records_total").is_some_and(|count| count > 0.0)));
     let metrics = get(&address, "/metrics").1;
-    for name in ["streamshield_commit_duration_seconds_bucket", "streamshield_region_epoch{", "process_resident_memory_bytes", "streamshield_paused 0"] {
+    for name in [
+        "streamshield_commit_duration_seconds_bucket",
+        "streamshield_region_epoch{",
+        "process_resident_memory_bytes",
+        "streamshield_paused 0",
+    ] {
         assert!(metrics.contains(name), "{name} is missing in\n{metrics}");
     }
     assert_eq!(get(&address, "/health"), (200, "ok\n".to_string()));
@@ -88,7 +93,11 @@ fn a_client_that_dawdles_or_floods_is_cut_off() {
     let (mut dawdler, started) = (TcpStream::connect(&address).expect("connected"), Instant::now());
     dawdler.set_read_timeout(Some(Duration::from_secs(20))).expect("a time-out");
     dawdler.write_all(b"GET /metrics HT").expect("written");
-    assert!(dawdler.read_to_string(&mut answer).is_ok() && started.elapsed() < Duration::from_secs(15), "cut off after {:?}", started.elapsed());
+    assert!(
+        dawdler.read_to_string(&mut answer).is_ok() && started.elapsed() < Duration::from_secs(15),
+        "cut off after {:?}",
+        started.elapsed()
+    );
     assert_eq!(get(&address, "/health").0, 200);
     job.signal("TERM");
     assert_eq!(job.end().0, Some(0));

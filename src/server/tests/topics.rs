@@ -75,7 +75,13 @@ fn a_second_process_takes_the_job_over_and_the_first_one_says_so() {
     let mut second = Running::start(&folder, &["run", "elsewhere.yaml"]);
     second.wait_for_line(|line| line.contains("fenced the producers of earlier runs"));
     // It learns of it when it next commits, so it needs something to commit.
-    folder.write("more.yaml", &std::fs::read_to_string(folder.path().join("numbers.yaml")).expect("the job").replace("numbers-writer", "more").replace("state-n", "state-m"));
+    folder.write(
+        "more.yaml",
+        &std::fs::read_to_string(folder.path().join("numbers.yaml"))
+            .expect("the job")
+            .replace("numbers-writer", "more")
+            .replace("state-n", "state-m"),
+    );
     folder.succeeds(&["run", "more.yaml"]);
     let (code, output) = first.end();
     assert_eq!(code, Some(3), "{output}");

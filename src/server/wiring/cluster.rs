@@ -46,7 +46,8 @@ pub fn connect(job: &Job, give_up: &dyn Fn() -> bool) -> Result<Option<Connected
         Cluster::Embedded { data_dir, listen } => {
             let mut config = Config { data_dir: data_dir.clone(), ..Config::default() };
             config.listen = listen.unwrap_or(config.listen);
-            let broker = EmbeddedBroker::start(config).map_err(|error| Problem::error(format!("can't start the embedded broker: {error}")))?;
+            let broker =
+                EmbeddedBroker::start(config).map_err(|error| Problem::error(format!("can't start the embedded broker: {error}")))?;
             (embedded_properties(broker.bootstrap_servers()), Some(broker))
         }
     };

@@ -6,8 +6,8 @@ pub mod topics;
 
 use crate::job::{Job, settings};
 use crate::problem::{Problem, Problems};
-use std::sync::Arc;
 use state_folder::StateFolder;
+use std::sync::Arc;
 use streamshield_core::ports::Connectors;
 use streamshield_core::ports::state::StateBackend;
 use streamshield_engine::config::{Environment, LateRowPolicy};
@@ -45,7 +45,9 @@ pub fn plan(mut job: Job, problems: &mut Problems) -> Option<PlannedJob> {
     let name = job.name.clone();
     settings::apply(&planned.settings, PLANNER_SETTINGS, &mut job, problems);
     if job.name.is_empty() {
-        problems.add(Problem::error("the job has no name").hint("add `name: …`: it becomes the prefix of the job's topics").at(&job.file, 0..0));
+        problems.add(
+            Problem::error("the job has no name").hint("add `name: …`: it becomes the prefix of the job's topics").at(&job.file, 0..0),
+        );
     }
     if problems.has_errors() {
         return None;
@@ -61,7 +63,12 @@ pub fn plan(mut job: Job, problems: &mut Problems) -> Option<PlannedJob> {
 }
 
 fn plan_once(job: &Job, connectors: &Connectors, problems: &mut Problems) -> Option<Planned> {
-    let options = PlanOptions { job_name: &job.name, connectors, late_rows_to_topic: job.late_rows == LateRowPolicy::SideTopic, bad_record_policy: job.bad_record_policy() };
+    let options = PlanOptions {
+        job_name: &job.name,
+        connectors,
+        late_rows_to_topic: job.late_rows == LateRowPolicy::SideTopic,
+        bad_record_policy: job.bad_record_policy(),
+    };
     match streamshield_sql::plan(&job.sql.text, &options) {
         Ok(planned) => Some(planned),
         Err(errors) => {

@@ -28,7 +28,12 @@ impl StateFolder {
     pub fn claim(path: Option<PathBuf>) -> Result<StateFolder, Problem> {
         let temporary = match path {
             Some(_) => None,
-            None => Some(tempfile::Builder::new().prefix("streamshield-").tempdir().map_err(|error| Problem::error(format!("no temporary folder for the state: {error}")))?),
+            None => Some(
+                tempfile::Builder::new()
+                    .prefix("streamshield-")
+                    .tempdir()
+                    .map_err(|error| Problem::error(format!("no temporary folder for the state: {error}")))?,
+            ),
         };
         let path = path.or(temporary.as_ref().map(|folder| folder.path().to_path_buf())).unwrap_or_default();
         let opened = DirBuilder::new().recursive(true).mode(0o700).create(&path).and_then(|()| File::open(&path));
@@ -57,7 +62,8 @@ impl StateFolder {
 }
 
 fn unusable(path: &Path, reason: &str) -> Problem {
-    Problem::error(format!("can't use the state folder `{}`: {reason}", path.display())).hint("set `state_dir` to a folder that the job may write")
+    Problem::error(format!("can't use the state folder `{}`: {reason}", path.display()))
+        .hint("set `state_dir` to a folder that the job may write")
 }
 
 #[cfg(test)]

@@ -67,7 +67,8 @@ fn check_sources(planned: &PlannedJob, log: &dyn Log, problems: &mut Problems) -
         }
         let problem = match log.describe_topic(topic) {
             Ok(Some(_)) => continue,
-            Ok(None) => Problem::error(format!("topic `{topic}` of table `{table}` does not exist")).hint("create it, or correct the 'topic' option: a job never creates the topics that it reads"),
+            Ok(None) => Problem::error(format!("topic `{topic}` of table `{table}` does not exist"))
+                .hint("create it, or correct the 'topic' option: a job never creates the topics that it reads"),
             Err(error) => Problem::error(format!("can't look at topic `{topic}` of table `{table}`: {error}")),
         };
         all_there = false;

@@ -82,7 +82,9 @@ pub(super) fn plan(graph: &mut Graph, mut branches: Vec<Branch>, request: Reques
     }
     let tagged = !plain.is_empty() || arguments.len() > 1;
     if tagged && request.late_rows {
-        graph.warnings.push("with several aggregates beside DISTINCT, a late row comes to the late topic once per distinct argument".into());
+        graph
+            .warnings
+            .push("with several aggregates beside DISTINCT, a late row comes to the late topic once per distinct argument".into());
     }
     let mut keys = request.keys.clone();
     if tagged {
@@ -166,7 +168,8 @@ fn expand(branch: &mut Branch, arguments: &[Expr], with_plain: bool) -> Checked<
         let expressions: Vec<Expr> = kept.iter().cloned().chain([lit(tag as i32)]).chain(values).collect();
         projections.push(lower(&expressions, &branch.schema)?);
     }
-    let mut fields: Vec<(Option<TableReference>, FieldRef)> = branch.schema.iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
+    let mut fields: Vec<(Option<TableReference>, FieldRef)> =
+        branch.schema.iter().map(|(qualifier, field)| (qualifier.cloned(), Arc::clone(field))).collect();
     fields.push((None, Arc::new(Field::new(TAG, DataType::Int32, false))));
     for (index, data_type) in types.into_iter().enumerate() {
         fields.push((None, Arc::new(Field::new(argument_name(index), data_type, true))));

@@ -41,8 +41,15 @@ fn grouping(aggregate: &LogicalAggregate) -> Checked<Grouping> {
     match (start, end) {
         (Some(start), Some(end)) => Ok(Grouping { keys, start, end, times }),
         (None, None) => {
-            let what = if aggregate.aggr_expr.is_empty() { "SELECT DISTINCT or GROUP BY without a window" } else { "an aggregation without a window" };
-            Err(Fault::unsupported(what, "read FROM TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE) and GROUP BY window_start, window_end"))
+            let what = if aggregate.aggr_expr.is_empty() {
+                "SELECT DISTINCT or GROUP BY without a window"
+            } else {
+                "an aggregation without a window"
+            };
+            Err(Fault::unsupported(
+                what,
+                "read FROM TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE) and GROUP BY window_start, window_end",
+            ))
         }
         _ => Err(Fault::new("a window is grouped by both its bounds").hint("GROUP BY window_start, window_end")),
     }
@@ -69,7 +76,8 @@ pub(crate) fn plan(graph: &mut Graph, aggregate: &LogicalAggregate) -> Checked<B
     for branch in &mut branches {
         request = hoist_readings(branch, request)?;
     }
-    let mut branch = if request.has_distinct() { distinct::plan(graph, branches, request)? } else { two_phases(graph, branches, &request)?.0 };
+    let mut branch =
+        if request.has_distinct() { distinct::plan(graph, branches, request)? } else { two_phases(graph, branches, &request)?.0 };
     branch.schema = Arc::new(output_names(&branch.arrow(), aggregate, &grouping)?);
     restore_window_time(&mut branch, aggregate, &grouping)?;
     Ok(branch)
@@ -188,9 +196,34 @@ fn first_span(aggregate: &LogicalAggregate) -> Option<Span> {
 
 /// Aggregates whose state has a fixed size.
 const FIXED: &[&str] = &[
-    "count", "sum", "avg", "min", "max", "var", "var_pop", "stddev", "stddev_pop", "bool_and", "bool_or", "bit_and", "bit_or", "bit_xor",
-    "first_value", "last_value", "corr", "covar_samp", "covar_pop", "regr_slope", "regr_intercept", "regr_count", "regr_r2", "regr_avgx",
-    "regr_avgy", "regr_sxx", "regr_syy", "regr_sxy",
+    "count",
+    "sum",
+    "avg",
+    "min",
+    "max",
+    "var",
+    "var_pop",
+    "stddev",
+    "stddev_pop",
+    "bool_and",
+    "bool_or",
+    "bit_and",
+    "bit_or",
+    "bit_xor",
+    "first_value",
+    "last_value",
+    "corr",
+    "covar_samp",
+    "covar_pop",
+    "regr_slope",
+    "regr_intercept",
+    "regr_count",
+    "regr_r2",
+    "regr_avgx",
+    "regr_avgy",
+    "regr_sxx",
+    "regr_syy",
+    "regr_sxy",
 ];
 
 /// Refuses the others; called as soon as a query is planned.
@@ -263,7 +296,9 @@ fn build(branch: &Branch, request: &Request, operator: u16) -> Checked<Aggregate
     for call in &request.calls {
         calls.push(match call {
             Call::Rows(expression) => over_rows(expression, branch)?,
-            Call::States { call, first_column } => AggregateCall { filter: None, merges_state_at: Some(*first_column), ..call.as_ref().clone() },
+            Call::States { call, first_column } => {
+                AggregateCall { filter: None, merges_state_at: Some(*first_column), ..call.as_ref().clone() }
+            }
         });
     }
     let late_column = branch.hidden(LATE_COLUMN);

@@ -81,7 +81,8 @@ impl<'a> Patterns<'a> {
 
 /// `DATE_FORMAT(time or text, pattern)`
 fn date_format(columns: &[ArrayRef]) -> Result<ArrayRef> {
-    let times = cast(&columns[0], &local(TimeUnit::Nanosecond)).or_else(|_| milliseconds(&columns[0]).and_then(|ms| Ok(cast(&ms, &local(TimeUnit::Nanosecond))?)))?;
+    let times = cast(&columns[0], &local(TimeUnit::Nanosecond))
+        .or_else(|_| milliseconds(&columns[0]).and_then(|ms| Ok(cast(&ms, &local(TimeUnit::Nanosecond))?)))?;
     let times = times.as_primitive::<TimestampNanosecondType>();
     let mut patterns = Patterns::new(columns, 1);
     let mut out = StringBuilder::with_capacity(times.len(), times.len() * 20);

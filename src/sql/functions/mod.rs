@@ -29,7 +29,8 @@ pub(crate) struct Functions {
 impl Functions {
     pub fn new() -> Self {
         let mut scalars = BTreeMap::new();
-        let theirs = datafusion_functions::all_default_functions().into_iter().chain(datafusion_functions_nested::all_default_nested_functions());
+        let theirs =
+            datafusion_functions::all_default_functions().into_iter().chain(datafusion_functions_nested::all_default_nested_functions());
         // Ours come last: they replace what has the same name.
         let ours = clock::functions().into_iter().chain(datetime::functions()).chain(strings::functions()).chain(wrapping::functions());
         for function in theirs.chain(ours) {

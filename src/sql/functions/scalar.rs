@@ -49,7 +49,8 @@ pub(super) fn scalar(name: &'static str, arguments: Vec<DataType>, returns: Data
 
 /// A function with several.
 pub(super) fn overloaded(name: &'static str, signatures: Vec<Vec<DataType>>, returns: DataType, body: Body) -> ScalarUDF {
-    let signatures = signatures.into_iter().map(|arguments| if arguments.is_empty() { TypeSignature::Nullary } else { TypeSignature::Exact(arguments) });
+    let signatures =
+        signatures.into_iter().map(|arguments| if arguments.is_empty() { TypeSignature::Nullary } else { TypeSignature::Exact(arguments) });
     let signature = Signature::one_of(signatures.collect(), Volatility::Immutable);
     ScalarUDF::new_from_impl(Scalar { name, signature, returns: Returns::Always(returns), body: BodyOf(body) })
 }

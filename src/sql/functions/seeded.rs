@@ -36,7 +36,14 @@ pub(super) fn uuid() -> ScalarUDF {
             let (high, low) = (mix(seed, site), mix(seed.rotate_left(32), site ^ 0xA5A5));
             // Version 4, variant 1 (RFC 9562).
             let (high, low) = (high & !0xF000 | 0x4000, low & !(3 << 62) | (2 << 62));
-            format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", high >> 32, (high >> 16) & 0xFFFF, high & 0xFFFF, low >> 48, low & 0xFFFF_FFFF_FFFF)
+            format!(
+                "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+                high >> 32,
+                (high >> 16) & 0xFFFF,
+                high & 0xFFFF,
+                low >> 48,
+                low & 0xFFFF_FFFF_FFFF
+            )
         });
         Ok(Arc::new(StringArray::from_iter_values(values)))
     };

@@ -28,7 +28,10 @@ fn split_index(columns: &[ArrayRef]) -> Result<ArrayRef> {
     let (texts, indices) = (cast(&columns[0], &DataType::Utf8)?, cast(&columns[2], &DataType::Int64)?);
     let separators = if columns[1].data_type().is_integer() {
         let codes = cast(&columns[1], &DataType::Int64)?;
-        let chars = codes.as_primitive::<Int64Type>().iter().map(|code| code.and_then(|code| char::from_u32(u32::try_from(code).ok()?)).map(String::from));
+        let chars = codes
+            .as_primitive::<Int64Type>()
+            .iter()
+            .map(|code| code.and_then(|code| char::from_u32(u32::try_from(code).ok()?)).map(String::from));
         Arc::new(chars.collect::<StringArray>()) as ArrayRef
     } else {
         cast(&columns[1], &DataType::Utf8)?
@@ -115,7 +118,9 @@ fn json_value(columns: &[ArrayRef]) -> Result<ArrayRef> {
         if steps.as_ref().is_none_or(|(last, _)| last != paths.value(row)) {
             let path = paths.value(row);
             let parsed = parse_path(path).ok_or_else(|| {
-                DataFusionError::Execution(format!("the JSON path '{path}' is not supported: write $.name, $['name'], $[0] one behind the other"))
+                DataFusionError::Execution(format!(
+                    "the JSON path '{path}' is not supported: write $.name, $['name'], $[0] one behind the other"
+                ))
             })?;
             steps = Some((path.to_owned(), parsed));
         }

@@ -16,8 +16,13 @@ pub(super) fn check(plan: &JobPlan) {
         match &stage.output {
             StageOutput::Sink(sink) => {
                 assert_eq!(sink.schema, schema, "{}: the sink", stage.name);
-                assert!(sink.schema.fields().iter().zip(&sink.columns).all(|(field, column)| field.name() == column.field.name()
-                    && field.data_type() == column.field.data_type()));
+                assert!(
+                    sink.schema
+                        .fields()
+                        .iter()
+                        .zip(&sink.columns)
+                        .all(|(field, column)| field.name() == column.field.name() && field.data_type() == column.field.data_type())
+                );
             }
             StageOutput::Exchange(id) => {
                 let exchange = &plan.exchanges[id.0 as usize];
@@ -80,7 +85,8 @@ fn after(operator: &Operator, input: &SchemaRef, stage: &str) -> SchemaRef {
             Arc::clone(&expand.schema)
         }
         Operator::AssignWindows(windows) => {
-            let kept = input.fields().iter().enumerate().filter(|(index, _)| Some(*index) != windows.watermark_column).map(|(_, field)| field);
+            let kept =
+                input.fields().iter().enumerate().filter(|(index, _)| Some(*index) != windows.watermark_column).map(|(_, field)| field);
             let expected: Vec<FieldRef> = kept.chain(windows.appended.iter().map(|(field, _)| field)).cloned().collect();
             assert_eq!(windows.schema.fields().to_vec(), expected, "{stage}");
             if let Some(index) = windows.watermark_column {

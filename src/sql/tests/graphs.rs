@@ -73,7 +73,10 @@ fn a_union_gives_a_stage_per_branch() {
 
 #[test]
 fn unnest_gives_a_row_per_element_and_carries_only_what_is_read() {
-    insta::assert_snapshot!(stages("id BIGINT, tag STRING", "SELECT id, tag FROM orders CROSS JOIN UNNEST(tags) AS t(tag) WHERE tag <> ''"));
+    insta::assert_snapshot!(stages(
+        "id BIGINT, tag STRING",
+        "SELECT id, tag FROM orders CROSS JOIN UNNEST(tags) AS t(tag) WHERE tag <> ''"
+    ));
     insta::assert_snapshot!(stages(
         "sku STRING, n INT",
         "SELECT sku, SUM(n) FROM TUMBLE(TABLE (SELECT ts, l.sku, l.n FROM orders CROSS JOIN UNNEST(lines) AS l(sku, n)), DESCRIPTOR(ts), INTERVAL '1' MINUTE)
@@ -99,7 +102,10 @@ fn metadata_and_clock_columns_are_read_and_written() {
 
 #[test]
 fn missing_target_columns_are_null() {
-    insta::assert_snapshot!(explained(&with_sink("id BIGINT, note STRING, units BIGINT", "INSERT INTO result (units, id) SELECT units, id FROM orders;")));
+    insta::assert_snapshot!(explained(&with_sink(
+        "id BIGINT, note STRING, units BIGINT",
+        "INSERT INTO result (units, id) SELECT units, id FROM orders;"
+    )));
 }
 
 #[test]
@@ -112,13 +118,19 @@ fn two_inserts_from_one_view_are_two_pipelines() {
 
 #[test]
 fn windows_without_an_aggregation_are_stateless() {
-    insta::assert_snapshot!(stages("id BIGINT, e TIMESTAMP(3)", "SELECT id, window_end FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE)"));
+    insta::assert_snapshot!(stages(
+        "id BIGINT, e TIMESTAMP(3)",
+        "SELECT id, window_end FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE)"
+    ));
 }
 
 #[test]
 fn a_row_is_read_even_where_no_column_is() {
     insta::assert_snapshot!(stages("a STRING", "SELECT 'x' FROM orders WHERE units > 1"));
-    insta::assert_snapshot!(stages("n BIGINT", "SELECT COUNT(*) FROM TUMBLE(TABLE orders, DESCRIPTOR(pt), INTERVAL '1' MINUTE) GROUP BY window_start, window_end"));
+    insta::assert_snapshot!(stages(
+        "n BIGINT",
+        "SELECT COUNT(*) FROM TUMBLE(TABLE orders, DESCRIPTOR(pt), INTERVAL '1' MINUTE) GROUP BY window_start, window_end"
+    ));
 }
 
 #[test]
@@ -135,7 +147,11 @@ fn every_type_of_flink_has_its_arrow_type() {
       u TIMESTAMP_LTZ(3), v TIMESTAMP(6) WITH LOCAL TIME ZONE, w ARRAY<ROW<x INT NOT NULL, y ARRAY<STRING>>>, z MAP<STRING, BIGINT>, zz INT ARRAY";
     let sql = format!("CREATE TABLE t ({columns}) WITH (connector = 'kafka', topic = 't'); INSERT INTO t SELECT * FROM t;");
     let planned = planned(&sql);
-    let types: Vec<String> = planned.tables[0].columns.iter().map(|column| format!("{}: {} {}", column.field.name(), column.field.data_type(), column.field.is_nullable())).collect();
+    let types: Vec<String> = planned.tables[0]
+        .columns
+        .iter()
+        .map(|column| format!("{}: {} {}", column.field.name(), column.field.data_type(), column.field.is_nullable()))
+        .collect();
     assert!(planned.tables[0].columns.iter().all(|column| streamshield_core::table::is_supported_type(column.field.data_type())));
     insta::assert_snapshot!(types.join("\n"));
 }

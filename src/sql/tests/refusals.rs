@@ -53,7 +53,13 @@ fn queries_that_need_what_no_stage_can_do() {
 
 #[test]
 fn misspelt_names_get_the_nearest_one() {
-    let all = ["SELECT auctoin FROM bid", "SELECT Auction FROM bid", "SELECT auction FROM bids", "SELECT LOVER('a') FROM bid", "SELECT b.price FROM bid AS a"];
+    let all = [
+        "SELECT auctoin FROM bid",
+        "SELECT Auction FROM bid",
+        "SELECT auction FROM bids",
+        "SELECT LOVER('a') FROM bid",
+        "SELECT b.price FROM bid AS a",
+    ];
     let text: Vec<String> = all.iter().map(|query| format!("> {query}\n{}", insert(query))).collect();
     insta::assert_snapshot!(text.join("\n"));
 }

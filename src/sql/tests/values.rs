@@ -44,7 +44,9 @@ fn evaluate(projection: &Projection, batch: &RecordBatch) -> RecordBatch {
 
 /// The value of an expression over the row, as text, and its type.
 fn value(expression: &str, data_type: &str) -> String {
-    let sql = format!("{TABLE}CREATE TABLE r (x {data_type}) WITH ('connector' = 'kafka', 'topic' = 'r');\nINSERT INTO r SELECT {expression} FROM t;");
+    let sql = format!(
+        "{TABLE}CREATE TABLE r (x {data_type}) WITH ('connector' = 'kafka', 'topic' = 'r');\nINSERT INTO r SELECT {expression} FROM t;"
+    );
     let planned = planned(&sql);
     let stage = &planned.plan.stages[0];
     let StageInput::Source(source) = &stage.input else { panic!("a scan") };
@@ -112,7 +114,16 @@ fn numbers_have_flinks_types() {
     check("BIGINT", &[("n * 2", "-14"), ("MOD(n, 4)", "-3"), ("3000000000 + 1", "3000000001"), ("ABS(n)", "7"), ("i + n", "2147483640")]);
     check("DECIMAL(10, 3)", &[("0.908 * n", "-6.356"), ("n", "-7.000")]);
     check("DOUBLE", &[("POWER(2, 3)", "8.0"), ("SQRT(CAST(16 AS DOUBLE))", "4.0"), ("1.5", "1.5")]);
-    check("BOOLEAN", &[("REGEXP(s, 'Str')", "true"), ("n BETWEEN -8 AND 0", "true"), ("s LIKE '%b%'", "true"), ("missing IS NULL", "true"), ("i IN (1, 2)", "false")]);
+    check(
+        "BOOLEAN",
+        &[
+            ("REGEXP(s, 'Str')", "true"),
+            ("n BETWEEN -8 AND 0", "true"),
+            ("s LIKE '%b%'", "true"),
+            ("missing IS NULL", "true"),
+            ("i IN (1, 2)", "false"),
+        ],
+    );
 }
 
 #[test]
@@ -152,7 +163,10 @@ fn times() {
 
 #[test]
 fn the_clock_is_the_epochs() {
-    check("TIMESTAMP_LTZ(3)", &[("CURRENT_TIMESTAMP", "2024-03-10T00:00:00Z"), ("NOW()", "2024-03-10T00:00:00Z"), ("PROCTIME()", "2024-03-10T00:00:00Z")]);
+    check(
+        "TIMESTAMP_LTZ(3)",
+        &[("CURRENT_TIMESTAMP", "2024-03-10T00:00:00Z"), ("NOW()", "2024-03-10T00:00:00Z"), ("PROCTIME()", "2024-03-10T00:00:00Z")],
+    );
     check("DATE", &[("CURRENT_DATE", "2024-03-10")]);
     check("BIGINT", &[("UNIX_TIMESTAMP()", "1710028800"), ("TIMESTAMPDIFF(HOUR, ts, LOCALTIMESTAMP)", "8")]);
     check("BOOLEAN", &[("RAND() < 1", "true"), ("RAND() = RAND()", "false"), ("CHAR_LENGTH(UUID()) = 36", "true")]);

@@ -172,11 +172,7 @@ fn load_and_drain(budget: usize) {
             break;
         }
     }
-    println!(
-        "drain of {drained} in portions: {:.2} M/s, resident peak {} MiB",
-        rate(drained, begin.elapsed()),
-        (peak - before) >> 20
-    );
+    println!("drain of {drained} in portions: {:.2} M/s, resident peak {} MiB", rate(drained, begin.elapsed()), (peak - before) >> 20);
     assert!(peak - before < 1 << 30, "resident set beyond 1 GiB");
 }
 

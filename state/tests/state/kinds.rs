@@ -4,9 +4,7 @@ use crate::fixtures::{OPERATOR, aggregate, field};
 use arrow_array::builder::{Int64Builder, ListBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Decimal128Type, Float64Type, Int32Type, Int64Type};
-use arrow_array::{
-    Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, StringArray,
-};
+use arrow_array::{Array, ArrayRef, BooleanArray, Decimal128Array, Float64Array, Int32Array, Int64Array, ListArray, StringArray};
 use arrow_schema::{DataType, Field};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -31,14 +29,8 @@ pub enum KeyKind {
     TextAndInteger,
 }
 
-pub const KEY_KINDS: [KeyKind; 6] = [
-    KeyKind::Empty,
-    KeyKind::Integer,
-    KeyKind::NullableInteger,
-    KeyKind::NullableText,
-    KeyKind::TwoIntegers,
-    KeyKind::TextAndInteger,
-];
+pub const KEY_KINDS: [KeyKind; 6] =
+    [KeyKind::Empty, KeyKind::Integer, KeyKind::NullableInteger, KeyKind::NullableText, KeyKind::TwoIntegers, KeyKind::TextAndInteger];
 
 /// The states of one group, or the values of one row.
 #[derive(Clone, Debug, PartialEq, Default)]
@@ -209,7 +201,5 @@ pub fn rows(kind: KeyKind, drained: &Drained) -> Vec<(Key, States)> {
         any: any.is_valid(row).then(|| any.as_boolean().value(row)),
         distinct: set_at(distinct.as_list::<i32>(), row),
     };
-    (0..count.len())
-        .map(|row| (drained.keys.iter().map(|array| cell(array, row)).collect(), states(row)))
-        .collect()
+    (0..count.len()).map(|row| (drained.keys.iter().map(|array| cell(array, row)).collect(), states(row))).collect()
 }

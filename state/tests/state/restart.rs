@@ -1,8 +1,6 @@
 //! Restarts in the middle, flushes in order, what a directory may be.
 
-use crate::fixtures::{
-    OPERATOR, REGION, config, count, count_by_integer, crash_image, drain_counts, open, seal_and_apply, window,
-};
+use crate::fixtures::{OPERATOR, REGION, config, count, count_by_integer, crash_image, drain_counts, open, seal_and_apply, window};
 use std::os::unix::fs::{PermissionsExt, symlink};
 use streamshield_core::ids::{RegionId, StageId};
 use streamshield_core::ports::state::{StateBackend, StateErrorKind};
@@ -86,7 +84,15 @@ fn groups_of_a_sealed_flush_stay_in_memory_until_it_is_applied() {
     count(state.as_mut(), window(0), 5..20);
     assert_eq!(state.table(OPERATOR).groups(), 20);
     let (portion, finished) = drain_counts(state.table(OPERATOR), window(0), 1000);
-    let expected = |key| if (5..10).contains(&key) { 3 } else if key < 20 { 2 } else { 1 };
+    let expected = |key| {
+        if (5..10).contains(&key) {
+            3
+        } else if key < 20 {
+            2
+        } else {
+            1
+        }
+    };
     assert_eq!(portion, (0..1000).map(|key| (key, expected(key))).collect::<Vec<_>>());
     assert!(finished);
 }
@@ -171,7 +177,9 @@ fn a_large_flush_is_durable_with_all_that_came_before_and_removes_what_was_drain
     drop(state);
     let mut state = open(directory.path(), &spec).state;
     assert_eq!(state.table(OPERATOR).first_closed(Watermark::MAX), Some(window(1)));
-    assert!(std::fs::read_dir(directory.path().join("3-5")).expect("readable").all(|entry| {
-        !entry.expect("readable").file_name().to_string_lossy().ends_with(".ingest")
-    }));
+    assert!(
+        std::fs::read_dir(directory.path().join("3-5"))
+            .expect("readable")
+            .all(|entry| { !entry.expect("readable").file_name().to_string_lossy().ends_with(".ingest") })
+    );
 }

@@ -7,9 +7,9 @@
 mod doubt;
 mod measure;
 mod proxy;
+mod reading;
 mod restart;
 mod support;
-mod transactions;
-mod reading;
 mod tables;
 mod topics;
+mod transactions;

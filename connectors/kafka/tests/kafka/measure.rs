@@ -31,7 +31,9 @@ fn consuming_costs_little_of_the_calling_thread() {
     let (mut messages, mut bytes, mut takes) = (0, 0, 0);
     let (started, cpu) = (Instant::now(), thread_cpu());
     while messages < RECORDS {
-        let taken = reader.take(&partition, &limit, &mut |views| bytes += views.iter().map(|view| view.payload.map_or(0, <[u8]>::len)).sum::<usize>()).expect("take");
+        let taken = reader
+            .take(&partition, &limit, &mut |views| bytes += views.iter().map(|view| view.payload.map_or(0, <[u8]>::len)).sum::<usize>())
+            .expect("take");
         messages += taken.messages;
         takes += 1;
         if taken.messages == 0 {
@@ -39,7 +41,10 @@ fn consuming_costs_little_of_the_calling_thread() {
         }
     }
     let cpu_us = (thread_cpu() - cpu).as_secs_f64() * 1e6 / RECORDS as f64;
-    println!("consumed {RECORDS} records in {takes} takes: {cpu_us:.3} µs CPU per record, {:.2} M/s", RECORDS as f64 / started.elapsed().as_secs_f64() / 1e6);
+    println!(
+        "consumed {RECORDS} records in {takes} takes: {cpu_us:.3} µs CPU per record, {:.2} M/s",
+        RECORDS as f64 / started.elapsed().as_secs_f64() / 1e6
+    );
     assert_eq!((messages, bytes), (RECORDS, RECORDS * record.len()));
     assert!(cpu_us < 1.0, "a batch call costs a few tenths at most, even on a busy machine");
 }

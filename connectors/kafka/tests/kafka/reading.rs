@@ -62,7 +62,14 @@ fn only_committed_messages_are_visible_and_markers_count_in_the_end() {
     writer.send_set(&values(&topic, numbered("open", 0..5))).expect("send");
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     // Other messages behind the open transaction must stay hidden too.
-    let plain = OutMessage { topic: Arc::clone(&topic), partition: Some(0), key: None, payload: Some(b"plain".to_vec()), headers: vec![], timestamp_ms: None };
+    let plain = OutMessage {
+        topic: Arc::clone(&topic),
+        partition: Some(0),
+        key: None,
+        payload: Some(b"plain".to_vec()),
+        headers: vec![],
+        timestamp_ms: None,
+    };
     wait_until(|| log.bounds(&partition, Isolation::ReadUncommitted).expect("bounds").high == 5);
     assert_eq!(log.append(&plain).expect("append"), 5);
     assert_eq!(log.bounds(&partition, Isolation::ReadUncommitted).expect("bounds"), Bounds { low: 0, high: 6 });
@@ -189,7 +196,15 @@ fn headers_keys_tombstones_and_timestamps_come_through() {
     while seen.len() < 4 {
         reader
             .take(&partition, &ALL, &mut |messages| {
-                seen.extend(messages.iter().map(|m| (own(m.key), own(m.payload), m.timestamp_ms, m.timestamp_type, m.headers.iter().map(|(k, v)| (k.to_string(), v.to_vec())).collect::<Vec<_>>())));
+                seen.extend(messages.iter().map(|m| {
+                    (
+                        own(m.key),
+                        own(m.payload),
+                        m.timestamp_ms,
+                        m.timestamp_type,
+                        m.headers.iter().map(|(k, v)| (k.to_string(), v.to_vec())).collect::<Vec<_>>(),
+                    )
+                }));
             })
             .expect("take");
         wakeup.wait(std::time::Duration::from_millis(50));

@@ -109,7 +109,8 @@ pub const ALL: TakeLimit = TakeLimit { messages: 100_000, bytes: 1 << 30, end: N
 impl Reading {
     pub fn new(log: &KafkaLog, topic: &Arc<str>, partition: i32, from: i64) -> Reading {
         let wakeup = Arc::new(Wakeup::default());
-        let mut reader = log.reader(ReaderOptions { buffer_bytes: 8 << 20, ..ReaderOptions::default() }, Arc::clone(&wakeup)).expect("reader");
+        let mut reader =
+            log.reader(ReaderOptions { buffer_bytes: 8 << 20, ..ReaderOptions::default() }, Arc::clone(&wakeup)).expect("reader");
         let partition = TopicPartition::new(Arc::clone(topic), partition);
         reader.assign(&partition, from).expect("assign");
         Reading { reader, partition, wakeup }

@@ -18,7 +18,8 @@ use streamshield_kafka::{KafkaConnector, KafkaLog};
 /// A table `(id BIGINT, name STRING, …metadata)` over a topic.
 fn table(topic: &str, metadata: &[(&str, &str, DataType)], options: &[(&str, &str)]) -> TableDefinition {
     let physical = [("id", DataType::Int64), ("name", DataType::Utf8)];
-    let physical = physical.map(|(name, data_type)| Column { field: Arc::new(Field::new(name, data_type, true)), kind: ColumnKind::Physical });
+    let physical =
+        physical.map(|(name, data_type)| Column { field: Arc::new(Field::new(name, data_type, true)), kind: ColumnKind::Physical });
     let metadata = metadata.iter().map(|(name, key, data_type)| Column {
         field: Arc::new(Field::new(*name, data_type.clone(), true)),
         kind: ColumnKind::Metadata { key: key.to_string(), is_virtual: false },
@@ -40,7 +41,8 @@ fn open(log: &Arc<KafkaLog>, table: &TableDefinition, keep_origins: bool) -> Arc
     let connector = KafkaConnector::new(Arc::clone(log));
     assert_eq!(SourceConnector::check(&connector, table), []);
     let columns = table.columns.clone();
-    SourceConnector::open(&connector, SourceRequest { table: table.clone(), schema: schema(&columns), columns, keep_origins }).expect("open")
+    SourceConnector::open(&connector, SourceRequest { table: table.clone(), schema: schema(&columns), columns, keep_origins })
+        .expect("open")
 }
 
 /// All batches of a split until it has finished, or until it has given `records`.
@@ -65,7 +67,10 @@ fn read(source: &dyn Source, split: &Split, records: Option<usize>) -> Vec<Sourc
 }
 
 fn names(batches: &[SourceBatch]) -> Vec<String> {
-    batches.iter().flat_map(|batch| batch.rows.column(1).as_string::<i32>().iter().map(|name| name.unwrap_or("null").to_string()).collect::<Vec<_>>()).collect()
+    batches
+        .iter()
+        .flat_map(|batch| batch.rows.column(1).as_string::<i32>().iter().map(|name| name.unwrap_or("null").to_string()).collect::<Vec<_>>())
+        .collect()
 }
 
 fn person(id: i64, name: &str) -> String {
@@ -262,10 +267,16 @@ fn rows_are_written_with_key_timestamp_and_partition_and_read_back() {
     let log = log_or_return!();
     let topic = topic(&log, "sink", 3);
     let zoned = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
-    let options = [("key.format", "json"), ("key.fields", "id"), ("value.fields-include", "EXCEPT_KEY"), ("sink.partitioner", "round-robin")];
+    let options =
+        [("key.format", "json"), ("key.fields", "id"), ("value.fields-include", "EXCEPT_KEY"), ("sink.partitioner", "round-robin")];
     let table = table(&topic, &[("at", "timestamp", zoned)], &options);
-    let times = TimestampMillisecondArray::from(vec![Some(1_700_000_000_001), None, Some(-5), Some(1_700_000_000_004)]).with_timezone("UTC");
-    let rows: Vec<ArrayRef> = vec![Arc::new(Int64Array::from(vec![1, 2, 3, 4])), Arc::new(StringArray::from(vec!["a", "b", "before 1970", "d"])), Arc::new(times)];
+    let times =
+        TimestampMillisecondArray::from(vec![Some(1_700_000_000_001), None, Some(-5), Some(1_700_000_000_004)]).with_timezone("UTC");
+    let rows: Vec<ArrayRef> = vec![
+        Arc::new(Int64Array::from(vec![1, 2, 3, 4])),
+        Arc::new(StringArray::from(vec!["a", "b", "before 1970", "d"])),
+        Arc::new(times),
+    ];
     let set = sealed(&log, &table, rows, &[2]);
     assert_eq!(set.entries.iter().map(|entry| entry.partition).collect::<Vec<_>>(), [Some(1), Some(2), Some(0)]);
     let mut writer = log.writer(&unique("sink")).expect("writer");
@@ -277,11 +288,19 @@ fn rows_are_written_with_key_timestamp_and_partition_and_read_back() {
             let origin = batch.origins.as_ref().expect("kept").origin(0);
             let text = |bytes: Option<Vec<u8>>| String::from_utf8(bytes.expect("bytes")).expect("text");
             let at = batch.rows.column(2).as_primitive::<TimestampMillisecondType>().value(0);
-            got.push((batch.rows.column(0).as_primitive::<Int64Type>().value(0), text(origin.key), text(origin.payload), at > 1_700_000_000_004, split.id));
+            got.push((
+                batch.rows.column(0).as_primitive::<Int64Type>().value(0),
+                text(origin.key),
+                text(origin.payload),
+                at > 1_700_000_000_004,
+                split.id,
+            ));
         }
     }
     got.sort();
-    let row = |id: i64, name: &str, by_client: bool, split| (id, format!("{{\"id\":{id}}}"), format!("{{\"name\":\"{name}\"}}"), by_client, split);
+    let row = |id: i64, name: &str, by_client: bool, split| {
+        (id, format!("{{\"id\":{id}}}"), format!("{{\"name\":\"{name}\"}}"), by_client, split)
+    };
     assert_eq!(got, [row(1, "a", false, 1), row(2, "b", true, 2), row(4, "d", false, 0)]);
 }
 
@@ -289,7 +308,12 @@ fn rows_are_written_with_key_timestamp_and_partition_and_read_back() {
 fn a_row_that_no_message_can_hold_is_refused_before_the_seal() {
     let log = log_or_return!();
     let topic = topic_with(&log, "toolarge", 2, &[("max.message.bytes", "1000")]);
-    let rows = || -> Vec<ArrayRef> { vec![Arc::new(Int64Array::from(vec![1, 2, 3])), Arc::new(StringArray::from(vec!["a".to_string(), "x".repeat(2000), "c".repeat(800)]))] };
+    let rows = || -> Vec<ArrayRef> {
+        vec![
+            Arc::new(Int64Array::from(vec![1, 2, 3])),
+            Arc::new(StringArray::from(vec!["a".to_string(), "x".repeat(2000), "c".repeat(800)])),
+        ]
+    };
     let set = sealed(&log, &table(&topic, &[], &[("sink.partitioner", "fixed")]), rows(), &[1]);
     assert_eq!(set.entries.iter().map(|entry| entry.partition).collect::<Vec<_>>(), [Some(1), Some(1)]);
     // What was not refused is accepted by the broker, without compression too.

@@ -10,7 +10,12 @@ use streamshield_kafka::KafkaLog;
 fn topics_are_created_once_and_described_with_effective_configs() {
     let log = log_or_return!();
     let name = unique("create");
-    let spec = TopicSpec { name: name.clone(), partitions: 3, replication_factor: None, configs: [("cleanup.policy".to_string(), "compact".to_string())].into() };
+    let spec = TopicSpec {
+        name: name.clone(),
+        partitions: 3,
+        replication_factor: None,
+        configs: [("cleanup.policy".to_string(), "compact".to_string())].into(),
+    };
     assert_eq!(log.describe_topic(&name).expect("describe"), None);
     assert_eq!(log.create_topics(&[spec.clone()]).expect("create"), [name.clone()]);
     assert_eq!(log.create_topics(&[spec]).expect("again"), Vec::<String>::new());
@@ -117,7 +122,8 @@ fn a_refused_property_is_named_and_a_secret_is_not_shown() {
 
 #[test]
 fn a_cluster_that_does_not_answer_is_worth_another_try() {
-    let error = KafkaLog::connect(BTreeMap::from([("bootstrap.servers".to_string(), "127.0.0.1:1".to_string())])).expect_err("nobody there");
+    let error =
+        KafkaLog::connect(BTreeMap::from([("bootstrap.servers".to_string(), "127.0.0.1:1".to_string())])).expect_err("nobody there");
     assert_eq!(error.kind, LogErrorKind::Retry);
     assert!(error.message.contains("127.0.0.1:1"), "{error}");
 }

@@ -90,7 +90,8 @@ fn a_message_that_can_not_be_written_aborts_the_transaction() {
     let mut writer = log.writer(&unique("large")).expect("writer");
     writer.begin().expect("begin");
     // Random enough not to be compressed below the limit.
-    let large: String = (0..40_000u64).map(|n| char::from(b'!' + (n.wrapping_mul(n).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 57) as u8 % 90)).collect();
+    let large: String =
+        (0..40_000u64).map(|n| char::from(b'!' + (n.wrapping_mul(n).wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 57) as u8 % 90)).collect();
     writer.send_set(&values(&topic, [large])).expect("queued");
     let outcome = writer.commit();
     assert!(matches!(&outcome, CommitOutcome::Aborted(why) if why.contains("large")), "{outcome:?}");

@@ -17,7 +17,7 @@ const SOCKET_TIMEOUT_MS: u64 = 10_000;
 /// librdkafka demands that `socket.timeout.ms` stays below the transaction's time-out plus this.
 const SOCKET_TIMEOUT_MARGIN_MS: u64 = 100;
 /// Bound of one writer's queue in kilobytes (M-1).
-const WRITER_QUEUE_KBYTES: &str = "131072";
+const WRITER_QUEUE_KBYTES: &str = "32768";
 /// Bound of one writer's queue in messages (M-1).
 const WRITER_QUEUE_MESSAGES: &str = "1000000";
 

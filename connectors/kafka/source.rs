@@ -23,7 +23,7 @@ use streamshield_core::ports::source::*;
 use streamshield_core::table::{OptionError, SourceRequest};
 
 /// Bound of what one reader of a table buffers, over its partitions, in bytes (M-1).
-const BUFFER_BYTES: usize = 32 << 20;
+const BUFFER_BYTES: usize = 24 << 20;
 
 /// One table.
 pub(crate) struct KafkaSource {

@@ -8,7 +8,9 @@ use crate::operators::{Chain, OperatorError};
 use crate::ownership::retrying;
 use crate::plan::{JobPlan, SourceScan, StageInput, StageOutput, StagePlan};
 use crate::progress::wall_clock_ms;
-use crate::region::{ExchangeInput, ExchangeOutput, Input, Output, Region, RegionSettings, SourceInput};
+use crate::region::{
+    ExchangeInput, ExchangeOutput, Input, OPEN_EPOCH_BYTES_MAX, OPEN_EPOCH_BYTES_MIN, Output, Region, RegionSettings, SourceInput,
+};
 use crate::runtime::EngineError;
 use crate::stateless::NoState;
 use crate::topics;
@@ -23,6 +25,11 @@ use streamshield_core::ports::source::Source;
 use streamshield_core::ports::state::WindowTableSpec;
 use streamshield_core::table::{SinkRequest, SourceRequest};
 use streamshield_core::watermark::{UpstreamWatermark, Watermark};
+
+/// Eighths of the memory budget for the state tables.
+const TABLES_EIGHTHS: usize = 5;
+/// Open epochs may take the budget divided by this.
+const OPEN_EPOCHS_SHARE: usize = 16;
 
 /// A plan with its tables opened.
 pub struct Job {
@@ -128,10 +135,17 @@ impl Job {
         regions
     }
 
-    /// Regions with state share the budget.
+    /// Regions with state share the tables' part of the budget; the rest is for open and sealed epochs, flushes under way and fetch buffers.
     pub fn state_bytes_max(&self, genesis: &Genesis) -> usize {
         let stateful: u32 = self.plan.stages.iter().filter(|stage| has_state(stage)).map(|stage| self.regions_of(stage, genesis)).sum();
-        self.config.memory_budget_bytes / stateful.max(1) as usize
+        self.config.memory_budget_bytes / 8 * TABLES_EIGHTHS / stateful.max(1) as usize
+    }
+
+    /// All regions share a sixteenth of the budget for their open epochs; as many again are sealed, in flight or being encoded.
+    pub fn open_bytes_max(&self, genesis: &Genesis) -> usize {
+        let regions: u32 = self.plan.stages.iter().map(|stage| self.regions_of(stage, genesis)).sum();
+        let share = self.config.memory_budget_bytes / OPEN_EPOCHS_SHARE / regions.max(1) as usize;
+        share.clamp(OPEN_EPOCH_BYTES_MIN, OPEN_EPOCH_BYTES_MAX)
     }
 
     /// One region, fresh, at its start position, without its stored state.

@@ -33,8 +33,9 @@ use streamshield_core::ports::sink::SinkWriter;
 use streamshield_core::ports::state::RegionState;
 use streamshield_core::watermark::{UpstreamWatermark, Watermark};
 
-/// Bytes of an open epoch at which it is sealed before its time (M-1).
+/// Bytes of an open epoch at which it is sealed before its time, whatever the budget says (M-1).
 pub const OPEN_EPOCH_BYTES_MAX: usize = 16 << 20;
+pub const OPEN_EPOCH_BYTES_MIN: usize = 256 << 10;
 /// Records of an open epoch, likewise.
 pub const OPEN_EPOCH_RECORDS_MAX: u64 = 500_000;
 
@@ -104,6 +105,8 @@ pub struct RegionSettings {
     pub flush_interval: Duration,
     /// Budget of this region's state in memory, in bytes (M-1).
     pub state_bytes_max: usize,
+    /// Bytes of an open epoch at which it is sealed before its time (M-1).
+    pub open_bytes_max: usize,
 }
 
 /// Content of an epoch while steps are taken.
@@ -183,7 +186,9 @@ impl Region {
 
     /// The open epoch has reached its bound: it must be sealed first.
     pub fn is_full(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| open.counts.records_in >= OPEN_EPOCH_RECORDS_MAX || self.open_bytes() >= OPEN_EPOCH_BYTES_MAX)
+        self.open
+            .as_ref()
+            .is_some_and(|open| open.counts.records_in >= OPEN_EPOCH_RECORDS_MAX || self.open_bytes() >= self.settings.open_bytes_max)
     }
 
     fn waits_for_memory(&self) -> bool {

@@ -95,7 +95,7 @@ pub fn required_topics(plan: &JobPlan, config: &JobConfig, environment: &Environ
 }
 
 /// Fetch buffers of one slot's exchange reader (M-1).
-const EXCHANGE_BUFFER_BYTES: usize = 32 << 20;
+const EXCHANGE_BUFFER_BYTES: usize = 16 << 20;
 
 /// A running job. It goes on when the handle is dropped.
 pub struct JobHandle {
@@ -336,6 +336,7 @@ impl SlotStarter {
             commit_interval: config.commit_interval,
             flush_interval: config.flush_interval,
             state_bytes_max: self.job.state_bytes_max(&self.genesis),
+            open_bytes_max: self.job.open_bytes_max(&self.genesis),
         }
     }
 

@@ -7,7 +7,7 @@ use crate::statements::InsertInto;
 use crate::types::{casts_implicitly, words};
 use datafusion_common::ScalarValue;
 use datafusion_expr::{Expr, LogicalPlan, Projection, cast};
-use sqlparser::ast::Spanned;
+use sqlparser::ast::{SelectItem, SetExpr, Spanned};
 use std::sync::Arc;
 use streamshield_core::ports::Connectors;
 use streamshield_core::table::{Column, ColumnKind, TableDefinition};
@@ -108,12 +108,35 @@ fn target_columns<'a>(insert: &InsertInto, written: &[&'a Column]) -> Checked<Ve
     Ok(targets)
 }
 
+/// Gives a second column of one name a name of its own: `INSERT INTO` goes by position and takes `SELECT a, a`, a plan wants each
+/// name once.
+pub(crate) fn name_apart(body: &mut SetExpr) {
+    match body {
+        SetExpr::Select(select) => {
+            let mut seen = std::collections::BTreeSet::new();
+            for (position, item) in select.projection.iter_mut().enumerate() {
+                let apart = || sqlparser::ast::Ident::with_quote('`', format!("column{}", position + 1));
+                match item {
+                    SelectItem::UnnamedExpr(expression) if !seen.insert(expression.to_string()) => {
+                        *item = SelectItem::ExprWithAlias { expr: expression.clone(), alias: apart() };
+                    }
+                    SelectItem::ExprWithAlias { alias, .. } if !seen.insert(alias.value.clone()) => *alias = apart(),
+                    _ => {}
+                }
+            }
+        }
+        SetExpr::SetOperation { left, right, .. } => {
+            name_apart(left);
+            name_apart(right);
+        }
+        SetExpr::Query(query) => name_apart(&mut query.body),
+        _ => {}
+    }
+}
+
 /// Where the expression for a position stands, when the query lists them one by one.
 fn select_item_span(query: &sqlparser::ast::Query, position: usize) -> Option<sqlparser::tokenizer::Span> {
     let select = query.body.as_select()?;
-    let plain = select
-        .projection
-        .iter()
-        .all(|item| matches!(item, sqlparser::ast::SelectItem::UnnamedExpr(_) | sqlparser::ast::SelectItem::ExprWithAlias { .. }));
+    let plain = select.projection.iter().all(|item| matches!(item, SelectItem::UnnamedExpr(_) | SelectItem::ExprWithAlias { .. }));
     plain.then(|| select.projection.get(position).map(Spanned::span)).flatten()
 }

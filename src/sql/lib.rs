@@ -143,7 +143,9 @@ impl Job<'_> {
 
     fn add_insert(&mut self, insert: InsertInto) {
         let table = insert::sink_table(&self.catalog, &insert, self.options.connectors);
-        let query = self.query(insert.query.clone(), insert.span);
+        let mut query = insert.query.clone();
+        insert::name_apart(&mut query.body);
+        let query = self.query(query, insert.span);
         match (query, table) {
             (Some(query), Ok(table)) => match insert::fit(query, &insert, &table) {
                 Ok(plan) => self.inserts.push((insert, table, plan)),

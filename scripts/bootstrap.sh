@@ -30,7 +30,8 @@ have_libclang() {
   for file in ${LIBCLANG_PATH:+"$LIBCLANG_PATH"/libclang*} /usr/lib/llvm-*/lib/libclang* /usr/lib/*-linux-gnu/libclang* \
       /usr/lib64/libclang* /usr/lib/libclang* /usr/local/lib/libclang* /opt/homebrew/opt/llvm/lib/libclang* \
       /Library/Developer/CommandLineTools/usr/lib/libclang*; do
-    case $file in *.so | *.so.* | *.dylib) [ -e "$file" ] && return 0 ;; esac
+    # Not libclang-cpp, which other packages bring along: bindgen needs the C interface.
+    case ${file##*/} in libclang.so | libclang.so.* | libclang-[0-9]* | libclang.dylib) [ -e "$file" ] && return 0 ;; esac
   done
   return 1
 }

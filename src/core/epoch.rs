@@ -10,7 +10,7 @@
 //!     version: EpochRecord::VERSION, region: RegionId { stage: StageId(1), partition: 0 }, epoch: Epoch(2),
 //!     incarnation: Incarnation(7), transactional_id: "job-7-0".into(), plan: PlanFingerprint(42), now_ms: 1_000,
 //!     steps: vec![Step::Read { input: 0, from: 0, to: 10 }], positions: vec![10],
-//!     upstreams: vec![UpstreamWatermark::START], watermark: Watermark::MIN, digest: None, finished: false,
+//!     upstreams: vec![UpstreamWatermark::START], watermark: Watermark::MIN, digest: None, delta: None, finished: false,
 //! };
 //! assert_eq!(EpochRecord::decode(&record.encode()).unwrap(), record);
 //! ```
@@ -29,6 +29,16 @@ pub enum Step {
     Tick,
     /// Went on emitting closed windows: one bounded portion.
     Emit,
+}
+
+/// The delta that precedes an epoch record in the changelog (Tier 2), cut into messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeltaHead {
+    /// Messages right before the record in its partition, in order.
+    pub chunks: u32,
+    pub bytes: u64,
+    /// Of the delta's content.
+    pub digest: Digest,
 }
 
 /// Proof of one committed epoch of one region.
@@ -54,6 +64,9 @@ pub struct EpochRecord {
     /// Digest of the groups written since the last digest; in flush epochs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<Digest>,
+    /// What the epoch changed is in the log, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delta: Option<DeltaHead>,
     /// All inputs were bounded and have ended, and everything has been emitted.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub finished: bool,
@@ -137,6 +150,7 @@ mod tests {
             upstreams: vec![],
             watermark: Watermark::MIN,
             digest: None,
+            delta: None,
             finished: false,
         }
     }

@@ -6,14 +6,18 @@
 //!
 //! - [`ids`]: newtypes for regions, epochs, fences.
 //! - [`watermark`]: event-time progress and the one definition of "closed" and "late" (E-5).
-//! - [`control`]: who owns the job (O-1).
+//! - [`cluster`]: who is alive, who owns which region and whom to fence (O-1, C-1).
 //! - [`epoch`]: the epoch record, the proof of what was committed (E-1 … E-4).
+//! - [`tiers`]: from the promised recovery to a tier, and what its workers agree on.
+//! - [`status`]: the view of all workers and regions, for people.
 //! - [`table`]: a SQL table as connectors see it.
 //! - [`ports`]: the traits between engine, connectors and state.
 
-pub mod control;
+pub mod cluster;
 pub mod epoch;
 pub mod ids;
 pub mod ports;
+pub mod status;
 pub mod table;
+pub mod tiers;
 pub mod watermark;

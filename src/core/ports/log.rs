@@ -219,6 +219,13 @@ pub trait TransactionalWriter: Send {
     fn abort(&mut self);
 }
 
+/// A fence that is ready to fall: its connections are made, nobody is fenced yet.
+pub trait Fencer: Send {
+    /// Fences whoever writes with the id, ends their open transaction, and returns when that is certain. Bounded in time;
+    /// `Retry`: nothing is certain, make a new fencer and try again.
+    fn fence(self: Box<Self>) -> Result<(), LogError>;
+}
+
 /// What a topic should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TopicSpec {
@@ -268,8 +275,12 @@ pub trait Log: Send + Sync {
     fn reader(&self, options: ReaderOptions, wakeup: Arc<Wakeup>) -> Result<Box<dyn LogReader>, LogError>;
     /// Makes a writer; when it returns, earlier writers with this id are fenced and their transactions ended.
     fn writer(&self, transactional_id: &str) -> Result<Box<dyn TransactionalWriter>, LogError>;
-    /// Fences whoever writes with this id.
-    fn fence(&self, transactional_id: &str) -> Result<(), LogError>;
+    /// Prepares to fence whoever writes with this id: connects, and fences nobody before [`Fencer::fence`].
+    fn fencer(&self, transactional_id: &str) -> Result<Box<dyn Fencer>, LogError>;
+    /// Fences whoever writes with this id, without preparation.
+    fn fence(&self, transactional_id: &str) -> Result<(), LogError> {
+        self.fencer(transactional_id)?.fence()
+    }
     /// Appends one message outside of any transaction (control log) and returns its offset.
     fn append(&self, message: &OutMessage) -> Result<Offset, LogError>;
     /// Deletes what lies before these positions (DeleteRecords).

@@ -4,9 +4,11 @@
 //!   the embedded broker. A simulation implements the same traits.
 //! - [`source`] and [`sink`]: tables outside of streamshield.
 //! - [`state`]: the groups of a window aggregation, in memory and on disk.
+//! - [`checkpoint`]: copies of that in an object store.
 //!
 //! All calls work per batch. They are blocking and made from an engine or commit thread, never from an async runtime.
 
+pub mod checkpoint;
 pub mod log;
 pub mod sink;
 pub mod source;

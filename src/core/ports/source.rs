@@ -96,6 +96,8 @@ pub struct SourceError {
 /// Reads some splits of one table for one slot.
 pub trait SourceReader: Send {
     fn add_split(&mut self, split: &Split, from: Offset) -> Result<(), SourceError>;
+    /// Stops reading a split: its region has gone elsewhere. It may be added again, at another position.
+    fn remove_split(&mut self, split: SplitId);
     /// Takes what is there now, without waiting. A record larger than the limit is still taken alone.
     fn take(&mut self, split: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError>;
     /// When a split that is `Idle` by its own choice (a rate limit) will have something; None: the wakeup tells.

@@ -8,6 +8,7 @@ use crate::ids::{Digest, RegionId};
 use crate::watermark::Watermark;
 use arrow_array::ArrayRef;
 use arrow_schema::FieldRef;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// `[start, end)` in milliseconds since 1970.
@@ -98,6 +99,19 @@ pub struct Flush {
     pub content: Box<dyn std::any::Any + Send>,
 }
 
+/// What one epoch changed, for the changelog (Tier 2). Only the backend that made it knows its bytes.
+pub struct Delta {
+    pub digest: Digest,
+    pub bytes: Vec<u8>,
+}
+
+/// Makes a copy of a region's store beside the engine. It holds the store, not the region: the region goes on.
+pub trait StoreCopier: Send {
+    /// Makes a consistent copy of all that was applied (hard links; the folder must not exist) and returns the `record` that lies in
+    /// it: the one of the last applied flush or delta, None when nothing was ever applied.
+    fn copy_to(&self, directory: &Path) -> Result<Option<Vec<u8>>, StateError>;
+}
+
 /// All state of one region.
 pub trait RegionState: Send {
     fn table(&mut self, operator: u16) -> &mut dyn WindowTable;
@@ -108,6 +122,14 @@ pub trait RegionState: Send {
     fn seal_flush(&mut self) -> Result<Flush, StateError>;
     /// Writes a flush and `record` (the epoch record of its epoch, opaque) in one atomic batch. In the order of sealing.
     fn apply_flush(&mut self, flush: Flush, record: &[u8]) -> Result<(), StateError>;
+    /// Encodes what changed since the last delta, independent of flushes: neither sees the other. The first call has all that no applied flush has
+    /// (since opening, at most); from it on the tables keep count, and a group stays in memory until a delta has it.
+    fn seal_delta(&mut self) -> Result<Delta, StateError>;
+    /// Writes another task's delta and `record` in one atomic batch to the store, past the tables. Whatever the tables hold in memory must be flushed
+    /// and applied before; they are emptied and read back when needed. Returns the digest of the delta's content; bytes that are no delta are `Damaged`.
+    fn apply_delta(&mut self, delta: &[u8], record: &[u8]) -> Result<Digest, StateError>;
+    /// For a checkpoint; None when this backend has no store. The region counts as open until the copier is dropped, too.
+    fn copier(&self) -> Option<Box<dyn StoreCopier>>;
     /// Drops groups that are unchanged since an applied flush from memory until at most `target_bytes` are used, as far as possible. They are read back when needed.
     fn evict(&mut self, target_bytes: usize) -> Result<(), StateError>;
 }
@@ -121,7 +143,7 @@ pub struct StateBytes {
 /// What was found on opening a region's state.
 pub struct OpenedState {
     pub state: Box<dyn RegionState>,
-    /// The `record` of the last applied flush; None: the state is empty.
+    /// The `record` of the last applied flush or delta; None: the state is empty.
     pub record: Option<Vec<u8>>,
     /// Set when something was there but could not be used and was deleted: why.
     pub rebuilt: Option<String>,
@@ -132,4 +154,9 @@ pub trait StateBackend: Send + Sync {
     fn open(&self, region: RegionId, tables: &[WindowTableSpec]) -> Result<OpenedState, StateError>;
     /// Forgets everything of a region.
     fn delete(&self, region: RegionId) -> Result<(), StateError>;
+    /// Makes the files in `directory` (a copy that a [`StoreCopier`] made, perhaps elsewhere) the region's store, in place of what is there. The folder is moved or
+    /// copied; the region must not be open.
+    fn adopt(&self, region: RegionId, directory: &Path) -> Result<(), StateError>;
+    /// An empty folder beside the regions' stores, on the same file system, for copies and downloads. It is emptied when the backend is made.
+    fn scratch(&self) -> PathBuf;
 }

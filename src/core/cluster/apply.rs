@@ -1,0 +1,520 @@
+//! What a record means.
+//!
+//! The order within one record is fixed: time passes → its sender counts as heard → who was silent for too long is expired → the record itself → who keeps a
+//! region that it was asked for is expired → what is unsettled (orphans, followers, moves) is settled. So nobody counts as silent at its own record or as
+//! keeping a region at the record that releases it, and a region that has lost its owner has a new one at the very record that says so.
+
+use super::Cluster;
+use super::clock::{SUSPENSION_MS_MAX, Suspension};
+use super::digest::Piece;
+use super::effect::{Effect, ExpiryCause};
+use super::query::{Entry, FORGOTTEN, TAKEN};
+use super::record::{ControlRecord, Genesis, Joined, Settings, SlotId};
+use super::state::{Follower, Gone, Member, Region, Standing, Takeover, Why};
+use crate::ids::{Epoch, Incarnation, Offset, RegionId, StageId};
+use crate::ports::checkpoint::Durability;
+use std::collections::BTreeSet;
+
+/// A region that failed so often since the last join is quarantined.
+pub const FAILURES_MAX: u32 = 5;
+/// Of a job; a genesis with more is none of ours.
+const REGIONS_MAX: u64 = 1 << 20;
+/// Per worker; more threads than any machine has.
+const SLOTS_MAX: u32 = 1_024;
+const FOLLOWERS_MAX: u32 = 16;
+/// Names and addresses in a `joined`.
+const NAME_BYTES_MAX: usize = 256;
+const REASON_BYTES_MAX: usize = 1_024;
+/// JSON tools keep integers exact up to here; incarnations are milliseconds since 1970.
+const INCARNATION_MAX: Incarnation = Incarnation(1 << 53);
+
+/// One record on its way through the fold.
+pub(super) struct Turn {
+    pub at: Offset,
+    pub effects: Vec<Effect>,
+    /// Somebody came or went, or a move ended: loads may be uneven.
+    pub rebalance: bool,
+}
+
+/// Whether a record changed anything or could not be valid.
+#[derive(PartialEq)]
+enum Verdict {
+    Valid,
+    Ignored,
+    Malformed,
+}
+
+impl Verdict {
+    fn valid_if(is_valid: bool) -> Verdict {
+        if is_valid { Verdict::Valid } else { Verdict::Ignored }
+    }
+}
+
+impl Cluster {
+    /// Folds one record. Records that were applied already are passed over.
+    pub fn apply(&mut self, entry: Entry<'_>) -> Vec<Effect> {
+        if self.state.applied.is_some_and(|applied| entry.offset <= applied) {
+            return Vec::new();
+        }
+        if self.state.applied.is_none() {
+            self.index.digests.set(Piece::Membership, &self.state.membership);
+        }
+        self.state.applied = Some(entry.offset);
+        self.observed.count_bytes(entry.payload.len());
+        let mut turn = Turn { at: entry.offset, effects: Vec::new(), rebalance: false };
+        let version = self.state.version;
+        let record = serde_json::from_slice::<ControlRecord>(entry.payload).ok();
+        self.pass_time(&entry, &mut turn);
+        let sender = record.as_ref().and_then(ControlRecord::sender).filter(|sender| self.state.members.contains_key(sender));
+        if let Some(sender) = sender {
+            self.hear(sender);
+        }
+        self.expire_silent(&mut turn);
+        match record.map_or(Verdict::Malformed, |record| self.take(record, &mut turn)) {
+            Verdict::Valid => {}
+            Verdict::Ignored => {
+                self.state.ignored += 1;
+                turn.effects.push(Effect::Ignored { offset: turn.at });
+            }
+            Verdict::Malformed => {
+                self.state.malformed += 1;
+                turn.effects.push(Effect::Malformed { offset: turn.at });
+            }
+        }
+        self.expire_keepers(&mut turn);
+        if self.state.version != version {
+            self.settle(&mut turn);
+            self.index.digests.set(Piece::Membership, &self.state.membership);
+        }
+        self.digest_clock();
+        self.observe_own_digest();
+        turn.effects
+    }
+
+    /// Advances the log clock; a gap above the time-out suspends expiry.
+    fn pass_time(&mut self, entry: &Entry<'_>, turn: &mut Turn) {
+        let (step_ms_max, expiry_ms) = self.state.settings.as_ref().map_or((0, u64::MAX), |of| (of.heartbeat_interval_ms, of.expiry_ms));
+        let gap_ms = self.state.clock.advance(entry.append_time_ms, step_ms_max);
+        if gap_ms <= expiry_ms || self.state.members.is_empty() {
+            return;
+        }
+        self.end_suspension();
+        let awaited: BTreeSet<Incarnation> = self.state.members.keys().copied().collect();
+        for incarnation in &awaited {
+            self.index.digests.set(Piece::Awaited(*incarnation), &());
+        }
+        self.state.clock.suspension = Some(Suspension { until_ms: self.state.clock.now_ms.saturating_add(SUSPENSION_MS_MAX), awaited });
+        turn.effects.push(Effect::ExpirySuspended { gap_ms });
+    }
+
+    fn end_suspension(&mut self) {
+        for incarnation in self.state.clock.suspension.take().into_iter().flat_map(|suspension| suspension.awaited) {
+            self.index.digests.remove(Piece::Awaited(incarnation));
+        }
+    }
+
+    fn hear(&mut self, sender: Incarnation) {
+        let now_ms = self.state.clock.now_ms;
+        self.change_member(sender, |member| member.heard_ms = now_ms);
+        if let Some(suspension) = &mut self.state.clock.suspension
+            && suspension.awaited.remove(&sender)
+        {
+            self.index.digests.remove(Piece::Awaited(sender));
+        }
+    }
+
+    /// Expires who was silent for too long.
+    fn expire_silent(&mut self, turn: &mut Turn) {
+        let now_ms = self.state.clock.now_ms;
+        if let Some(suspension) = &self.state.clock.suspension {
+            if !suspension.awaited.is_empty() && now_ms < suspension.until_ms {
+                return;
+            }
+            self.end_suspension();
+            turn.effects.push(Effect::ExpiryResumed);
+        }
+        let Some(expiry_ms) = self.state.settings.as_ref().map(|settings| settings.expiry_ms) else { return };
+        while let Some((heard_ms, incarnation)) = self.index.heard.first().copied() {
+            let silent_ms = now_ms.saturating_sub(heard_ms);
+            if silent_ms <= expiry_ms {
+                break;
+            }
+            self.expire(incarnation, ExpiryCause::Silent { silent_ms }, turn);
+        }
+    }
+
+    /// Expires who was asked for a region and keeps it. Judged after the record, which may be the one that releases it.
+    fn expire_keepers(&mut self, turn: &mut Turn) {
+        let (now_ms, is_suspended) = (self.state.clock.now_ms, self.state.clock.suspension.is_some());
+        let Some(timeout_ms) = self.state.settings.as_ref().map(|settings| settings.release_timeout_ms) else { return };
+        while let Some((since_ms, id)) = self.index.releasing.first().copied().filter(|_| !is_suspended) {
+            let owner = self.state.regions.get(&id).and_then(|region| region.owner);
+            let Some(owner) = owner.filter(|_| now_ms.saturating_sub(since_ms) > timeout_ms) else { break };
+            self.expire(owner.slot.incarnation, ExpiryCause::KeptRegion(id), turn);
+        }
+    }
+
+    fn expire(&mut self, incarnation: Incarnation, cause: ExpiryCause, turn: &mut Turn) {
+        turn.effects.push(Effect::Expired { incarnation, cause });
+        self.remove_member(incarnation, Standing::Expired, Why::Expired);
+        turn.rebalance = true;
+    }
+
+    fn take(&mut self, record: ControlRecord, turn: &mut Turn) -> Verdict {
+        // Whoever is not a member has no say, except in order to become one.
+        let is_from_stranger = record.sender().is_some_and(|sender| !self.state.members.contains_key(&sender));
+        if is_from_stranger && !matches!(record, ControlRecord::Joined(_)) {
+            return Verdict::Ignored;
+        }
+        match record {
+            ControlRecord::Genesis(genesis) => self.fix_genesis(genesis, turn),
+            ControlRecord::Joined(joined) => self.join(joined, turn),
+            ControlRecord::Heartbeat { incarnation, at, digest } => {
+                self.observed.compare(incarnation, at, digest, &mut turn.effects);
+                Verdict::Valid
+            }
+            ControlRecord::Left { incarnation, clean } => {
+                turn.effects.push(Effect::Left { incarnation });
+                if clean {
+                    self.release_all(incarnation);
+                }
+                self.remove_member(incarnation, Standing::Left, Why::Left);
+                turn.rebalance = true;
+                Verdict::Valid
+            }
+            ControlRecord::Drain { worker, undo } => self.drain(&worker, !undo, turn),
+            ControlRecord::Ready { incarnation, region, .. } => self.ready(incarnation, region, turn),
+            ControlRecord::NotReady { incarnation, region, .. } => self.not_ready(incarnation, region),
+            ControlRecord::Released { incarnation, region, assignment, .. } => self.release(incarnation, region, assignment, turn),
+            ControlRecord::Failed { incarnation, region, assignment, reason, retry, .. } => {
+                self.fail(incarnation, region, assignment, (reason, retry), turn)
+            }
+            ControlRecord::Finished { incarnation, region, assignment, .. } => self.finish(incarnation, region, assignment, turn),
+            ControlRecord::Fenced { incarnation, slot } => self.fenced(incarnation, slot, turn),
+            ControlRecord::Confirm { .. } => Verdict::Valid,
+            ControlRecord::CheckpointDone { region, epoch, durability, .. } => self.checkpoint_done(region, (epoch, durability)),
+            ControlRecord::Report { incarnation, report } => {
+                self.observed.report(incarnation, report);
+                Verdict::Valid
+            }
+            ControlRecord::RaiseLevel { level } => self.raise_level(level, turn),
+            ControlRecord::Snapshot { incarnation, at, part, parts, text } => {
+                self.observed.snapshot_part(incarnation, at, (part, parts), text, &mut turn.effects);
+                Verdict::Valid
+            }
+        }
+    }
+
+    fn fix_genesis(&mut self, genesis: Genesis, turn: &mut Turn) -> Verdict {
+        if self.state.genesis.is_some() {
+            return Verdict::Ignored;
+        }
+        if genesis.stages.values().map(|stage| u64::from(stage.regions)).sum::<u64>() > REGIONS_MAX {
+            return Verdict::Malformed;
+        }
+        for (stage, shape) in &genesis.stages {
+            for partition in 0..shape.regions {
+                self.add_region(RegionId { stage: StageId(*stage), partition }, Region::new(shape.stateful, shape.is_source));
+            }
+        }
+        turn.effects.push(Effect::GenesisFixed { regions: self.state.regions.len() });
+        self.index.digests.set(Piece::Genesis, &genesis);
+        self.state.genesis = Some(genesis);
+        self.state.version += 1;
+        turn.rebalance = true;
+        Verdict::Valid
+    }
+
+    fn join(&mut self, joined: Joined, turn: &mut Turn) -> Verdict {
+        let incarnation = joined.incarnation;
+        if incarnation > INCARNATION_MAX
+            || [Some(&joined.worker), joined.rack.as_ref(), joined.http.as_ref()]
+                .into_iter()
+                .flatten()
+                .any(|name| name.len() > NAME_BYTES_MAX)
+        {
+            return Verdict::Malformed;
+        }
+        let holder = self.state.members.get(&incarnation).map(|member| member.nonce);
+        if let Some(holder) = holder.or_else(|| self.state.gone.get(&incarnation).map(|gone| gone.nonce)) {
+            // The same record once more, or somebody who chose the same incarnation later: the first one has it.
+            if holder != joined.nonce {
+                turn.effects.push(Effect::JoinRefused { incarnation, reason: TAKEN.into() });
+            }
+            return Verdict::Ignored;
+        }
+        self.state.membership.highest = self.state.membership.highest.max(Some(incarnation));
+        if let Some(reason) = self.refusal(&joined) {
+            turn.effects.push(Effect::JoinRefused { incarnation, reason: reason.clone() });
+            self.remember(incarnation, Gone { nonce: joined.nonce, at: turn.at, standing: Standing::Refused(reason), rack: None });
+            return Verdict::Valid;
+        }
+        if let Some(earlier) = self.index.workers.get(&joined.worker).copied() {
+            turn.effects.push(Effect::Replaced { incarnation: earlier, by: incarnation });
+            self.remove_member(earlier, Standing::Replaced(incarnation), Why::Replaced);
+        }
+        if self.state.members.is_empty() {
+            self.index.digests.set(Piece::Settings, &joined.settings);
+            self.state.settings = Some(joined.settings);
+        }
+        turn.effects.push(Effect::Joined { incarnation, worker: joined.worker.clone() });
+        self.add_member(Member {
+            incarnation,
+            nonce: joined.nonce,
+            worker: joined.worker,
+            slots: joined.slots,
+            rack: joined.rack,
+            level: joined.level,
+            plan: joined.plan,
+            http: joined.http,
+            joined: turn.at,
+            heard_ms: self.state.clock.now_ms,
+            draining: false,
+        });
+        self.lift_quarantine(turn);
+        turn.rebalance = true;
+        Verdict::Valid
+    }
+
+    /// Why a worker may not join, for people.
+    fn refusal(&self, joined: &Joined) -> Option<String> {
+        if Some(joined.incarnation) <= self.state.membership.forgotten {
+            return Some(FORGOTTEN.into());
+        }
+        if joined.level < self.level() {
+            return Some(format!("this job has been raised to feature level {}, this binary knows {}", self.level(), joined.level));
+        }
+        if let Some(newer) = self.index.workers.get(&joined.worker).filter(|live| **live > joined.incarnation) {
+            return Some(format!("worker {:?} has the newer incarnation {}", joined.worker, newer.0));
+        }
+        if joined.slots == 0 || joined.slots > SLOTS_MAX {
+            return Some(format!("{} slots: a worker has 1 to {SLOTS_MAX}", joined.slots));
+        }
+        let Settings { followers, heartbeat_interval_ms, expiry_ms, release_timeout_ms, .. } = &joined.settings;
+        if *followers > FOLLOWERS_MAX {
+            return Some(format!("{followers} followers per region: at most {FOLLOWERS_MAX}"));
+        }
+        if *heartbeat_interval_ms == 0 || expiry_ms <= heartbeat_interval_ms || *release_timeout_ms == 0 {
+            return Some("heartbeat interval, expiry and release time-out: above 0, and the expiry above the interval".into());
+        }
+        None
+    }
+
+    /// A new worker, perhaps a repaired one: what failed is tried again.
+    fn lift_quarantine(&mut self, turn: &mut Turn) {
+        for id in self.index.failed.clone() {
+            if self.index.quarantined.contains(&id) {
+                turn.effects.push(Effect::QuarantineLifted { region: id });
+            }
+            self.change_region(id, |region| {
+                region.failures = 0;
+                region.quarantined = None;
+            });
+        }
+    }
+
+    fn drain(&mut self, worker: &str, draining: bool, turn: &mut Turn) -> Verdict {
+        let Some(incarnation) = self.index.workers.get(worker).copied() else { return Verdict::Ignored };
+        if self.state.members.get(&incarnation).is_none_or(|member| member.draining == draining) {
+            return Verdict::Ignored;
+        }
+        self.change_member(incarnation, |member| member.draining = draining);
+        self.state.version += 1;
+        turn.effects.push(if draining { Effect::DrainStarted { incarnation } } else { Effect::DrainUndone { incarnation } });
+        // What was on its way to a worker that drains stays where it is; so does what was on its way from one that no longer does.
+        for id in self.index.regions_of(incarnation) {
+            let Some(region) = self.state.regions.get(&id) else { continue };
+            let Some(moving) = region.moving else { continue };
+            let is_to = moving.to.incarnation == incarnation;
+            let is_called_off = if draining { is_to } else { !is_to && !moving.ready };
+            if is_called_off {
+                self.change_region(id, Region::stay);
+                turn.effects.push(Effect::MoveCalledOff { region: id, to: moving.to });
+            }
+        }
+        turn.rebalance = true;
+        Verdict::Valid
+    }
+
+    /// A follower or a target has caught up. A target that is warm: now the owner is asked to release.
+    fn ready(&mut self, incarnation: Incarnation, id: RegionId, turn: &mut Turn) -> Verdict {
+        let Some(region) = self.state.regions.get(&id) else { return Verdict::Ignored };
+        let is_new_follower = region.followers.iter().any(|follower| follower.slot.incarnation == incarnation && !follower.ready);
+        let is_new_target = region.moving.is_some_and(|moving| moving.to.incarnation == incarnation && !moving.ready);
+        if !is_new_follower && !is_new_target {
+            return Verdict::Ignored;
+        }
+        let now_ms = self.state.clock.now_ms;
+        let mut replaced = None;
+        self.change_region(id, |region| {
+            if let Some(follower) = region.followers.iter_mut().find(|follower| follower.slot.incarnation == incarnation) {
+                follower.ready = true;
+                replaced = follower.replaces.take();
+            }
+            if let Some(slot) = replaced {
+                region.remove_follower(slot);
+            }
+            if let (true, Some(moving), Some(owner)) = (is_new_target, &mut region.moving, &mut region.owner) {
+                moving.ready = true;
+                owner.release_since_ms = Some(now_ms);
+            }
+        });
+        turn.rebalance |= replaced.is_some();
+        Verdict::Valid
+    }
+
+    /// A follower or a target is of no use for the moment. An owner that was asked to release for it goes on.
+    fn not_ready(&mut self, incarnation: Incarnation, id: RegionId) -> Verdict {
+        let Some(region) = self.state.regions.get(&id) else { return Verdict::Ignored };
+        let was_follower = region.followers.iter().any(|follower| follower.slot.incarnation == incarnation && follower.ready);
+        let was_target = region.moving.is_some_and(|moving| moving.to.incarnation == incarnation && moving.ready);
+        if !was_follower && !was_target {
+            return Verdict::Ignored;
+        }
+        self.change_region(id, |region| {
+            for follower in region.followers.iter_mut().filter(|follower| follower.slot.incarnation == incarnation) {
+                follower.ready = false;
+            }
+            if let (true, Some(moving), Some(owner)) = (was_target, &mut region.moving, &mut region.owner) {
+                moving.ready = false;
+                owner.release_since_ms = None;
+            }
+        });
+        Verdict::Valid
+    }
+
+    /// The owner's own word for all that it owns: nothing of it is under way, so nothing has to be fenced.
+    fn release_all(&mut self, incarnation: Incarnation) {
+        for id in self.index.regions_of(incarnation) {
+            if self.state.regions.get(&id).and_then(|region| region.owner).is_some_and(|owner| owner.slot.incarnation == incarnation) {
+                self.change_region(id, |region| region.lose_owner(Why::Left));
+            }
+        }
+    }
+
+    fn is_owner(&self, incarnation: Incarnation, id: RegionId, assignment: Offset) -> bool {
+        let owner = self.state.regions.get(&id).and_then(|region| region.owner);
+        owner.is_some_and(|owner| owner.slot.incarnation == incarnation && owner.assignment == assignment)
+    }
+
+    fn release(&mut self, incarnation: Incarnation, id: RegionId, assignment: Offset, turn: &mut Turn) -> Verdict {
+        if !self.is_owner(incarnation, id, assignment) {
+            return Verdict::Ignored;
+        }
+        let Some(region) = self.state.regions.get(&id) else { return Verdict::Ignored };
+        let (Some(owner), moving) = (region.owner, region.moving) else { return Verdict::Ignored };
+        let followers_wanted = self.followers_wanted();
+        turn.rebalance = true;
+        let Some(moving) = moving else {
+            // Nobody asked, or the target is gone meanwhile; but it has dropped the region.
+            self.change_region(id, |region| region.lose_owner(Why::Moved));
+            return Verdict::Valid;
+        };
+        self.give_region(id, moving.to, turn.at);
+        self.change_region(id, |region| {
+            // The warmest there is.
+            if region.follower_count() < followers_wanted {
+                region.followers.push(Follower { slot: owner.slot, ready: false, replaces: None });
+            }
+        });
+        let log_clock_ms = self.state.clock.now_ms;
+        self.keep_takeover(Takeover { region: id, from: owner.slot, to: moving.to, why: Why::Moved, offset: turn.at, log_clock_ms });
+        turn.effects.push(Effect::Moved { region: id, from: owner.slot, to: moving.to });
+        Verdict::Valid
+    }
+
+    fn fail(
+        &mut self,
+        incarnation: Incarnation,
+        id: RegionId,
+        assignment: Offset,
+        (reason, retry): (String, bool),
+        turn: &mut Turn,
+    ) -> Verdict {
+        if !self.is_owner(incarnation, id, assignment) {
+            return Verdict::Ignored;
+        }
+        let reason = shortened(reason);
+        let mut failures = 0;
+        self.change_region(id, |region| {
+            turn.rebalance |= region.moving.is_some();
+            region.failures += 1;
+            region.lose_owner(Why::Failed);
+            failures = region.failures;
+            if !retry || failures >= FAILURES_MAX {
+                region.quarantined = Some(reason.clone());
+            }
+        });
+        turn.effects.push(Effect::Failed { region: id, failures, reason: reason.clone() });
+        if !retry || failures >= FAILURES_MAX {
+            turn.effects.push(Effect::Quarantined { region: id, reason });
+        }
+        Verdict::Valid
+    }
+
+    fn finish(&mut self, incarnation: Incarnation, id: RegionId, assignment: Offset, turn: &mut Turn) -> Verdict {
+        if !self.is_owner(incarnation, id, assignment) || self.state.regions.get(&id).is_some_and(|region| region.finished) {
+            return Verdict::Ignored;
+        }
+        self.change_region(id, |region| {
+            turn.rebalance |= region.moving.is_some();
+            region.finished = true;
+            region.stay();
+        });
+        turn.effects.push(Effect::Finished { region: id });
+        Verdict::Valid
+    }
+
+    /// Any member's word counts: whoever fenced the slot, it is fenced. A slot that went with this very record was fenced too early: while it was live, it
+    /// could take its producer back.
+    fn fenced(&mut self, incarnation: Incarnation, slot: SlotId, turn: &mut Turn) -> Verdict {
+        if self.state.gone.get(&slot.incarnation).is_none_or(|gone| gone.at == turn.at) {
+            return Verdict::Ignored;
+        }
+        let Some(regions) = self.index.unfenced.get(&slot).cloned() else { return Verdict::Ignored };
+        for id in regions {
+            self.change_region(id, |region| {
+                region.must_fence.remove(&slot);
+            });
+        }
+        turn.effects.push(Effect::Fenced { slot, by: incarnation });
+        turn.rebalance = true;
+        Verdict::Valid
+    }
+
+    /// Uploads end in any order; the newest epoch counts, and of one epoch the safer place.
+    fn checkpoint_done(&mut self, id: RegionId, done: (Epoch, Durability)) -> Verdict {
+        let is_newer = self.state.regions.get(&id).is_some_and(|region| region.checkpoint.is_none_or(|known| done > known));
+        if is_newer {
+            self.note_on_region(id, |region| region.checkpoint = Some(done));
+        }
+        Verdict::valid_if(is_newer)
+    }
+
+    fn raise_level(&mut self, level: u32, turn: &mut Turn) -> Verdict {
+        let is_known_by_all = !self.state.members.is_empty() && self.state.members.values().all(|member| member.level >= level);
+        let is_valid = level > self.level() && is_known_by_all;
+        if is_valid {
+            self.state.membership.level = level;
+            self.state.version += 1;
+            turn.effects.push(Effect::LevelRaised { level });
+        }
+        Verdict::valid_if(is_valid)
+    }
+
+    /// Everything that has to follow from a change: owners for orphans, enough followers, even loads.
+    fn settle(&mut self, turn: &mut Turn) {
+        self.place_orphans(turn.at, &mut turn.effects);
+        self.place_followers();
+        if turn.rebalance {
+            self.plan_moves(turn.at, &mut turn.effects);
+            self.plan_follower_moves();
+        }
+    }
+}
+
+fn shortened(mut text: String) -> String {
+    let end = (0..=text.len().min(REASON_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text.truncate(end);
+    text
+}

@@ -1,0 +1,110 @@
+//! Planned moves: after somebody came or went, or while a worker drains.
+//!
+//! Only the surplus moves. A member gives when its load is above its fair share (by its slots), one takes when it is below, and a move has to
+//! make the fuller of the two emptier than it was: so the sum of squares falls with every move, and it ends with members that differ by less than one region. Loads are counted as they
+//! will be when all moves under way are done; at most [`ARRIVING_MAX`](super::index::ARRIVING_MAX) of them go to one member at a time, the next
+//! starts with the record that ends one. Nothing is started by time.
+//!
+//! A target that follows the region already is warm, so its owner is asked to release at once; any other first catches up and says `ready`.
+
+use super::Cluster;
+use super::effect::Effect;
+use super::index::{ARRIVING_MAX, MemberIndex};
+use super::record::SlotId;
+use super::state::Move;
+use crate::ids::{Incarnation, Offset, RegionId};
+
+impl Cluster {
+    /// Starts moves until loads are even or as many are under way as may be.
+    pub(super) fn plan_moves(&mut self, at: Offset, effects: &mut Vec<Effect>) {
+        while let Some((id, to)) = self.next_drained().or_else(|| self.next_surplus()) {
+            self.start_move(id, to, at, effects);
+        }
+    }
+
+    fn start_move(&mut self, id: RegionId, to: SlotId, at: Offset, effects: &mut Vec<Effect>) {
+        let now_ms = self.state.clock.now_ms;
+        self.change_region(id, |region| {
+            let ready = region.followers.iter().any(|follower| follower.slot == to && follower.ready);
+            region.moving = Some(Move { to, since: at, ready });
+            if let Some(owner) = &mut region.owner {
+                owner.release_since_ms = ready.then_some(now_ms);
+                effects.push(Effect::MoveStarted { region: id, from: owner.slot, to });
+            }
+        });
+    }
+
+    /// A region of a draining member, and where it goes: to a follower that is ready, else to the least loaded.
+    fn next_drained(&self) -> Option<(RegionId, SlotId)> {
+        let (_, least_loaded) = *self.index.receivers.first()?;
+        let slots = self.index.draining.iter().flat_map(|member| self.index.slots_of(*member));
+        let id = slots.flat_map(|(_, slot)| &slot.movable).next()?;
+        let region = self.state.regions.get(id)?;
+        let can_take = |member: &MemberIndex| !member.draining && member.arriving < ARRIVING_MAX;
+        let warm = region.followers.iter().filter(|follower| follower.ready && can_take(&self.index.members[&follower.slot.incarnation]));
+        let warm = warm
+            .min_by_key(|follower| (self.index.members[&follower.slot.incarnation].load_key(), follower.slot))
+            .map(|follower| follower.slot);
+        Some((*id, warm.unwrap_or_else(|| self.slot_for(least_loaded, *id))))
+    }
+
+    /// A region of a member that has more than its share, for the one that has least.
+    fn next_surplus(&self) -> Option<(RegionId, SlotId)> {
+        let (_, to) = *self.index.receivers.first()?;
+        let taker = &self.index.members[&to];
+        if !is_below_share(taker, self.index.load, self.index.capacity) {
+            return None;
+        }
+        for (_, from) in self.index.by_load.iter().rev() {
+            let giver = &self.index.members[from];
+            if !is_above_share(giver, self.index.load, self.index.capacity) {
+                return None;
+            }
+            let found = self.region_for(*from, to, |weight| {
+                weight > 0 && (taker.load + weight) * u64::from(giver.slots) < giver.load * u64::from(taker.slots)
+            });
+            if let Some(id) = found {
+                return Some((id, self.slot_for(to, id)));
+            }
+        }
+        None
+    }
+
+    /// The one that the taker follows already, else one from the giver's fullest slot.
+    fn region_for(&self, from: Incarnation, to: Incarnation, fits: impl Fn(u64) -> bool) -> Option<RegionId> {
+        let fits = |id: &RegionId| self.state.regions.get(id).is_some_and(|region| fits(region.weight()));
+        let is_given = |id: &RegionId| {
+            let owner = self.state.regions.get(id).filter(|region| region.is_movable()).and_then(|region| region.owner);
+            owner.is_some_and(|owner| owner.slot.incarnation == from)
+        };
+        let is_warm = |id: &RegionId, slot: SlotId| {
+            self.state.regions.get(id).is_some_and(|region| region.followers.iter().any(|follower| follower.slot == slot && follower.ready))
+        };
+        let followed = self.index.slots_of(to).flat_map(|(slot, index)| index.followed.iter().map(move |id| (*id, slot)));
+        let warm = followed.filter(|(id, slot)| is_given(id) && is_warm(id, *slot) && fits(id)).map(|(id, _)| id).next();
+        warm.or_else(|| {
+            let mut slots: Vec<_> = self.index.slots_of(from).collect();
+            slots.sort_by_key(|(slot, index)| (std::cmp::Reverse(index.load), *slot));
+            slots.iter().flat_map(|(_, index)| &index.movable).find(|id| fits(id)).copied()
+        })
+    }
+
+    /// Where on a member: the slot that follows the region already, else the one with least to do.
+    fn slot_for(&self, member: Incarnation, id: RegionId) -> SlotId {
+        let followers = self.state.regions.get(&id).map(|region| region.followers.as_slice()).unwrap_or_default();
+        let following = followers.iter().map(|follower| follower.slot).find(|slot| slot.incarnation == member);
+        following.unwrap_or_else(|| {
+            let slots = self.index.slots_of(member);
+            let least = slots.min_by_key(|(slot, index)| (index.load, index.follower_load, *slot)).map(|(slot, _)| slot);
+            least.unwrap_or(SlotId { incarnation: member, slot: 0 })
+        })
+    }
+}
+
+fn is_above_share(member: &MemberIndex, load: u64, capacity: u64) -> bool {
+    u128::from(member.load) * u128::from(capacity) > u128::from(load) * u128::from(member.slots)
+}
+
+fn is_below_share(member: &MemberIndex, load: u64, capacity: u64) -> bool {
+    u128::from(member.load) * u128::from(capacity) < u128::from(load) * u128::from(member.slots)
+}

@@ -5,14 +5,20 @@
 //! *flush epoch* writes it, when memory runs short, and when it comes back.
 //!
 //! ```text
-//!  merge ──▶ tables/  one slab of typed columns per window ──▶ drain, in key order
-//!              │ seal_flush: dirty groups → bytes + digest          ▲
-//!              ▼                                                    │ evicted groups
-//!            flush    held by the engine until its epoch commits    │
-//!              │ apply_flush: one atomic write batch with the       │
-//!              ▼ epoch record                                       │
-//!            rocks/   one store per region ─────────────────────────┘
+//!  merge ──▶ tables/   one slab of typed columns per window ──▶ drain, in key order
+//!              │ seal_flush: changed groups → bytes + digest         ▲
+//!              ▼             seal_delta, the same ──▶ changelog      │
+//!            changes/  a flush, held by the engine until      │      │ evicted groups
+//!              │       its epoch commits                      │      │
+//!              │ apply_flush: one atomic write batch with     │      │
+//!              ▼ the epoch record         ◀── apply_delta ◀───┘      │
+//!            rocks/    one store per region ─────────────────────────┘
+//!              │ copier, beside the engine
+//!              ▼
+//!            a folder of immutable files ──▶ adopt, here or elsewhere
 //! ```
+//!
+//! A standby is the same region without the upper half: deltas go past its tables into its store. To take over it has only to begin merging.
 //!
 //! What is on disk is always a prefix of the committed epochs, named by the record in the same write batch: the write-ahead
 //! log is off, and a crash loses the youngest flushes as a whole.
@@ -23,8 +29,8 @@
 //! On failure: a [`StateErrorKind::Damaged`](streamshield_core::ports::state::StateErrorKind) store is to be deleted and
 //! rebuilt from the log; after any other error the region's tables are in an unknown condition and must be dropped.
 
+mod changes;
 mod error;
-mod flush;
 mod region;
 mod rocks;
 mod tables;

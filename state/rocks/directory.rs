@@ -24,6 +24,11 @@ fn failed(what: &str, path: &Path, error: &std::io::Error) -> StateError {
     io(format!("{what} {}: {error}", path.display()))
 }
 
+/// Beside the stores of the regions, whose names are numbers.
+pub(super) fn scratch_path(state_dir: &Path) -> PathBuf {
+    state_dir.join("scratch")
+}
+
 /// `<state_dir>/<stage>-<partition>`: numbers only, so no name leads elsewhere.
 pub(super) fn region_path(state_dir: &Path, region: RegionId) -> PathBuf {
     state_dir.join(format!("{}-{}", region.stage.0, region.partition))
@@ -85,4 +90,37 @@ pub(super) fn delete(path: &Path) -> Result<(), StateError> {
         Err(error) if error.kind() != ErrorKind::NotFound => Err(failed("cannot delete", path, &error)),
         _ => Ok(()),
     }
+}
+
+/// Moves `from` to `to`, in place of what is there. A crash on the way leaves the old, nothing, or the new, never a mixture: `scratch` lies on the
+/// file system of `to` and takes what is unfinished or of no use any more.
+pub(super) fn replace(to: &Path, from: &Path, scratch: &Path) -> Result<(), StateError> {
+    refuse_link(to)?;
+    let name = to.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let (incoming, outgoing) = (scratch.join(format!("{name}.incoming")), scratch.join(format!("{name}.outgoing")));
+    delete(&incoming)?;
+    delete(&outgoing)?;
+    match fs::rename(from, &incoming) {
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+            copy_files(from, &incoming)?;
+            delete(from)?;
+        }
+        moved => moved.map_err(|error| failed("cannot move", from, &error))?,
+    }
+    match fs::rename(to, &outgoing) {
+        Err(error) if error.kind() != ErrorKind::NotFound => return Err(failed("cannot move away", to, &error)),
+        _ => {}
+    }
+    fs::rename(&incoming, to).map_err(|error| failed("cannot create", to, &error))?;
+    delete(&outgoing)
+}
+
+/// Copies a store's files, which has no folders in it.
+fn copy_files(from: &Path, to: &Path) -> Result<(), StateError> {
+    create(to)?;
+    for entry in fs::read_dir(from).map_err(|error| failed("cannot list", from, &error))? {
+        let entry = entry.map_err(|error| failed("cannot list", from, &error))?;
+        fs::copy(entry.path(), to.join(entry.file_name())).map_err(|error| failed("cannot copy", &entry.path(), &error))?;
+    }
+    Ok(())
 }

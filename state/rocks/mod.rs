@@ -1,14 +1,20 @@
 //! RocksDB behind the tables: one store per region, one memory budget for all of them.
 //!
-//! Layout: `<state_dir>/<stage>-<partition>/`, private to the user. A store is reused after a crash if everything about it adds up, and
-//! otherwise deleted: it only ever holds what the log can rebuild.
+//! Layout: `<state_dir>/<stage>-<partition>/`, private to the user, and `<state_dir>/scratch/` for copies and downloads. A store is reused after a
+//! crash if everything about it adds up, and otherwise deleted: it only ever holds what the log can rebuild.
+//!
+//! A region counts as open as long as its store is, be it that only a [`Copier`] still holds it.
 
+mod copier;
 mod directory;
 mod store;
+mod table_file;
 
+pub(crate) use copier::Copier;
 pub(crate) use store::{Store, StoreRange};
+pub(crate) use table_file::TableFile;
 
-use crate::error::internal;
+use crate::error::{damaged, internal};
 use crate::region::RocksRegion;
 use crate::tables::{Table, TableSpec};
 use directory::Found;
@@ -32,7 +38,7 @@ pub struct Config {
     pub block_cache_bytes: usize,
     /// Unflushed writes of all regions.
     pub write_buffer_bytes: usize,
-    /// A flush with more bytes goes to disk as files of its own and not through the write buffers.
+    /// A flush with more bytes goes to disk as files of its own, when it is sealed, and not through the write buffers.
     pub batch_bytes_max: usize,
     /// File descriptors of one region's store.
     pub open_files_per_region: i32,
@@ -78,6 +84,9 @@ impl Drop for OpenRegion {
 impl RocksBackend {
     pub fn new(config: Config) -> Result<Arc<RocksBackend>, StateError> {
         directory::create(&config.state_dir)?;
+        let scratch = directory::scratch_path(&config.state_dir);
+        directory::delete(&scratch)?;
+        directory::create(&scratch)?;
         let shared = Shared::new(&config)?;
         Ok(Arc::new(RocksBackend { config, shared, open_regions: Arc::default() }))
     }
@@ -90,40 +99,43 @@ impl RocksBackend {
     }
 
     /// Opens what is there; damage is an error of that kind.
-    fn try_open(&self, path: &Path, tables: &[WindowTableSpec]) -> Result<Contents, StateError> {
+    fn try_open(&self, claim: &Arc<OpenRegion>, path: &Path, tables: &[WindowTableSpec]) -> Result<Contents, StateError> {
         if directory::inspect(path)? == Found::Remains {
-            return Err(crate::error::damaged(format!("{} has data but no CURRENT file", path.display())));
+            return Err(damaged(format!("{} has data but no CURRENT file", path.display())));
         }
         let specs = tables.iter().map(TableSpec::new).collect::<Result<Vec<_>, _>>()?;
         directory::create(path)?;
         directory::make_private(path)?;
-        let store = Arc::new(Store::open(path, &self.shared, &self.config, &format_of(&specs))?);
+        let layout = layout_of(&specs);
+        let format = format!("streamshield state {FORMAT_VERSION}, tables {layout:016x}");
+        let store = Arc::new(Store::open(path, &self.shared, &self.config, &format, Arc::clone(claim))?);
         let record = store.record()?;
         let mut tables = Vec::with_capacity(specs.len());
         for spec in specs {
             let windows = store.windows(spec.operator)?;
             if record.is_none() && !windows.is_empty() {
-                return Err(crate::error::damaged("the state store has groups but no epoch record"));
+                return Err(damaged("the state store has groups but no epoch record"));
             }
             tables.push(Table::open(spec, Arc::clone(&store), windows)?);
         }
-        Ok(Contents { store, tables, record })
+        Ok(Contents { store, layout, tables, record })
     }
 }
 
 struct Contents {
     store: Arc<Store>,
+    layout: u64,
     tables: Vec<Table>,
     record: Option<Vec<u8>>,
 }
 
-/// Names the version and the layout of all tables, of whatever job.
-fn format_of(specs: &[TableSpec]) -> String {
+/// Names the layout of all tables, of whatever job.
+fn layout_of(specs: &[TableSpec]) -> u64 {
     let mut specs: Vec<&TableSpec> = specs.iter().collect();
     specs.sort_by_key(|spec| spec.operator);
     let mut layout = String::new();
     specs.iter().for_each(|spec| spec.fingerprint(&mut layout));
-    format!("streamshield state {FORMAT_VERSION}, tables {:016x}", xxhash_rust::xxh3::xxh3_64(layout.as_bytes()))
+    xxhash_rust::xxh3::xxh3_64(layout.as_bytes())
 }
 
 impl StateBackend for RocksBackend {
@@ -132,24 +144,39 @@ impl StateBackend for RocksBackend {
         if let Some(twice) = tables.iter().find(|spec| !operators.insert(spec.operator)) {
             return Err(internal(format!("region {region} has two tables of operator {}", twice.operator)));
         }
-        let claim = self.claim(region)?;
+        let claim = Arc::new(self.claim(region)?);
         let path = directory::region_path(&self.config.state_dir, region);
-        let (contents, rebuilt) = match self.try_open(&path, tables) {
+        let (contents, rebuilt) = match self.try_open(&claim, &path, tables) {
             Err(error) if error.kind == StateErrorKind::Damaged => {
                 tracing::warn!(%region, reason = %error.message, "state store is damaged: deleted, to be rebuilt from the log");
                 metrics::counter!("streamshield_state_stores_rebuilt_total").increment(1);
                 directory::delete(&path)?;
-                (self.try_open(&path, tables)?, Some(error.message))
+                (self.try_open(&claim, &path, tables)?, Some(error.message))
             }
             opened => (opened?, None),
         };
-        let Contents { store, tables, record } = contents;
-        let state = Box::new(RocksRegion::new(region, tables, store, claim));
+        let Contents { store, layout, tables, record } = contents;
+        let state = Box::new(RocksRegion::new(region, tables, layout, store));
         Ok(OpenedState { state, record, rebuilt })
     }
 
     fn delete(&self, region: RegionId) -> Result<(), StateError> {
         let _claim = self.claim(region)?;
         directory::delete(&directory::region_path(&self.config.state_dir, region))
+    }
+
+    fn adopt(&self, region: RegionId, copy: &Path) -> Result<(), StateError> {
+        let _claim = self.claim(region)?;
+        if directory::inspect(copy)? != Found::Store {
+            return Err(damaged(format!("{} holds no state store: there is no CURRENT file", copy.display())));
+        }
+        let path = directory::region_path(&self.config.state_dir, region);
+        let scratch = directory::scratch_path(&self.config.state_dir);
+        directory::replace(&path, copy, &scratch)?;
+        directory::make_private(&path)
+    }
+
+    fn scratch(&self) -> PathBuf {
+        directory::scratch_path(&self.config.state_dir)
     }
 }

@@ -4,26 +4,26 @@
 //! harmless: all there is lies in one column family, a batch is never torn, and each carries its epoch record. What a crash leaves
 //! is the store after some flush, and says which.
 //!
-//! A flush larger than a memtable would hold all of it in memory twice more. It is written as table files instead, which RocksDB takes
-//! in atomically, after flushing what came before.
+//! A flush or delta larger than a memtable would hold all of it in memory twice more. It is written as table files instead
+//! ([`TableWriter`]), which RocksDB takes in atomically, after flushing what came before.
 
-use super::Config;
+use super::table_file::{self, TableFile, TableWriter};
+use super::{Config, OpenRegion};
+use crate::changes::{Changes, Prefix, after_prefix, parse_prefix, window_prefix};
 use crate::error::{damaged, internal, io};
-use crate::flush::{Prefix, SealedFlush, after_prefix, parse_prefix, window_prefix};
 use crate::tables::RESERVED_OPERATOR;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     BlockBasedIndexType, BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompressionType, DBRawIterator, Env, ErrorKind,
-    IngestExternalFileOptions, LogLevel, LruCacheOptions, Options, ReadOptions, SstFileWriter, WriteBatch, WriteBufferManager,
-    WriteOptions,
+    IngestExternalFileOptions, LogLevel, LruCacheOptions, Options, ReadOptions, WriteBatch, WriteBufferManager, WriteOptions,
 };
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use streamshield_core::ports::state::{StateError, Window};
 
 const DEFAULT_FAMILY: &str = "default";
 const RECORD_KEY: [u8; 3] = [(RESERVED_OPERATOR >> 8) as u8, RESERVED_OPERATOR as u8, b'r'];
-const INGESTED_ENTRIES: &str = "entries.ingest";
-const INGESTED_META: &str = "meta.ingest";
 const FORMAT_KEY: [u8; 3] = [(RESERVED_OPERATOR >> 8) as u8, RESERVED_OPERATOR as u8, b'f'];
 /// Keys of one multi-get: each pins a block and an allocation until it is read.
 const MULTI_GET_KEYS: usize = 8192;
@@ -104,56 +104,42 @@ fn classify(what: &str, error: rocksdb::Error) -> StateError {
 }
 
 /// Whatever stops a write, what is on disk is still a valid prefix.
-fn write_error(error: rocksdb::Error) -> StateError {
+pub(super) fn write_error(error: rocksdb::Error) -> StateError {
     io(format!("cannot write to the state store: {}", error.into_string()))
 }
 
-fn batch_of(flush: &SealedFlush, record: &[u8]) -> WriteBatch {
-    let mut batch = WriteBatch::with_capacity_bytes(flush.written_bytes() + flush.written_bytes() / 8 + 1024);
-    flush.removed_ranges().for_each(|(from, to)| batch.delete_range(&from[..], &to[..]));
+fn batch_of(changes: &Changes<'_>, record: &[u8]) -> WriteBatch {
+    let mut batch = WriteBatch::with_capacity_bytes(changes.written_bytes() + changes.written_bytes() / 8 + 1024);
+    changes.removed_ranges().for_each(|(from, to)| batch.delete_range(&from[..], &to[..]));
     let put = |key: &[u8], states: &[u8]| {
         batch.put(key, states);
         Ok::<_, Infallible>(())
     };
-    match flush.try_for_each_entry(put) {
+    match changes.try_for_each_entry(put) {
         Ok(()) => {}
     }
     batch.put(RECORD_KEY, record);
     batch
 }
 
-/// Writes a flush as two table files. A range that is deleted in a file hides no entry of the same file.
-fn write_tables(
-    options: &Options,
-    flush: &SealedFlush,
-    record: &[u8],
-    format: &str,
-    entries: &Path,
-    meta: &Path,
-) -> Result<(), rocksdb::Error> {
-    let mut writer = SstFileWriter::create(options);
-    writer.open(entries)?;
-    for (from, to) in flush.removed_ranges() {
-        writer.delete_range(&from[..], &to[..])?;
-    }
-    flush.try_for_each_entry(|key, states| writer.put(key, states))?;
-    writer.finish()?;
-    // The store's own entries lie far from the groups: in one file they would make its key range overlap with every other.
-    let mut writer = SstFileWriter::create(options);
-    writer.open(meta)?;
-    writer.put(FORMAT_KEY, format)?;
-    writer.put(RECORD_KEY, record)?;
-    writer.finish()
+/// Deletes table files that a crash left behind before they were taken in.
+fn remove_leftovers(directory: &Path) -> Result<(), StateError> {
+    remove_files(directory, |name| name.ends_with(table_file::SUFFIX))
 }
 
-/// Deletes table files that a crash left behind before they were ingested.
-fn remove_leftovers(directory: &Path) -> Result<(), StateError> {
-    for name in [INGESTED_ENTRIES, INGESTED_META] {
-        match std::fs::remove_file(directory.join(name)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io(format!("cannot delete {name} in {}: {error}", directory.display())));
-            }
-            _ => {}
+fn remove_file(path: &Path) -> Result<(), StateError> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io(format!("cannot delete {}: {error}", path.display()))),
+        _ => Ok(()),
+    }
+}
+
+fn remove_files(directory: &Path, is_useless: impl Fn(&str) -> bool) -> Result<(), StateError> {
+    let unreadable = |error| io(format!("cannot list {}: {error}", directory.display()));
+    for entry in std::fs::read_dir(directory).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        if is_useless(&entry.file_name().to_string_lossy()) {
+            remove_file(&entry.path())?;
         }
     }
     Ok(())
@@ -167,11 +153,13 @@ pub(crate) struct Store {
     format: String,
     // A batch goes into one memtable whole, whatever the budget says.
     batch_bytes_max: usize,
+    // Last, so that the region counts as open until the store is closed.
+    _claim: Arc<OpenRegion>,
 }
 
 impl Store {
     /// Opens or creates a store. A store that another format or other tables left behind counts as damaged.
-    pub fn open(path: &Path, shared: &Shared, config: &Config, format: &str) -> Result<Self, StateError> {
+    pub fn open(path: &Path, shared: &Shared, config: &Config, format: &str, claim: Arc<OpenRegion>) -> Result<Self, StateError> {
         let options = shared.options(config);
         let families = [ColumnFamilyDescriptor::new(DEFAULT_FAMILY, options.clone())];
         let db = DB::open_cf_descriptors(&options, path, families).map_err(|error| classify("cannot open the state store", error))?;
@@ -179,15 +167,20 @@ impl Store {
         write_options.disable_wal(true);
         remove_leftovers(path)?;
         let batch_bytes_max = config.batch_bytes_max.min(memtable_bytes(config) / 2);
-        let store = Store { db, write_options, options, directory: path.to_owned(), format: format.to_owned(), batch_bytes_max };
+        let (directory, format) = (path.to_owned(), format.to_owned());
+        let store = Store { db, write_options, options, directory, format, batch_bytes_max, _claim: claim };
         match store.get(&FORMAT_KEY)? {
-            Some(found) if found == format.as_bytes() => {}
+            Some(found) if found == store.format.as_bytes() => {}
             Some(found) => {
-                return Err(damaged(format!("the state store is of format {:?}, this is {format:?}", String::from_utf8_lossy(&found))));
+                return Err(damaged(format!(
+                    "the state store is of format {:?}, this is {:?}",
+                    String::from_utf8_lossy(&found),
+                    store.format
+                )));
             }
             None if store.is_empty()? => {
                 let mut batch = WriteBatch::default();
-                batch.put(FORMAT_KEY, format);
+                batch.put(FORMAT_KEY, &store.format);
                 store.write(batch)?;
             }
             None => return Err(damaged("the state store does not say its format")),
@@ -200,7 +193,7 @@ impl Store {
         self.db.get(key).map_err(|error| classify("cannot read the state store", error))
     }
 
-    /// The record of the last applied flush.
+    /// The record of the last applied flush or delta.
     pub fn record(&self) -> Result<Option<Vec<u8>>, StateError> {
         self.get(&RECORD_KEY)
     }
@@ -229,13 +222,45 @@ impl Store {
         check_iterator(&all)
     }
 
-    /// Writes a flush with its record, at once or not at all.
-    pub fn apply(&self, flush: &SealedFlush, record: &[u8]) -> Result<(), StateError> {
-        if flush.written_bytes() > self.batch_bytes_max {
-            self.ingest(flush, record)?;
-        } else {
-            self.write(batch_of(flush, record))?;
+    /// Writes changes with their record, at once or not at all.
+    pub fn apply(&self, changes: &Changes<'_>, record: &[u8]) -> Result<(), StateError> {
+        if !self.is_large(changes.written_bytes()) {
+            self.write(batch_of(changes, record))?;
+            return self.check_background();
         }
+        let mut writer = self.table_writer()?;
+        for (from, to) in changes.removed_ranges() {
+            writer.delete_range(&from, &to)?;
+        }
+        changes.try_for_each_entry(|key, states| writer.put(key, states))?;
+        let (file, _) = writer.finish()?;
+        self.take_in(file, record)
+    }
+
+    /// Whether so many bytes go through a table file and not through a memtable.
+    pub fn is_large(&self, bytes: usize) -> bool {
+        bytes > self.batch_bytes_max
+    }
+
+    /// A table file beside the store, for changes that are taken in later.
+    pub fn table_writer(&self) -> Result<TableWriter<'_>, StateError> {
+        TableWriter::create(&self.options, &self.directory)
+    }
+
+    /// Takes in a table file with its record, at once or not at all.
+    pub fn take_in(&self, changes: TableFile, record: &[u8]) -> Result<(), StateError> {
+        // The store's own entries lie far from the groups: in one file they would make its key range overlap with every other.
+        let mut meta = self.table_writer()?;
+        meta.put(&FORMAT_KEY, self.format.as_bytes())?;
+        meta.put(&RECORD_KEY, record)?;
+        let (meta, _) = meta.finish()?;
+        let mut options = IngestExternalFileOptions::default();
+        options.set_move_files(true);
+        self.db.ingest_external_file_opts(&options, vec![changes.path(), meta.path()]).map_err(write_error)?;
+        self.check_background()
+    }
+
+    fn check_background(&self) -> Result<(), StateError> {
         match self.db.property_int_value("rocksdb.background-errors") {
             Ok(Some(errors)) if errors > 0 => Err(io(format!("the state store reports {errors} errors in the background"))),
             _ => Ok(()),
@@ -246,22 +271,31 @@ impl Store {
         self.db.write_opt(batch, &self.write_options).map_err(write_error)
     }
 
-    /// Hands a flush over as table files. RocksDB takes all of them in at once.
-    fn ingest(&self, flush: &SealedFlush, record: &[u8]) -> Result<(), StateError> {
-        let entries = self.directory.join(INGESTED_ENTRIES);
-        let meta = self.directory.join(INGESTED_META);
-        write_tables(&self.options, flush, record, &self.format, &entries, &meta).map_err(write_error)?;
-        let mut options = IngestExternalFileOptions::default();
-        options.set_move_files(true);
-        let ingested = self.db.ingest_external_file_opts(&options, vec![&entries, &meta]).map_err(write_error);
-        // They are linked into the store, or of no use.
-        remove_leftovers(&self.directory)?;
-        ingested
-    }
-
     /// Makes everything applied durable.
     pub fn flush(&self) -> Result<(), StateError> {
         self.db.flush().map_err(|error| io(format!("cannot flush the state store: {}", error.into_string())))
+    }
+
+    /// Makes a copy of all that was applied in a folder that does not exist yet: links to the table files, which never change. Flushes may be applied
+    /// meanwhile; the copy has the first of them, as many as it has. Returns the record in it.
+    pub fn copy_to(&self, directory: &Path) -> Result<Option<Vec<u8>>, StateError> {
+        // Writes out the memtable first, the only place where something applied may be without a write-ahead log.
+        let copied = Checkpoint::new(&self.db).and_then(|checkpoint| checkpoint.create_checkpoint(directory));
+        copied.map_err(|error| io(format!("cannot copy the state store to {}: {}", directory.display(), error.into_string())))?;
+        let record = self.record_of_copy(directory)?;
+        // Not part of the store: RocksDB's log of the look at it.
+        remove_files(directory, |name| name.starts_with("LOG"))?;
+        Ok(record)
+    }
+
+    fn record_of_copy(&self, directory: &Path) -> Result<Option<Vec<u8>>, StateError> {
+        let mut options = self.options.clone();
+        options.create_if_missing(false);
+        options.set_skip_stats_update_on_db_open(true);
+        let families = [(DEFAULT_FAMILY, options.clone())];
+        let copy = DB::open_cf_with_opts_for_read_only(&options, directory, families, false)
+            .map_err(|error| classify("cannot open the copy of the state store", error))?;
+        copy.get(RECORD_KEY).map_err(|error| classify("cannot read the copy of the state store", error))
     }
 
     /// Calls `found` for every key that is there. The keys are sorted.

@@ -20,6 +20,8 @@ pub(crate) trait Cell: ArrowNativeType {
     /// A total order, so that the result does not depend on the order of merging (E-4).
     fn is_before(self, other: Self) -> bool;
     fn write(self, out: &mut Vec<u8>);
+    /// Into exactly [`Self::BYTES`] bytes.
+    fn put(self, out: &mut [u8]);
     /// From exactly [`Self::BYTES`] bytes.
     fn read(bytes: &[u8]) -> Self;
 }
@@ -45,6 +47,10 @@ macro_rules! integer_cell {
             }
             fn write(self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&self.to_le_bytes());
+            }
+            #[inline]
+            fn put(self, out: &mut [u8]) {
+                out.copy_from_slice(&self.to_le_bytes());
             }
             fn read(bytes: &[u8]) -> Self {
                 let mut array = [0; $bytes];
@@ -83,6 +89,10 @@ macro_rules! float_cell {
             }
             fn write(self, out: &mut Vec<u8>) {
                 out.extend_from_slice(&self.to_le_bytes());
+            }
+            #[inline]
+            fn put(self, out: &mut [u8]) {
+                out.copy_from_slice(&self.to_le_bytes());
             }
             fn read(bytes: &[u8]) -> Self {
                 let mut array = [0; $bytes];

@@ -27,6 +27,15 @@ pub(crate) trait Column: Send {
     fn gather(&self, groups: &[u32]) -> Result<ArrayRef, StateError>;
     /// Appends the value of one group as it is on disk.
     fn write(&self, group: u32, out: &mut Vec<u8>);
+    /// Writes the values of these groups as they are on disk, each `stride` bytes behind the one before. Only where all have the same width.
+    fn write_fixed(&self, groups: &[u32], stride: usize, out: &mut [u8]) {
+        let mut value = vec![];
+        for (&group, out) in groups.iter().zip(out.chunks_mut(stride)) {
+            value.clear();
+            self.write(group, &mut value);
+            out[..value.len()].copy_from_slice(&value);
+        }
+    }
     /// Takes the value of a new group from the front of `bytes`.
     fn push_written(&mut self, bytes: &mut &[u8]) -> Result<(), StateError>;
     /// Bytes on disk, if all values have the same.
@@ -281,6 +290,15 @@ impl<T: Cell> Column for PrimitiveColumn<T> {
         if is_valid { self.cells.get(group as usize) } else { T::default() }.write(out);
     }
 
+    fn write_fixed(&self, groups: &[u32], stride: usize, out: &mut [u8]) {
+        for (&group, out) in groups.iter().zip(out.chunks_mut(stride)) {
+            let is_valid = self.validity.get(group);
+            out[0] = u8::from(is_valid);
+            let cell = if is_valid { self.cells.get(group as usize) } else { T::default() };
+            cell.put(&mut out[1..1 + T::BYTES]);
+        }
+    }
+
     fn push_written(&mut self, bytes: &mut &[u8]) -> Result<(), StateError> {
         let is_valid = take_validity(bytes)?;
         let cell = T::read(take(bytes, T::BYTES)?);
@@ -329,6 +347,10 @@ impl Column for BooleanColumn {
 
     fn write(&self, group: u32, out: &mut Vec<u8>) {
         self.cells.write(group, out);
+    }
+
+    fn write_fixed(&self, groups: &[u32], stride: usize, out: &mut [u8]) {
+        self.cells.write_fixed(groups, stride, out);
     }
 
     fn push_written(&mut self, bytes: &mut &[u8]) -> Result<(), StateError> {

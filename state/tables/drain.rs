@@ -12,8 +12,8 @@
 use super::slab::{DrainOrder, WindowSlab};
 use super::spec::TableSpec;
 use super::table::{PendingRemoval, Table};
+use crate::changes::{Entries, Prefix, Removal, window_prefix};
 use crate::error::internal;
-use crate::flush::{Prefix, Removal, window_prefix};
 use crate::rocks::StoreRange;
 use std::sync::Arc;
 use streamshield_core::ports::state::{Drained, StateError, Window};
@@ -22,7 +22,7 @@ impl Table {
     pub(super) fn drain_portion(&mut self, window: Window, max_rows: usize) -> Result<Drained, StateError> {
         let max_rows = max_rows.max(1);
         if !self.windows.contains_key(&window) {
-            let nothing = WindowSlab::new(&self.spec)?;
+            let nothing = WindowSlab::new(&self.spec, false)?;
             return Ok(Drained { keys: self.spec.keys.gather(&nothing.keys, &[])?, states: nothing.gather(&[])?, finished: true });
         }
         let store = Arc::clone(&self.store);
@@ -50,7 +50,7 @@ impl Table {
         Ok(drained)
     }
 
-    /// Notes for the next flush what a portion has taken.
+    /// Notes for the next flush and the next delta what a portion has taken.
     fn remember_removal(&mut self, window: Window, prefix: Prefix, last_key: Option<Vec<u8>>, is_whole: bool) {
         let is_stored = self.windows.get(&window).is_some_and(|slab| slab.is_stored);
         if is_whole && let Some(slab) = self.windows.remove(&window) {
@@ -58,15 +58,15 @@ impl Table {
         }
         let removals = self.removals.entry(window).or_default();
         if removals.last().is_none_or(|pending| pending.flush.is_some()) {
-            let removal = Removal { prefix, through: Some(vec![]), is_stored: false };
-            removals.push(PendingRemoval { flush: None, removal });
+            removals.push(PendingRemoval { flush: None, removal: Removal::new(prefix) });
         }
-        let Some(PendingRemoval { removal, .. }) = removals.last_mut() else { return };
-        removal.is_stored |= is_stored;
-        removal.through = match removal.through.take() {
-            Some(through) if !is_whole => Some(last_key.map_or(through.clone(), |last| last.max(through))),
-            _ => None,
-        };
+        if let Some(PendingRemoval { removal, .. }) = removals.last_mut() {
+            removal.is_stored |= is_stored;
+            removal.widen(last_key.as_deref(), is_whole);
+        }
+        if let Some(unsent) = &mut self.unsent_removals {
+            unsent.entry(window).or_insert_with(|| super::delta::unsent_removal(prefix)).widen(last_key.as_deref(), is_whole);
+        }
     }
 }
 
@@ -84,7 +84,7 @@ fn drain_memory(spec: &TableSpec, slab: &mut WindowSlab, max_rows: usize) -> Res
     let groups = &order.groups[order.next..end];
     let drained =
         Drained { keys: spec.keys.gather(&slab.keys, groups)?, states: slab.gather(groups)?, finished: end == order.groups.len() };
-    slab.marks.forget_dirty(groups);
+    slab.marks.forget_changed(groups);
     let last_key = groups.last().map(|&group| {
         let mut key = vec![];
         slab.keys.write(group, &mut key);
@@ -106,7 +106,7 @@ fn drain_both(
     let Some(mut order) = slab.drain.take() else {
         return Err(internal("a drain without an order"));
     };
-    let mut portion = WindowSlab::new(spec)?;
+    let mut portion = WindowSlab::new(spec, false)?;
     let (mut memory_key, mut states, mut last_key) = (vec![], vec![], vec![]);
     let first = order.next;
     let mut from_disk = 0;
@@ -143,7 +143,7 @@ fn drain_both(
             disk.advance();
         }
     };
-    slab.marks.forget_dirty(&order.groups[first..order.next]);
+    slab.marks.forget_changed(&order.groups[first..order.next]);
     slab.absent.remove(from_disk);
     slab.drain = Some(order);
     let groups: Vec<u32> = (0..portion.len() as u32).collect();

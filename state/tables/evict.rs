@@ -1,4 +1,4 @@
-//! Dropping groups from memory that the store holds unchanged.
+//! Dropping groups from memory that the store holds unchanged, and the last delta, too.
 //!
 //! Whole windows first, the one longest unused before all: that is cheap and frees everything. Then single groups of
 //! the remaining windows, those not merged into since the last eviction before the others (a second chance, as in the clock
@@ -26,7 +26,7 @@ impl Table {
         if !self.windows.get(&window).is_some_and(|slab| is_due(slab)) {
             return Ok(0);
         }
-        let mut empty = WindowSlab::new(&self.spec)?;
+        let mut empty = WindowSlab::new(&self.spec, self.unsent_removals.is_some())?;
         let Some(slab) = self.windows.get_mut(&window) else { return Ok(0) };
         empty.absent = slab.absent;
         empty.absent.add(slab.live());

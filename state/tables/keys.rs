@@ -157,6 +157,14 @@ impl KeyCodec {
         }
     }
 
+    /// Whether these bytes can be a key on disk.
+    pub fn is_key(&self, key: &[u8]) -> bool {
+        match &self.kind {
+            KeyKind::Word(_) => read_word(key).is_ok(),
+            _ => self.fixed_bytes().is_none_or(|bytes| bytes == key.len()),
+        }
+    }
+
     pub fn encode(&self, arrays: &[ArrayRef], rows: usize) -> Result<EncodedKeys, StateError> {
         match &self.kind {
             KeyKind::Empty => Ok(EncodedKeys::Empty(rows)),
@@ -353,6 +361,27 @@ impl KeyStore {
                 write_word((*null_group != Some(group)).then(|| words.get(group as usize)), out);
             }
             rows => out.extend_from_slice(rows.row_bytes(group)),
+        }
+    }
+
+    /// Writes the keys of these groups as they are on disk, each `stride` bytes behind the one before. Returns how many bytes each takes.
+    pub fn write_fixed(&self, groups: &[u32], stride: usize, out: &mut [u8]) -> usize {
+        let slots = groups.iter().zip(out.chunks_mut(stride));
+        match self {
+            KeyStore::Words { words, null_group } => {
+                for (&group, out) in slots {
+                    let is_valid = *null_group != Some(group);
+                    out[0] = u8::from(is_valid);
+                    let word = if is_valid { words.get(group as usize) } else { 0 };
+                    out[1..WORD_KEY_BYTES].copy_from_slice(&word.to_be_bytes());
+                }
+                WORD_KEY_BYTES
+            }
+            KeyStore::Fixed(rows) => {
+                slots.for_each(|(&group, out)| out[..rows.row_bytes].copy_from_slice(rows.get(group as usize)));
+                rows.row_bytes
+            }
+            KeyStore::Variable { .. } => 0,
         }
     }
 

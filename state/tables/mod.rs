@@ -4,7 +4,7 @@
 //!  Table ── windows: (end, start) → WindowSlab ┬ keys      words, fixed rows or an arena      (keys.rs)
 //!        └─ removals not yet on disk           ├ index     hash → group number                (index.rs)
 //!                                              ├ columns   one typed slab per state column    (column.rs)
-//!                                              └ marks     dirty, in flight, used: bitmaps    (marks.rs)
+//!                                              └ marks     changed, in flight, used: bitmaps  (marks.rs)
 //! ```
 //!
 //! A group may be in memory, on disk, or both; memory wins. Where it is never shows: a key missing in a window that has
@@ -12,6 +12,7 @@
 
 mod cell;
 mod column;
+mod delta;
 mod drain;
 mod evict;
 mod index;

@@ -148,6 +148,13 @@ impl Bitmap {
         }
     }
 
+    /// Sets the bits that are set in `other`, which may be shorter.
+    pub fn insert(&mut self, other: &Bitmap) {
+        for (word, added) in self.words.iter_mut().zip(&other.words) {
+            *word |= added;
+        }
+    }
+
     /// The set bits, ascending.
     pub fn ones(&self) -> impl Iterator<Item = usize> + '_ {
         self.words.iter().enumerate().flat_map(|(position, &word)| {

@@ -9,6 +9,7 @@ use super::keys::{EncodedKeys, KeyStore};
 use super::marks::Marks;
 use super::segments::{Bitmap, Segments};
 use super::spec::{AggregateSpec, TableSpec};
+use crate::changes::Entries;
 use crate::error::{damaged, internal};
 use arrow_array::{Array, ArrayRef, UInt32Array};
 use arrow_select::concat::concat;
@@ -61,14 +62,22 @@ pub(crate) struct WindowSlab {
     pub last_used: u64,
 }
 
+impl DrainOrder {
+    /// The groups that are gone.
+    pub fn drained(&self) -> &[u32] {
+        &self.groups[..self.next]
+    }
+}
+
 impl WindowSlab {
-    pub fn new(spec: &TableSpec) -> Result<Self, StateError> {
+    /// `with_deltas`: its changes are to be counted for deltas.
+    pub fn new(spec: &TableSpec, with_deltas: bool) -> Result<Self, StateError> {
         let column = |(data_type, kernel): &(_, _)| new_column(data_type, *kernel);
         Ok(WindowSlab {
             keys: spec.keys.store(),
             index: Index::new(),
             columns: spec.columns.iter().map(column).collect::<Result<_, _>>()?,
-            marks: Marks::default(),
+            marks: Marks::new(with_deltas),
             absent: Absent::Count(0),
             is_stored: false,
             drain: None,
@@ -175,11 +184,6 @@ impl WindowSlab {
         self.columns.iter().map(|column| column.gather(groups)).collect()
     }
 
-    /// Appends the states of a group as they are on disk.
-    pub fn write_states(&self, group: u32, out: &mut Vec<u8>) {
-        self.columns.iter().for_each(|column| column.write(group, out));
-    }
-
     /// Appends a group to the columns and to no index, from what is on disk.
     pub fn push_written(&mut self, key: &[u8], mut states: &[u8]) -> Result<(), StateError> {
         self.keys.push_written(key)?;
@@ -208,11 +212,6 @@ impl WindowSlab {
         }
     }
 
-    /// Bytes of a group's states on disk, if all have the same.
-    pub fn written_bytes(&self) -> Option<usize> {
-        self.columns.iter().map(|column| column.written_bytes()).sum()
-    }
-
     /// Forgets from memory all groups whose bit is clear.
     pub fn retain(&mut self, keep: &Bitmap) {
         self.index = Index::new();
@@ -228,6 +227,24 @@ impl WindowSlab {
         let columns: usize = self.columns.iter().map(|column| column.bytes() + COLUMN_BYTES).sum();
         let drain = self.drain.as_ref().map_or(0, |drain| drain.groups.capacity() * 4);
         self.keys.bytes() + self.index.bytes() + columns + self.marks.bytes() + drain + SLAB_BYTES
+    }
+}
+
+impl Entries for WindowSlab {
+    fn write_key(&self, group: u32, out: &mut Vec<u8>) {
+        self.keys.write(group, out);
+    }
+
+    fn write_states(&self, group: u32, out: &mut Vec<u8>) {
+        self.columns.iter().for_each(|column| column.write(group, out));
+    }
+
+    fn write_fixed(&self, groups: &[u32], stride: usize, out: &mut [u8]) {
+        let mut begin = self.keys.write_fixed(groups, stride, out);
+        for column in &self.columns {
+            column.write_fixed(groups, stride, &mut out[begin..]);
+            begin += column.written_bytes().unwrap_or(0);
+        }
     }
 }
 

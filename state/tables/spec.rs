@@ -20,6 +20,8 @@ pub(crate) struct TableSpec {
     pub aggregates: Vec<AggregateSpec>,
     /// State columns of all aggregates, in order.
     pub columns: Vec<(DataType, Kernel)>,
+    /// Bytes on disk of each key and of each group's states, if all have the same.
+    pub widths: Option<(usize, usize)>,
 }
 
 pub(crate) struct AggregateSpec {
@@ -46,11 +48,14 @@ impl TableSpec {
             columns.extend(aggregate.fields.iter().map(|field| (field.data_type().clone(), kernel)));
             aggregates.push(AggregateSpec { columns: first..columns.len(), merger });
         }
+        let mut state_widths = Vec::with_capacity(columns.len());
         for (data_type, kernel) in &columns {
-            new_column(data_type, *kernel)?;
+            state_widths.push(new_column(data_type, *kernel)?.written_bytes());
         }
         let key_types = spec.keys.iter().map(|field: &FieldRef| field.data_type().clone()).collect();
-        Ok(TableSpec { operator: spec.operator, keys: KeyCodec::new(&spec.keys)?, key_types, aggregates, columns })
+        let keys = KeyCodec::new(&spec.keys)?;
+        let widths = keys.fixed_bytes().zip(state_widths.into_iter().sum::<Option<usize>>());
+        Ok(TableSpec { operator: spec.operator, keys, key_types, aggregates, columns, widths })
     }
 
     /// The number of rows, or what does not fit.

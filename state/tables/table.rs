@@ -1,9 +1,11 @@
 //! One window aggregation of one region: its windows, and what has been removed but not yet on disk.
 
 use super::keys::EncodedKeys;
+use super::marks::Marks;
+use super::segments::Bitmap;
 use super::slab::{Absent, WindowSlab};
 use super::spec::TableSpec;
-use crate::flush::{PREFIX_BYTES, Removal, SealedFlush, window_prefix};
+use crate::changes::{ChangeSink, PREFIX_BYTES, Removal, section_bytes, window_prefix};
 use crate::rocks::Store;
 use arrow_array::ArrayRef;
 use std::collections::BTreeMap;
@@ -24,6 +26,10 @@ pub(crate) struct Table {
     /// Boxed: a node of the map has room for eleven.
     pub(super) windows: BTreeMap<Window, Box<WindowSlab>>,
     pub(super) removals: BTreeMap<Window, Vec<PendingRemoval>>,
+    /// What was removed since the last delta; None: nobody wants deltas.
+    pub(super) unsent_removals: Option<BTreeMap<Window, Removal>>,
+    /// Groups may be in memory.
+    pub(super) is_occupied: bool,
     pub(super) bytes: usize,
     /// Merges so far: the age of a window's last use.
     pub(super) clock: u64,
@@ -33,16 +39,37 @@ pub(crate) struct Table {
 impl Table {
     /// `stored_windows`: those of which the store holds groups.
     pub fn open(spec: TableSpec, store: Arc<Store>, stored_windows: Vec<Window>) -> Result<Self, StateError> {
-        let (windows, removals) = (BTreeMap::new(), BTreeMap::new());
-        let mut table = Table { spec, store, windows, removals, bytes: 0, clock: 0, clock_at_eviction: 0 };
+        let mut table = Table {
+            spec,
+            store,
+            windows: BTreeMap::new(),
+            removals: BTreeMap::new(),
+            unsent_removals: None,
+            is_occupied: false,
+            bytes: 0,
+            clock: 0,
+            clock_at_eviction: 0,
+        };
         for window in stored_windows {
-            let mut slab = WindowSlab::new(&table.spec)?;
-            slab.absent = Absent::Unknown;
-            slab.is_stored = true;
-            table.bytes += slab.bytes();
-            table.windows.insert(window, Box::new(slab));
+            table.know_stored_window(window)?;
         }
         Ok(table)
+    }
+
+    /// The store holds groups of a window, nobody knows how many.
+    pub(super) fn know_stored_window(&mut self, window: Window) -> Result<(), StateError> {
+        let mut slab = WindowSlab::new(&self.spec, self.unsent_removals.is_some())?;
+        slab.absent = Absent::Unknown;
+        slab.is_stored = true;
+        self.bytes += slab.bytes();
+        if let Some(previous) = self.windows.insert(window, Box::new(slab)) {
+            self.bytes -= previous.bytes();
+        }
+        Ok(())
+    }
+
+    pub fn spec(&self) -> &TableSpec {
+        &self.spec
     }
 
     pub fn operator(&self) -> u16 {
@@ -52,45 +79,54 @@ impl Table {
     pub fn bytes(&self) -> StateBytes {
         let (mut dirty, mut groups) = (0u64, 0u64);
         for slab in self.windows.values() {
-            dirty += slab.marks.dirty_count() as u64;
+            dirty += slab.marks.unflushed_count() as u64;
             groups += slab.len() as u64;
         }
         let dirty_bytes = if groups == 0 { 0 } else { u128::from(dirty) * self.bytes as u128 / u128::from(groups) };
         StateBytes { total: self.bytes, dirty: dirty_bytes as usize }
     }
 
-    /// Adds what changed since the last seal to a flush.
-    pub fn seal(&mut self, flush: &mut SealedFlush) {
+    /// Bytes that sealing this many groups of every window will take, where that can be known.
+    pub(super) fn encoded_bytes(&self, changed: impl Fn(&Marks) -> usize) -> usize {
+        let Some(widths) = self.spec.widths else { return 0 };
+        let counts = self.windows.values().map(|slab| changed(&slab.marks)).filter(|&count| count > 0);
+        counts.map(|count| section_bytes(count, widths)).sum()
+    }
+
+    /// How much the groups of the next flush will take, where that can be known.
+    pub fn flush_bytes(&self) -> usize {
+        self.encoded_bytes(Marks::unflushed_count)
+    }
+
+    /// About how much they will take, else from what they take in memory.
+    pub fn flush_bytes_about(&self) -> usize {
+        if self.spec.widths.is_some() { self.flush_bytes() } else { self.bytes().dirty }
+    }
+
+    /// Adds the removals since the last seal to a flush.
+    pub fn seal_removals(&mut self, sequence: u64, flush: &mut impl ChangeSink) -> Result<(), StateError> {
         for removals in self.removals.values_mut() {
             for pending in removals.iter_mut().filter(|pending| pending.flush.is_none()) {
-                pending.flush = Some(flush.sequence);
-                flush.remove(pending.removal.clone());
+                pending.flush = Some(sequence);
+                flush.remove(&pending.removal)?;
             }
         }
+        Ok(())
+    }
+
+    /// Adds the groups that changed since the last seal to a flush.
+    pub fn seal_groups(&mut self, sequence: u64, flush: &mut impl ChangeSink) -> Result<(), StateError> {
         for (window, slab) in &mut self.windows {
-            let dirty = slab.marks.dirty_count();
-            if dirty == 0 {
+            if slab.marks.unflushed_count() == 0 {
                 continue;
             }
-            let widths = self.spec.keys.fixed_bytes().zip(slab.written_bytes());
-            if let Some((key, states)) = widths {
-                flush.reserve(dirty * (key + states));
-            }
-            let prefix = window_prefix(self.spec.operator, *window);
-            // The store takes sorted keys several times faster.
-            let groups = slab.keys.sorted(slab.marks.dirty().ones().map(|group| group as u32));
-            flush.put_window(
-                prefix,
-                widths,
-                groups.into_iter(),
-                |group, out| slab.keys.write(group, out),
-                |group, out| slab.write_states(group, out),
-            );
+            put_groups(&self.spec, *window, slab, slab.marks.unflushed(), flush)?;
             let before = slab.bytes();
-            slab.marks.seal(flush.sequence);
+            slab.marks.seal(sequence);
             slab.is_stored = true;
             self.bytes = self.bytes + slab.bytes() - before;
         }
+        Ok(())
     }
 
     /// A flush is in the store now.
@@ -144,7 +180,7 @@ impl Table {
     pub(super) fn settle_drain(&mut self, window: Window) {
         let Some(slab) = self.windows.get_mut(&window) else { return };
         let Some(drain) = slab.drain.take() else { return };
-        let mut keep = super::segments::Bitmap::new(slab.len(), false);
+        let mut keep = Bitmap::new(slab.len(), false);
         drain.groups[drain.next..].iter().for_each(|&group| {
             keep.set(group as usize);
         });
@@ -174,11 +210,12 @@ impl WindowTable for Table {
         let before = match self.windows.get(&window) {
             Some(slab) => slab.bytes(),
             None => {
-                self.windows.insert(window, Box::new(WindowSlab::new(&self.spec)?));
+                self.windows.insert(window, Box::new(WindowSlab::new(&self.spec, self.unsent_removals.is_some())?));
                 0
             }
         };
         self.clock += 1;
+        self.is_occupied = true;
         let merged = self.merge_rows(window, &keys, states);
         let after = self.windows.get(&window).map_or(0, |slab| slab.bytes());
         self.bytes = self.bytes + after - before;
@@ -196,6 +233,20 @@ impl WindowTable for Table {
     fn groups(&self) -> usize {
         self.windows.values().map(|slab| slab.live()).sum()
     }
+}
+
+/// Encodes some groups of a window.
+pub(super) fn put_groups(
+    spec: &TableSpec,
+    window: Window,
+    slab: &WindowSlab,
+    groups: &Bitmap,
+    out: &mut impl ChangeSink,
+) -> Result<(), StateError> {
+    let prefix = window_prefix(spec.operator, window);
+    // The store takes sorted keys several times faster.
+    let groups = slab.keys.sorted(groups.ones().map(|group| group as u32));
+    out.put_window(prefix, spec.widths, &groups, slab)
 }
 
 /// Keys on disk, one after the other in one buffer.

@@ -187,3 +187,82 @@ fn benchmark_ten_million_groups_in_memory() {
 fn benchmark_ten_million_groups_mostly_evicted() {
     load_and_drain(64 << 20);
 }
+
+#[test]
+#[ignore = "a benchmark"]
+fn benchmark_deltas() {
+    for groups in [10_000i64, 100_000, 1_000_000] {
+        let (directory, standby_directory) = (tempfile::tempdir().expect("temp"), tempfile::tempdir().expect("temp"));
+        let mut state = open(directory.path(), &count_by_integer()).state;
+        let mut standby = open(standby_directory.path(), &count_by_integer()).state;
+        merge_all(state.as_mut(), &batches(&shuffled(groups, 1)));
+        let batches = batches(&shuffled(groups, 2));
+        let rounds = (4_000_000 / groups as usize).max(4);
+        let (mut flushes_only, mut with_deltas) = (Duration::MAX, Duration::MAX);
+        // A state of its own without deltas, in turns, since the machine is never quiet.
+        let plain_directory = tempfile::tempdir().expect("temp");
+        let mut plain = open(plain_directory.path(), &count_by_integer()).state;
+        merge_all(plain.as_mut(), &batches);
+        let (mut sealed, mut applied, mut bytes) = (Duration::ZERO, Duration::ZERO, 0);
+        for round in 0..rounds {
+            flushes_only = flushes_only.min(merge_all(plain.as_mut(), &batches));
+            with_deltas = with_deltas.min(merge_all(state.as_mut(), &batches));
+            let begin = Instant::now();
+            let delta = state.seal_delta().expect("seals");
+            sealed += begin.elapsed();
+            bytes = delta.bytes.len();
+            // A standby that applied the same groups before has to compact them: a few times tell.
+            if round < 4 {
+                let begin = Instant::now();
+                standby.apply_delta(&delta.bytes, b"record").expect("applies");
+                applied += begin.elapsed();
+            }
+        }
+        let nanoseconds = |took: Duration, rounds: usize| took.as_nanos() as f64 / (groups as usize * rounds) as f64;
+        println!(
+            "{groups:>8} groups: merge {:.1} ns/group, with deltas {:.1}; seal_delta {:.1} ns/group ({:.1} B/group), apply_delta {:.0} ns/group",
+            nanoseconds(flushes_only, 1),
+            nanoseconds(with_deltas, 1),
+            nanoseconds(sealed, rounds),
+            bytes as f64 / groups as f64,
+            nanoseconds(applied, 4),
+        );
+    }
+}
+
+/// As Tier 2 works: a large state of which each delta changes a little; and the take-over.
+#[test]
+#[ignore = "a benchmark"]
+fn benchmark_taking_over_from_deltas_of_a_large_state() {
+    const STEP: i64 = 10_000;
+    for groups in [100_000i64, 1_000_000, 4_000_000] {
+        let (directory, standby_directory) = (tempfile::tempdir().expect("temp"), tempfile::tempdir().expect("temp"));
+        let mut state = open(directory.path(), &count_by_integer()).state;
+        let mut standby = open(standby_directory.path(), &count_by_integer()).state;
+        let keys = shuffled(groups, 3);
+        let (mut sealed, mut applied) = (Duration::ZERO, Duration::ZERO);
+        for step in keys.chunks(STEP as usize) {
+            merge_all(state.as_mut(), &batches(step));
+            let begin = Instant::now();
+            let delta = state.seal_delta().expect("seals");
+            sealed += begin.elapsed();
+            let begin = Instant::now();
+            standby.apply_delta(&delta.bytes, b"record").expect("applies");
+            applied += begin.elapsed();
+        }
+        let begin = Instant::now();
+        merge_all(standby.as_mut(), &batches(&keys[..STEP as usize]));
+        let first = begin.elapsed();
+        let begin = Instant::now();
+        seal_and_apply(standby.as_mut(), b"own");
+        let per_group = |took: Duration| took.as_nanos() as f64 / groups as f64;
+        println!(
+            "{groups:>8} groups in deltas of {STEP}: seal {:.1} ns/group, apply {:.0} ns/group; after the take-over the first {STEP} rows merge in \
+             {:.1} ms, the first flush takes {:.1} ms",
+            per_group(sealed),
+            per_group(applied),
+            first.as_secs_f64() * 1e3,
+            begin.elapsed().as_secs_f64() * 1e3,
+        );
+    }
+}

@@ -12,6 +12,7 @@ use streamshield_core::ports::state::{
     AggregateState, Merge, OpenedState, RegionState, StateBackend, Window, WindowTable, WindowTableSpec,
 };
 use streamshield_state::{Config, RocksBackend};
+use tempfile::TempDir;
 
 pub const REGION: RegionId = RegionId { stage: StageId(3), partition: 5 };
 pub const OPERATOR: u16 = 1;
@@ -38,6 +39,11 @@ pub fn count_by_integer() -> WindowTableSpec {
     }
 }
 
+/// Where a test of thousands of openings does not wait for a disk, if there is such a place.
+pub fn quick_directory() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).expect("a folder for temporary files")
+}
+
 pub fn config(directory: &Path) -> Config {
     Config { block_cache_bytes: 8 << 20, write_buffer_bytes: 4 << 20, ..Config::new(directory) }
 }
@@ -45,6 +51,17 @@ pub fn config(directory: &Path) -> Config {
 pub fn open(directory: &Path, spec: &WindowTableSpec) -> OpenedState {
     let backend = RocksBackend::new(config(directory)).expect("the directory is writable");
     backend.open(REGION, std::slice::from_ref(spec)).expect("the store opens")
+}
+
+/// Another region that begins with a copy of this one's store, and the record in it.
+pub fn standby_of(state: &dyn RegionState, directory: &Path, spec: &WindowTableSpec) -> (Box<dyn RegionState>, Option<Vec<u8>>) {
+    let backend = RocksBackend::new(config(directory)).expect("the directory is writable");
+    let copy = backend.scratch().join("copy");
+    let record = state.copier().expect("has a store").copy_to(&copy).expect("is copied");
+    backend.adopt(REGION, &copy).expect("is adopted");
+    let opened = backend.open(REGION, std::slice::from_ref(spec)).expect("the store opens");
+    assert_eq!((&opened.record, opened.rebuilt), (&record, None));
+    (opened.state, record)
 }
 
 pub fn integers(values: impl IntoIterator<Item = i64>) -> ArrayRef {

@@ -1,7 +1,9 @@
 //! The state of a region, driven through the port as the engine does.
 
 mod benchmarks;
+mod copies;
 mod damage;
+mod deltas;
 mod disk_full;
 mod fixtures;
 mod kinds;

@@ -2,6 +2,7 @@
 
 use crate::fixtures::{OPERATOR, REGION, config, count, count_by_integer, crash_image, drain_counts, open, seal_and_apply, window};
 use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
 use streamshield_core::ids::{RegionId, StageId};
 use streamshield_core::ports::state::{StateBackend, StateErrorKind};
 use streamshield_core::watermark::Watermark;
@@ -177,9 +178,32 @@ fn a_large_flush_is_durable_with_all_that_came_before_and_removes_what_was_drain
     drop(state);
     let mut state = open(directory.path(), &spec).state;
     assert_eq!(state.table(OPERATOR).first_closed(Watermark::MAX), Some(window(1)));
-    assert!(
-        std::fs::read_dir(directory.path().join("3-5"))
-            .expect("readable")
-            .all(|entry| { !entry.expect("readable").file_name().to_string_lossy().ends_with(".ingest") })
-    );
+    assert_eq!(table_files_beside(directory.path()), 0);
+}
+
+fn table_files_beside(directory: &Path) -> usize {
+    let entries = std::fs::read_dir(directory.join("3-5")).expect("readable");
+    entries.filter(|entry| entry.as_ref().expect("readable").file_name().to_string_lossy().ends_with(".ingest")).count()
+}
+
+#[test]
+fn a_large_flush_waits_as_a_file_and_leaves_nothing_when_it_is_given_up() {
+    let directory = tempfile::tempdir().expect("temp");
+    let spec = count_by_integer();
+    let mut state = open(directory.path(), &spec).state;
+    count(state.as_mut(), window(0), 0..200_000);
+    let first = state.seal_flush().expect("seals");
+    count(state.as_mut(), window(0), 0..200_000);
+    let second = state.seal_flush().expect("seals");
+    assert_eq!((first.bytes, second.bytes, table_files_beside(directory.path())), (0, 0, 2));
+    let image = tempfile::tempdir().expect("temp");
+    crash_image(directory.path(), image.path());
+    state.apply_flush(first, b"1").expect("applies");
+    assert_eq!(table_files_beside(directory.path()), 1);
+    drop(second);
+    assert_eq!(table_files_beside(directory.path()), 0);
+
+    assert_eq!(table_files_beside(image.path()), 2);
+    assert_eq!(open(image.path(), &spec).record, None);
+    assert_eq!(table_files_beside(image.path()), 0);
 }

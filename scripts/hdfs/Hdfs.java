@@ -1,0 +1,41 @@
+import java.io.File;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.StandardCopyOption;
+import org.apache.hadoop.conf.Configuration;
+import org.apache.hadoop.hdfs.MiniDFSCluster;
+
+/**
+ * A small HDFS for tests: one name node and one data node in this process, on loopback. Hdfs FOLDER serves until it is
+ * ended and writes its address to FOLDER/address when it can be used. Started again on the same folder it finds its data.
+ *
+ * Permissions are enforced: a test can find out what happens without the right to write. The user is whoever the client says
+ * it is (simple authentication), and the one that started this process is the superuser.
+ */
+public final class Hdfs {
+  public static void main(String[] arguments) throws Exception {
+    File folder = new File(arguments[0]).getAbsoluteFile();
+    File data = new File(folder, "data");
+    boolean fresh = !data.isDirectory();
+
+    Configuration configuration = new Configuration();
+    configuration.set(MiniDFSCluster.HDFS_MINIDFS_BASEDIR, data.getPath());
+    configuration.set("hadoop.security.authentication", "simple");
+    configuration.setInt("dfs.replication", 1);
+    // The machine is shared with what is tested.
+    configuration.setInt("dfs.namenode.handler.count", 3);
+    configuration.setInt("dfs.datanode.handler.count", 3);
+    configuration.setInt("dfs.namenode.service.handler.count", 1);
+    // Tests write files of a few bytes; the default minimum for a block is one MiB.
+    configuration.setLong("dfs.namenode.fs-limits.min-block-size", 0);
+    configuration.setBoolean("dfs.permissions.enabled", true);
+
+    MiniDFSCluster cluster = new MiniDFSCluster.Builder(configuration).numDataNodes(1).format(fresh).build();
+    cluster.waitActive();
+    Path part = new File(folder, "address.part").toPath();
+    Files.write(part, (cluster.getURI() + "\n").getBytes(StandardCharsets.UTF_8));
+    Files.move(part, new File(folder, "address").toPath(), StandardCopyOption.ATOMIC_MOVE);
+    Thread.sleep(Long.MAX_VALUE);
+  }
+}

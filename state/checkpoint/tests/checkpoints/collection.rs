@@ -1,0 +1,193 @@
+//! Garbage collection in real time: what it must not touch, and who must not do it.
+
+use crate::faulty::{Fault, Faulty, Op};
+use crate::place::{JOB, Place};
+use crate::state::{FOLDER, PLAN, REGION, files_of, small};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+use streamshield_checkpoint::ObjectCheckpoints;
+use streamshield_core::ids::Epoch;
+use streamshield_core::ports::checkpoint::{CheckpointStore, Restored};
+
+/// A restore that stops after it has read its manifest, until the collector has done all it wants; then goes on.
+/// Returns what came of it.
+fn restore_beside_a_collection(place: &Place, grace: Duration) -> (Option<Restored>, Vec<u64>) {
+    let disk = place.disk.path();
+    let mut config = place.config();
+    config.gc_grace = grace;
+    config.save_timeout = Duration::from_millis(4_500);
+    config.restore_timeout = Duration::from_millis(4_500);
+    config.retain_count = 1;
+    if grace.is_zero() {
+        config.restore_timeout = Duration::from_secs(20);
+    }
+    let owner = ObjectCheckpoints::open(config.clone(), JOB).unwrap();
+    owner.save(&small(disk, 1, 5)).unwrap();
+
+    let (at_the_files, arrived) = mpsc::channel();
+    let go_on = Arc::new(AtomicBool::new(false));
+    let may_go_on = go_on.clone();
+    let faulty = Faulty::new(place.store.clone(), move |op, path| {
+        if op == Op::Get && path.contains("/files/") && !may_go_on.load(Ordering::SeqCst) {
+            at_the_files.send(()).ok();
+            return Fault::Until(may_go_on.clone());
+        }
+        Fault::None
+    });
+    let mut slow = config;
+    slow.retry_timeout = Duration::from_secs(15);
+    slow.request_timeout = Duration::from_secs(15);
+    let reader = ObjectCheckpoints::with_store(slow, JOB, faulty, "").unwrap();
+    let target = disk.join("restored");
+    let restored = std::thread::scope(|scope| {
+        let restore = scope.spawn(|| reader.restore(REGION, PLAN, &target));
+        arrived.recv().unwrap();
+        // It has read the manifest of epoch 1 and is about to fetch its files. Meanwhile the owner makes it needless and collects.
+        for epoch in 2..=3 {
+            owner.save(&small(disk, epoch, 5)).unwrap();
+        }
+        for _ in 0..3 {
+            owner.maintain(REGION, &mut || true).unwrap();
+        }
+        go_on.store(true, Ordering::SeqCst);
+        restore.join().unwrap().unwrap()
+    });
+    let left = owner.list(REGION).unwrap().iter().map(|info| info.epoch.0).collect();
+    (restored, left)
+}
+
+#[test]
+fn a_restore_under_way_keeps_its_files_for_the_time_of_the_grace() {
+    let place = Place::folder();
+    let (restored, left) = restore_beside_a_collection(&place, Duration::from_secs(5));
+    let restored = restored.unwrap();
+    assert_eq!((restored.info.epoch, restored.refused.len()), (Epoch(1), 0));
+    assert_eq!(files_of(&place.disk.path().join("restored")), files_of(&place.disk.path().join("1-5")));
+    assert_eq!(left, vec![1, 2, 3], "marked, and not deleted yet");
+
+    // When it is over, they go.
+    std::thread::sleep(Duration::from_millis(6_300));
+    let mut config = place.config();
+    config.gc_grace = Duration::from_secs(5);
+    config.save_timeout = Duration::from_secs(2);
+    config.restore_timeout = Duration::from_secs(2);
+    config.retain_count = 1;
+    let owner = ObjectCheckpoints::open(config, JOB).unwrap();
+    owner.maintain(REGION, &mut || true).unwrap();
+    assert_eq!(owner.list(REGION).unwrap().len(), 3, "nothing was said yet about who this is");
+    owner.set_incarnation(streamshield_core::ids::Incarnation(5));
+    owner.maintain(REGION, &mut || true).unwrap();
+    let left: Vec<u64> = owner.list(REGION).unwrap().iter().map(|info| info.epoch.0).collect();
+    assert_eq!(left, vec![3]);
+    assert!(owner.verify(REGION).unwrap().iter().all(|checkpoint| checkpoint.is_whole()));
+}
+
+/// The counter-proof: without a grace the same restore loses its files, so the test above can fail.
+#[test]
+fn without_a_grace_the_same_restore_would_lose_its_files() {
+    let place = Place::folder();
+    let (restored, left) = restore_beside_a_collection(&place, Duration::ZERO);
+    assert_eq!(left, vec![3]);
+    assert!(restored.is_none(), "its files are gone, and it knew of no other checkpoint: {restored:?}");
+}
+
+#[test]
+fn the_owner_is_asked_right_before_anything_is_deleted_and_its_no_counts() {
+    let place = Place::folder();
+    let deletions = Arc::new(AtomicBool::new(false));
+    let seen = deletions.clone();
+    let faulty = Faulty::new(place.store.clone(), move |op, _| {
+        if op == Op::Delete {
+            seen.store(true, Ordering::SeqCst);
+        }
+        Fault::None
+    });
+    let mut config = place.config();
+    config.retain_count = 1;
+    let store = ObjectCheckpoints::with_store(config, JOB, faulty, "").unwrap();
+    for epoch in 1..=3 {
+        store.save(&small(place.disk.path(), epoch, 5)).unwrap();
+    }
+    let mut asked = 0;
+    for _ in 0..3 {
+        // Owner when it marks; no longer when it is asked before deleting.
+        store
+            .maintain(REGION, &mut || {
+                asked += 1;
+                asked == 1
+            })
+            .unwrap();
+    }
+    assert!(asked >= 3 && !deletions.load(Ordering::SeqCst), "asked {asked} times");
+    assert_eq!(store.list(REGION).unwrap().len(), 3);
+    let mut before_deletions = 0;
+    let deleted = deletions.clone();
+    store
+        .maintain(REGION, &mut || {
+            before_deletions += u32::from(!deleted.load(Ordering::SeqCst));
+            true
+        })
+        .unwrap();
+    assert!(before_deletions >= 1 && deletions.load(Ordering::SeqCst));
+    assert_eq!(store.list(REGION).unwrap().len(), 1);
+}
+
+#[test]
+fn a_deletion_that_is_torn_leaves_files_without_a_manifest_and_never_the_reverse() {
+    let place = Place::folder();
+    let mut deletions = 0;
+    let faulty = Faulty::new(place.store.clone(), move |op, _| {
+        deletions += u32::from(op == Op::Delete);
+        // Each round gets one deletion further.
+        if op == Op::Delete && deletions % 2 == 0 { Fault::Refuse } else { Fault::None }
+    });
+    let mut config = place.config();
+    config.retain_count = 1;
+    config.failures_max = 1_000;
+    let store = ObjectCheckpoints::with_store(config, JOB, faulty, "").unwrap();
+    for epoch in 1..=5 {
+        store.save(&small(place.disk.path(), epoch, 5)).unwrap();
+    }
+    for _ in 0..40 {
+        store.maintain(REGION, &mut || true).ok();
+        assert!(store.verify(REGION).unwrap().iter().all(|checkpoint| checkpoint.is_whole()));
+    }
+    assert_eq!(store.list(REGION).unwrap().len(), 1);
+    assert_eq!(place.names(&format!("{FOLDER}/files")).len(), 4, "and in the end all is gone that should");
+}
+
+#[test]
+fn what_a_dead_process_staged_in_a_folder_is_removed() {
+    let place = Place::folder();
+    let store = place.open();
+    store.save(&small(place.disk.path(), 1, 5)).unwrap();
+    let files = place.disk.path().join("store").join(FOLDER).join("files");
+    let (ours, later) = (files.join(format!("5-{:032x}-1.sst#1", 1)), files.join(format!("6-{:032x}-1.sst#1", 1)));
+    std::fs::write(&ours, "torn").unwrap();
+    std::fs::write(&later, "torn").unwrap();
+    store.maintain(REGION, &mut || true).unwrap();
+    assert!(!ours.exists() && later.exists());
+}
+
+#[test]
+fn young_checkpoints_are_kept_beyond_the_count() {
+    let place = Place::folder();
+    let mut config = place.config();
+    config.retain_count = 1;
+    config.retain_for = Some(Duration::from_secs(3));
+    let store = ObjectCheckpoints::open(config, JOB).unwrap();
+    for epoch in 1..=3 {
+        store.save(&small(place.disk.path(), epoch, 5)).unwrap();
+    }
+    for _ in 0..2 {
+        store.maintain(REGION, &mut || true).unwrap();
+    }
+    assert_eq!(store.list(REGION).unwrap().len(), 3);
+    std::thread::sleep(Duration::from_millis(3_100));
+    store.save(&small(place.disk.path(), 4, 5)).unwrap();
+    for _ in 0..2 {
+        store.maintain(REGION, &mut || true).unwrap();
+    }
+    assert_eq!(store.list(REGION).unwrap().len(), 1);
+}

@@ -117,6 +117,10 @@ impl SourceReader for FilesystemReader {
         Ok(())
     }
 
+    fn remove_split(&mut self, split: SplitId) {
+        self.cursors.remove(&split);
+    }
+
     fn take(&mut self, split: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {
         let Some(cursor) = self.cursors.get_mut(&split) else { return Err(stop(format!("split {split} was not added"))) };
         let lines = read_lines(cursor, &mut self.chunk, limit)?;

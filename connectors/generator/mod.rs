@@ -221,6 +221,10 @@ impl<G: Generator> SourceReader for GeneratorReader<G> {
         Ok(())
     }
 
+    fn remove_split(&mut self, split: SplitId) {
+        self.cursors.remove(&split);
+    }
+
     fn take(&mut self, split: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {
         let due = if limit.end.is_some() { Offset::MAX } else { self.due(split) };
         let Some(cursor) = self.cursors.get_mut(&split) else {

@@ -1,8 +1,11 @@
 //! Single messages outside of transactions: the control log's records.
 //!
-//! One idempotent producer per log, with a thread of rdkafka that serves its reports at once; a caller waits for its
-//! own report. A message whose outcome is unknown at the deadline may still be in the log: readers of the control
-//! log take a repeated record for a no-op.
+//! Idempotent producers with a thread of rdkafka that serves their reports at once; a caller waits for its own report. A
+//! message whose outcome is unknown at the deadline may still be in the log: readers of the control log take a repeated
+//! record for a no-op.
+//!
+//! Nothing lingers, and there are two lanes, each with a connection of its own: a heartbeat must not wait until a snapshot of
+//! half a megabyte is through.
 
 use crate::errors::{code_error, log_error};
 use crate::properties::Properties;
@@ -57,13 +60,16 @@ impl ProducerContext<NoCustomPartitioner> for AppendEvents {
 
 type AppendClient = ThreadedProducer<AppendEvents, NoCustomPartitioner>;
 
-/// Makes its producer at the first message, and a new one after a fatal error.
+/// Messages above this many bytes take the other lane.
+const LARGE_BYTES: usize = 8 << 10;
+
+/// One producer, made at the first message, and anew after a fatal error.
 #[derive(Default)]
-pub(crate) struct Appender {
+struct Lane {
     client: Mutex<Option<Arc<AppendClient>>>,
 }
 
-impl Appender {
+impl Lane {
     fn client(&self, properties: &Properties) -> Result<Arc<AppendClient>, LogError> {
         let mut slot = self.client.lock();
         if let Some(client) = slot.as_ref().filter(|client| client.client().fatal_error().is_none()) {
@@ -73,9 +79,19 @@ impl Appender {
             properties.append(DELIVERY_TIMEOUT).create_with_context(AppendEvents).map_err(|error| log_error("make a producer", &error))?;
         Ok(Arc::clone(slot.insert(Arc::new(client))))
     }
+}
 
+/// Appends single messages of one log.
+#[derive(Default)]
+pub(crate) struct Appender {
+    small: Lane,
+    large: Lane,
+}
+
+impl Appender {
     pub fn append(&self, properties: &Properties, message: &OutMessage) -> Result<Offset, LogError> {
-        let client = self.client(properties)?;
+        let lane = if message.payload.as_ref().is_some_and(|payload| payload.len() > LARGE_BYTES) { &self.large } else { &self.small };
+        let client = lane.client(properties)?;
         let what = format!("append to '{}'", message.topic);
         let report = Arc::new(Report::default());
         let mut record = BaseRecord::<[u8], [u8], Arc<Report>>::with_opaque_to(&message.topic, Arc::clone(&report));

@@ -11,15 +11,17 @@
 //! | [`KafkaLog`] (`log`, `admin`, `append`) | topics, offsets, groups, single messages |
 //! | [`KafkaReader`] (`reader`, `fetch`) | read committed by position, in batches; `fetch` is the audited `unsafe` |
 //! | [`KafkaWriter`] (`writer`, `produce`, `context`) | transactions and the doubt about them; `produce` is the other `unsafe` |
+//! | [`KafkaFencer`] (`fencer`) | fences dead producers, with connections made before |
 //! | `properties`, `errors` | client properties and secrets; what a caller does about an error |
 //!
-//! Invariants: E-3 rests on [`KafkaWriter`], O-1 on its fencing, M-1 on the bounds in `properties` and `reader`.
+//! Invariants: E-3 rests on [`KafkaWriter`], O-1 on [`KafkaFencer`], M-1 on the bounds in `properties` and `reader`.
 
 mod admin;
 mod append;
 mod connector;
 mod context;
 mod errors;
+mod fencer;
 mod fetch;
 mod log;
 mod metadata;
@@ -33,6 +35,7 @@ mod source;
 mod writer;
 
 pub use connector::KafkaConnector;
+pub use fencer::KafkaFencer;
 pub use log::KafkaLog;
 pub use properties::is_secret;
 pub use reader::KafkaReader;

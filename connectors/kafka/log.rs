@@ -1,16 +1,19 @@
 //! [`KafkaLog`]: one Kafka cluster as the engine's log.
 //!
 //! Clients are made when they are first needed and kept: two for questions (one per isolation level), one for
-//! administration, one per consumer group, one producer for single messages. Readers and writers belong to their slots.
-//! A small thread serves the kept clients, so that their log lines and reports don't pile up.
+//! administration, one per consumer group, two producers for single messages. Readers and writers belong to their slots.
+//! A small thread serves the kept clients, so that their log lines and reports don't pile up, and those of prepared fencers, so that
+//! their connections are there when they are needed.
 
 use crate::admin;
 use crate::append::Appender;
 use crate::context::ClientEvents;
 use crate::errors::{code_error, log_error};
+use crate::fencer::{KafkaFencer, keep_connected};
+use crate::produce::WriterClient;
 use crate::properties::Properties;
 use crate::reader::KafkaReader;
-use crate::writer::{KafkaWriter, init_transactions};
+use crate::writer::KafkaWriter;
 use parking_lot::Mutex;
 use rdkafka::TopicPartitionList;
 use rdkafka::admin::AdminClient;
@@ -21,7 +24,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use streamshield_core::ids::Offset;
 use streamshield_core::ports::log::*;
 
@@ -29,6 +32,8 @@ use streamshield_core::ports::log::*;
 pub(crate) const QUERY_TIMEOUT: Duration = Duration::from_secs(8);
 /// How often the kept clients are served.
 const SERVE_INTERVAL: Duration = Duration::from_millis(500);
+/// How often prepared fencers say something to their broker, which closes idle connections (after 10 min by default).
+const KEEP_CONNECTED_INTERVAL: Duration = Duration::from_secs(60);
 
 type QueryClient = BaseConsumer<ClientEvents>;
 
@@ -39,6 +44,8 @@ struct Clients {
     uncommitted: Option<Arc<QueryClient>>,
     admin: Option<Arc<AdminClient<DefaultClientContext>>>,
     groups: BTreeMap<String, Arc<QueryClient>>,
+    /// Of fencers that wait; theirs to keep.
+    prepared: Vec<Weak<WriterClient>>,
 }
 
 /// A [`Log`] over librdkafka.
@@ -83,8 +90,14 @@ impl KafkaLog {
         std::thread::Builder::new()
             .name("kafka-serve".into())
             .spawn(move || {
+                let mut kept_connected = Instant::now();
                 while ended.recv_timeout(SERVE_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                    let is_due = kept_connected.elapsed() >= KEEP_CONNECTED_INTERVAL;
+                    if is_due {
+                        kept_connected = Instant::now();
+                    }
                     serve(&served);
+                    serve_prepared(&served, is_due);
                 }
             })
             .map_err(|error| LogError::new(LogErrorKind::Fatal, format!("start a thread: {error}")))?;
@@ -171,6 +184,24 @@ fn serve(clients: &Weak<Mutex<Clients>>) {
     }
 }
 
+/// Drains the event queues of clients that wait for their fence (tokens come by them), and keeps their connections where that is due.
+fn serve_prepared(clients: &Weak<Mutex<Clients>>, keeps_connected: bool) {
+    let Some(clients) = clients.upgrade() else { return };
+    let prepared: Vec<_> = {
+        let mut clients = clients.lock();
+        clients.prepared.retain(|client| client.strong_count() > 0);
+        clients.prepared.clone()
+    };
+    let mut asks = keeps_connected;
+    // Held one at a time: whoever lets go of a client last has to close it, and a fencer may fall meanwhile.
+    for client in prepared {
+        let Some(client) = client.upgrade() else { continue };
+        client.poll(Duration::ZERO);
+        // When no broker answers one, none is asked by the others.
+        asks = asks && keep_connected(&client);
+    }
+}
+
 impl Log for KafkaLog {
     fn create_topics(&self, topics: &[TopicSpec]) -> Result<Vec<String>, LogError> {
         let created = admin::create_topics(&*self.admin()?, topics)?;
@@ -242,10 +273,16 @@ impl Log for KafkaLog {
         Ok(Box::new(KafkaWriter::new(&self.properties, transactional_id)?))
     }
 
+    fn fencer(&self, transactional_id: &str) -> Result<Box<dyn Fencer>, LogError> {
+        let mut fencer = KafkaFencer::new(&self.properties, transactional_id)?;
+        fencer.connect()?;
+        self.clients.lock().prepared.extend(fencer.clients().iter().map(Arc::downgrade));
+        Ok(Box::new(fencer))
+    }
+
     fn fence(&self, transactional_id: &str) -> Result<(), LogError> {
-        let what = format!("fence '{transactional_id}'");
-        let client = self.properties.fence(transactional_id).create_with_context(crate::context::WriterEvents::default());
-        init_transactions(&client.map_err(|error| log_error(&what, &error))?, &what)
+        // Each of its producers connects on a thread of its own.
+        Box::new(KafkaFencer::new(&self.properties, transactional_id)?).fence()
     }
 
     fn append(&self, message: &OutMessage) -> Result<Offset, LogError> {

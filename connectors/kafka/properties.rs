@@ -222,11 +222,12 @@ impl Properties {
         config
     }
 
-    /// A producer that only fences.
+    /// A producer that only fences: it never sends a message.
     pub fn fence(&self, transactional_id: &str) -> ClientConfig {
         let mut config = self.producer("fence");
         config.set("transactional.id", transactional_id).set("transaction.timeout.ms", self.transaction_timeout().as_millis().to_string());
         config.remove("delivery.timeout.ms").remove("message.timeout.ms");
+        config.set("queue.buffering.max.messages", "1").set("queue.buffering.max.kbytes", "1024");
         config
     }
 

@@ -166,6 +166,14 @@ impl SourceReader for KafkaTableReader {
         Ok(())
     }
 
+    fn remove_split(&mut self, id: SplitId) {
+        if let Some(split) = self.splits.remove(&id)
+            && let Err(error) = self.reader.unassign(&split.partition)
+        {
+            tracing::debug!(target: "kafka", partition = %split.partition, "{error}");
+        }
+    }
+
     fn take(&mut self, id: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {
         let name = &self.request.table.name;
         let unknown = || SourceError { kind: SourceErrorKind::Stop, message: format!("table '{name}' has no split {id}") };

@@ -255,7 +255,7 @@ impl TransactionalWriter for KafkaWriter {
 }
 
 /// Gets a producer id, which fences all earlier producers of the same transactional id.
-pub(crate) fn init_transactions(client: &WriterClient, what: &str) -> Result<(), LogError> {
+fn init_transactions(client: &WriterClient, what: &str) -> Result<(), LogError> {
     let deadline = Instant::now() + INIT_TIMEOUT;
     loop {
         // Tokens are handed over by the event queue.

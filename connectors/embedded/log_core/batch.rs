@@ -22,7 +22,8 @@ const MAX_TIMESTAMP_AT: usize = 35;
 
 const ATTRIBUTE_COMPRESSION: i16 = 0x07;
 const ATTRIBUTE_LOG_APPEND_TIME: i16 = 0x08;
-const ATTRIBUTE_TRANSACTIONAL: i16 = 0x10;
+/// Set in the attributes of every batch of a transaction.
+pub const ATTRIBUTE_TRANSACTIONAL: i16 = 0x10;
 const ATTRIBUTE_CONTROL: i16 = 0x20;
 
 /// The fields of a batch header that the log decides by.
@@ -157,7 +158,7 @@ pub fn end_marker(base_offset: i64, producer_id: i64, producer_epoch: i16, commi
     let coordinator_epoch = 0i32.to_be_bytes();
     let value = [&version[..], &coordinator_epoch].concat();
     let mut body = BytesMut::new();
-    encode_record(&mut body, 0, 0, Some(&key), Some(&value));
+    encode_record(&mut body, 0, 0, Some(&key), Some(&value), &[]);
     let header = BatchHeader {
         attributes: ATTRIBUTE_TRANSACTIONAL | ATTRIBUTE_CONTROL,
         last_offset_delta: 0,
@@ -226,6 +227,21 @@ pub struct RecordView<'a> {
     pub headers: &'a [u8],
 }
 
+impl<'a> RecordView<'a> {
+    /// The headers in their order; a value of null reads as empty. `None`: the bytes are damaged.
+    pub fn header_pairs(&self) -> Option<Vec<Header<'a>>> {
+        let mut at = 0;
+        let count = read_varint(self.headers, &mut at)?;
+        let mut pairs = Vec::new();
+        for _ in 0..count {
+            let name = read_nullable(self.headers, &mut at)??;
+            let value = read_nullable(self.headers, &mut at)?;
+            pairs.push((std::str::from_utf8(name).ok()?, value.unwrap_or_default()));
+        }
+        Some(pairs)
+    }
+}
+
 /// Walks the records; an item of `None` means that the bytes are damaged there, and ends the walk.
 pub fn records(area: &[u8]) -> impl Iterator<Item = Option<RecordView<'_>>> {
     let mut at = 0;
@@ -263,19 +279,37 @@ fn read_nullable<'a>(record: &'a [u8], at: &mut usize) -> Option<Option<&'a [u8]
     Some(Some(bytes))
 }
 
-/// Appends one record without headers to a record area.
-pub fn encode_record(area: &mut BytesMut, offset_delta: i64, timestamp_delta_ms: i64, key: Option<&[u8]>, value: Option<&[u8]>) {
+/// A header of a record: name and value.
+pub type Header<'a> = (&'a str, &'a [u8]);
+
+/// Appends one record to a record area.
+pub fn encode_record(
+    area: &mut BytesMut,
+    offset_delta: i64,
+    timestamp_delta_ms: i64,
+    key: Option<&[u8]>,
+    value: Option<&[u8]>,
+    headers: &[Header<'_>],
+) {
     let mut record = BytesMut::new();
     record.put_u8(0); // attributes, unused
     put_varint(&mut record, timestamp_delta_ms);
     put_varint(&mut record, offset_delta);
     for bytes in [key, value] {
-        put_varint(&mut record, bytes.map_or(-1, |bytes| bytes.len() as i64));
-        record.put_slice(bytes.unwrap_or_default());
+        put_nullable(&mut record, bytes);
     }
-    put_varint(&mut record, 0); // headers
+    put_varint(&mut record, headers.len() as i64);
+    for (name, value) in headers {
+        put_nullable(&mut record, Some(name.as_bytes()));
+        put_nullable(&mut record, Some(value));
+    }
     put_varint(area, record.len() as i64);
     area.put_slice(&record);
+}
+
+fn put_nullable(out: &mut BytesMut, bytes: Option<&[u8]>) {
+    put_varint(out, bytes.map_or(-1, |bytes| bytes.len() as i64));
+    out.put_slice(bytes.unwrap_or_default());
 }
 
 fn put_varint(out: &mut BytesMut, value: i64) {

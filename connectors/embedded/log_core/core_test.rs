@@ -306,3 +306,15 @@ fn events_applied_to_an_empty_core_give_the_same_state() {
     assert_eq!(restored.snapshot(), core.snapshot());
     assert_eq!(restored.held_bytes(), core.held_bytes());
 }
+
+#[test]
+fn headers_are_read_back_in_order_and_twice_where_they_were_given_twice() {
+    let mut area = bytes::BytesMut::new();
+    let headers: [batch::Header<'_>; 3] = [("a", b"1"), ("b", b""), ("a", b"2")];
+    batch::encode_record(&mut area, 0, 0, None, Some(b"v"), &headers);
+    batch::encode_record(&mut area, 1, 0, Some(b"k"), None, &[]);
+    let read: Vec<_> = batch::records(&area).map(|record| record.expect("whole").header_pairs().expect("whole")).collect();
+    assert_eq!(read, [headers.to_vec(), vec![]]);
+    let damaged = batch::RecordView { encoded: &[], timestamp_delta_ms: 0, offset_delta: 0, key: None, value: None, headers: &[4, 2] };
+    assert_eq!(damaged.header_pairs(), None);
+}

@@ -32,7 +32,7 @@ pub const NOBODY: Sender = Sender { id: -1, epoch: -1, sequence: -1, is_transact
 pub fn batch_of(sender: Sender, timestamp_ms: i64, records: &[(&str, Option<&str>)]) -> Bytes {
     let mut body = BytesMut::new();
     for (delta, (key, value)) in (0..).zip(records) {
-        batch::encode_record(&mut body, delta, 0, Some(key.as_bytes()), value.map(str::as_bytes));
+        batch::encode_record(&mut body, delta, 0, Some(key.as_bytes()), value.map(str::as_bytes), &[]);
     }
     let header = BatchHeader {
         attributes: if sender.is_transactional { 0x10 } else { 0 },

@@ -86,6 +86,11 @@ impl LogCore {
         }
     }
 
+    /// Whether this producer holds the id, with a transaction open: EndTxn of anybody else is refused.
+    pub fn is_current_producer(&self, transactional_id: &str, producer: (i64, i16)) -> bool {
+        self.transaction_of(transactional_id, producer.0, producer.1).is_ok_and(|state| state.open_since_ms.is_some())
+    }
+
     /// Adds partitions to the open transaction, or opens one with them. All of them or none.
     pub fn add_partitions_to_transaction(
         &mut self,

@@ -4,7 +4,9 @@
 //! them out and says so. The test that stops and starts a broker needs one of its own: `STREAMSHIELD_KAFKA_RESTART`
 //! (`address;stop command;start command`).
 
+mod control;
 mod doubt;
+mod fencing;
 mod measure;
 mod proxy;
 mod reading;

@@ -85,6 +85,11 @@ fn a_bounded_scan_ends_behind_markers_and_aborted_messages() {
     commit(&mut *writer, &values(&topic, (0..5).map(|id| person(id, "a"))));
     writer.begin().expect("begin");
     writer.send_set(&values(&topic, (0..5).map(|id| person(id, "never")))).expect("send");
+    // An abort drops what was not sent yet: all of it must have arrived before.
+    let partition = TopicPartition::new(Arc::clone(&topic), 0);
+    while log.bounds(&partition, Isolation::ReadUncommitted).expect("bounds").high < 11 {
+        std::thread::yield_now();
+    }
     writer.abort();
     settled(&log, &TopicPartition::new(Arc::clone(&topic), 0));
     let source = open(&log, &table(&topic, &[], &[("scan.bounded.mode", "latest-offset")]), false);

@@ -67,6 +67,27 @@ fn group_offsets_are_written_for_the_usual_tools() {
 }
 
 #[test]
+fn replicas_have_a_group_of_their_own() {
+    let log = log_or_return!();
+    let (topic, job) = (topic(&log, "replica", 1), unique("job"));
+    let (partition, replica) = (TopicPartition::new(Arc::clone(&topic), 0), format!("{job}.replica"));
+    let mut writer = log.writer(&unique("replica")).expect("writer");
+    commit(&mut *writer, &values(&topic, numbered("v", 0..10)));
+    log.commit_group_offsets(&job, &[(partition.clone(), 10)]);
+    log.commit_group_offsets(&replica, &[(partition.clone(), 4)]);
+    // Another process looks, as `kafka-consumer-groups` does.
+    let Some(servers) = servers() else { return };
+    let other = connect(&servers, &[]);
+    for (group, offset) in [(&job, 10), (&replica, 4)] {
+        crate::reading::wait_until(|| other.group_offset(group, &partition).expect("offset") == Some(offset));
+    }
+    log.commit_group_offsets(&replica, &[(partition.clone(), 9)]);
+    crate::reading::wait_until(|| other.group_offset(&replica, &partition).expect("offset") == Some(9));
+    assert_eq!(other.group_offset(&job, &partition).expect("offset"), Some(10), "the groups know nothing of each other");
+    println!("group {replica} reads {topic}");
+}
+
+#[test]
 fn appended_messages_come_back_with_their_offset() {
     let log = log_or_return!();
     let topic = topic(&log, "append", 1);

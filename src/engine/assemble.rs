@@ -3,11 +3,10 @@
 use crate::config::{Environment, JobConfig};
 use crate::exchange::Partitioner;
 use crate::letters::Letters;
+use crate::membership::retrying;
 use crate::operators::scan::Scan;
 use crate::operators::{Chain, OperatorError};
-use crate::ownership::retrying;
 use crate::plan::{JobPlan, SourceScan, StageInput, StageOutput, StagePlan};
-use crate::progress::wall_clock_ms;
 use crate::region::{
     ExchangeInput, ExchangeOutput, Input, OPEN_EPOCH_BYTES_MAX, OPEN_EPOCH_BYTES_MIN, Output, Region, RegionSettings, SourceInput,
 };
@@ -16,9 +15,9 @@ use crate::stateless::NoState;
 use crate::topics;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
-use streamshield_core::control::{Genesis, GenesisSplit};
+use streamshield_core::cluster::{Genesis, GenesisSplit, StageShape};
 use streamshield_core::ids::{Epoch, RegionId, StageId};
+use streamshield_core::ports::Connectors;
 use streamshield_core::ports::log::{TopicDescription, TopicPartition, TopicSpec};
 use streamshield_core::ports::sink::Sink;
 use streamshield_core::ports::source::Source;
@@ -30,6 +29,9 @@ use streamshield_core::watermark::{UpstreamWatermark, Watermark};
 const TABLES_EIGHTHS: usize = 5;
 /// Open epochs may take the budget divided by this.
 const OPEN_EPOCHS_SHARE: usize = 16;
+
+/// Of a region that no slot owns.
+pub const NOT_ASSIGNED: i64 = -1;
 
 /// A plan with its tables opened.
 pub struct Job {
@@ -47,15 +49,12 @@ fn fail(message: impl Into<String>) -> EngineError {
 
 impl Job {
     /// Opens all tables of the plan; nothing is read or written yet.
-    pub fn open(plan: JobPlan, config: JobConfig, environment: &Environment) -> Result<Job, EngineError> {
+    pub fn open(plan: JobPlan, config: JobConfig, connectors: &Connectors) -> Result<Job, EngineError> {
         let (mut sources, mut sinks, mut groups) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
         for stage in &plan.stages {
             if let StageInput::Source(scan) = &stage.input {
-                let connector = environment
-                    .connectors
-                    .sources
-                    .get(scan.table.connector())
-                    .ok_or_else(|| fail("an unknown source connector was planned"))?;
+                let connector =
+                    connectors.sources.get(scan.table.connector()).ok_or_else(|| fail("an unknown source connector was planned"))?;
                 let request = SourceRequest {
                     table: scan.table.clone(),
                     columns: scan.columns.clone(),
@@ -70,11 +69,8 @@ impl Job {
                 sources.insert(stage.id, source);
             }
             if let StageOutput::Sink(sink) = &stage.output {
-                let connector = environment
-                    .connectors
-                    .sinks
-                    .get(sink.table.connector())
-                    .ok_or_else(|| fail("an unknown sink connector was planned"))?;
+                let connector =
+                    connectors.sinks.get(sink.table.connector()).ok_or_else(|| fail("an unknown sink connector was planned"))?;
                 let request = SinkRequest { table: sink.table.clone(), columns: sink.columns.clone(), schema: sink.schema.clone() };
                 sinks.insert(stage.id, connector.open(request).map_err(|error| fail(format!("table {}: {error}", sink.table.name)))?);
             }
@@ -93,7 +89,10 @@ impl Job {
             splits.insert(stage.0, found.iter().map(|split| GenesisSplit { id: split.id, start: split.start, end: split.end }).collect());
         }
         let partitions = |exchange: &crate::plan::ExchangePlan| (exchange.id.0, exchange.partitions.unwrap_or(self.config.parallelism));
-        Ok(Genesis { splits, exchange_partitions: self.plan.exchanges.iter().map(partitions).collect() })
+        let exchange_partitions = self.plan.exchanges.iter().map(partitions).collect();
+        let mut genesis = Genesis { splits, exchange_partitions, stages: BTreeMap::new() };
+        genesis.stages = self.plan.stages.iter().map(|stage| (stage.id.0, self.shape_of(stage, &genesis))).collect();
+        Ok(genesis)
     }
 
     /// All topics that the job makes for itself, and those of its sinks.
@@ -123,16 +122,9 @@ impl Job {
         }
     }
 
-    /// All regions, and the slot of each: neighbours of a stage on different slots.
-    pub fn assignment(&self, genesis: &Genesis) -> Vec<(RegionId, usize)> {
-        let mut regions = Vec::new();
-        for stage in &self.plan.stages {
-            for partition in 0..self.regions_of(stage, genesis) {
-                let slot = (partition as usize + stage.id.0 as usize) % self.config.slots;
-                regions.push((RegionId { stage: stage.id, partition }, slot));
-            }
-        }
-        regions
+    fn shape_of(&self, stage: &StagePlan, genesis: &Genesis) -> StageShape {
+        let is_source = matches!(stage.input, StageInput::Source(_));
+        StageShape { regions: self.regions_of(stage, genesis), stateful: has_state(stage), is_source }
     }
 
     /// Regions with state share the tables' part of the budget; the rest is for open and sealed epochs, flushes under way and fetch buffers.
@@ -149,17 +141,11 @@ impl Job {
     }
 
     /// One region, fresh, at its start position, without its stored state.
-    pub fn region(
-        &self,
-        id: RegionId,
-        index: usize,
-        genesis: &Genesis,
-        settings: RegionSettings,
-    ) -> Result<(Region, Vec<WindowTableSpec>), EngineError> {
+    pub fn region(&self, id: RegionId, genesis: &Genesis, settings: RegionSettings) -> Result<(Region, Vec<WindowTableSpec>), EngineError> {
         let stage = &self.plan.stages[id.stage.0 as usize];
         let stop = |error: OperatorError| fail(format!("stage {}: {error}", stage.name));
         let (input, input_schema, upstreams, position) = match &stage.input {
-            StageInput::Source(scan) => self.source_input(id, scan, genesis)?,
+            StageInput::Source(scan) => self.source_input(id, scan, genesis, settings.clock.wall_ms())?,
             StageInput::Exchange(exchange) => {
                 let plan = &self.plan.exchanges[exchange.0 as usize];
                 let upstream: Vec<RegionId> = plan
@@ -184,7 +170,8 @@ impl Job {
         let output = self.output(stage, id, genesis)?;
         let region = Region {
             id,
-            index,
+            assignment: NOT_ASSIGNED,
+            flushed: settings.clock.steady(),
             settings,
             input,
             tables: tables.iter().map(|table| table.operator).collect(),
@@ -194,6 +181,8 @@ impl Job {
             output,
             letters: Letters::new(&self.config.name),
             changelog: TopicPartition::new(topics::changelog(&self.config.name, stage), id.partition as i32),
+            flushed_epoch: None,
+            last_committed: None,
             changelog_from: 0,
             epoch: Epoch(0),
             now_ms: 0,
@@ -204,11 +193,13 @@ impl Job {
             announced: UpstreamWatermark::START,
             pending_emit: false,
             open: None,
-            flushed: Instant::now(),
             flush_in_flight: false,
             flush_wanted: false,
+            in_flight: 0,
+            leaving: false,
+            hurry: false,
             finished: false,
-            stopped: None,
+            failed: None,
         };
         Ok((region, tables))
     }
@@ -219,14 +210,14 @@ impl Job {
         id: RegionId,
         scan: &SourceScan,
         genesis: &Genesis,
+        wall_ms: i64,
     ) -> Result<(Input, arrow_schema::SchemaRef, Vec<UpstreamWatermark>, i64), EngineError> {
         let split = genesis.splits.get(&id.stage.0).and_then(|splits| splits.get(id.partition as usize)).copied();
         let split = split.ok_or_else(|| fail(format!("{id} has no split in the genesis")))?;
         let running = Scan::new(scan).map_err(|error| fail(format!("table {}: {error}", scan.table.name)))?;
         let schema = running.schema();
         let group = self.groups.get(&id.stage).map(|(topic, group)| (TopicPartition::new(topic.as_str(), split.id as i32), group.clone()));
-        let input =
-            SourceInput { split, scan: running, watermark: scan.watermark.clone(), last_rows_ms: wall_clock_ms(), finished: false, group };
+        let input = SourceInput { split, scan: running, watermark: scan.watermark.clone(), last_rows_ms: wall_ms, finished: false, group };
         Ok((Input::Source(input), schema, vec![UpstreamWatermark::START], split.start))
     }
 

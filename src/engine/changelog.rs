@@ -1,101 +1,145 @@
-//! Reads a region's changelog: the proof of what was committed.
+//! A region's changelog: the proof of what was committed, and, in Tier 2, what it changed.
 //!
-//! The end is the high watermark, taken after all fences; the last stable offset must reach it. (The end of a partition under read
-//! committed is only the last stable offset: an open transaction hides behind it.)
+//! ```text
+//! … delta delta epoch(record: 2 chunks) │ epoch(record) │ delta epoch(record: 1 chunk) … high watermark
+//! ```
+//! The end is the high watermark, taken after all fences; the last stable offset must reach it ([`StableEnd`]). The end of a partition under
+//! read committed is only the last stable offset: an open transaction hides behind it.
 
+use crate::content::DELTA_KEY;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::Offset;
-use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, LogReader, ReaderOptions, TakeLimit, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{
+    Isolation, Log, LogError, LogErrorKind, LogReader, MessageView, ReaderOptions, TakeLimit, TopicPartition, Wakeup,
+};
 
 /// How long an open transaction of somebody fenced may hold the last stable offset back before it is an alarm.
-const STABLE_DEADLINE: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(5);
+const STABLE_TIME_MAX: Duration = Duration::from_secs(30);
 const TAKE: TakeLimit = TakeLimit { messages: 10_000, bytes: 8 << 20, end: None };
+const TAIL_BUFFER_BYTES: usize = 4 << 20;
 
-/// The committed end of a changelog partition: waits until nothing before the high watermark is open.
-pub fn stable_end(log: &dyn Log, partition: &TopicPartition) -> Result<Offset, LogError> {
-    let high = log.bounds(partition, Isolation::ReadUncommitted)?.high;
-    let deadline = Instant::now() + STABLE_DEADLINE;
-    while log.bounds(partition, Isolation::ReadCommitted)?.high < high {
-        if Instant::now() > deadline {
-            let message = format!("O-1: {partition} has an open transaction of a producer that nobody fenced (before offset {high})");
+/// One message of a changelog.
+pub enum Item<'a> {
+    DeltaChunk(&'a [u8]),
+    Record(Box<EpochRecord>),
+}
+
+/// What a message is; the error names its place.
+pub fn item<'a>(partition: &TopicPartition, message: &MessageView<'a>) -> Result<Item<'a>, LogError> {
+    let payload = message.payload.unwrap_or_default();
+    if message.key == Some(DELTA_KEY) {
+        return Ok(Item::DeltaChunk(payload));
+    }
+    match EpochRecord::decode(payload) {
+        Ok(record) => Ok(Item::Record(Box::new(record))),
+        Err(error) => Err(LogError::new(LogErrorKind::Invalid, format!("{partition} offset {}: {error}", message.offset))),
+    }
+}
+
+/// Waits for the committed end of a partition: nothing before the high watermark is open.
+pub struct StableEnd {
+    partition: TopicPartition,
+    high: Option<Offset>,
+    since: Duration,
+}
+
+impl StableEnd {
+    /// To be made after all fences; `now` is steady time.
+    pub fn new(partition: TopicPartition, now: Duration) -> StableEnd {
+        StableEnd { partition, high: None, since: now }
+    }
+
+    /// The end, once it is stable.
+    pub fn turn(&mut self, log: &dyn Log, now: Duration) -> Result<Option<Offset>, LogError> {
+        let high = match self.high {
+            Some(high) => high,
+            None => *self.high.insert(log.bounds(&self.partition, Isolation::ReadUncommitted)?.high),
+        };
+        if log.bounds(&self.partition, Isolation::ReadCommitted)?.high >= high {
+            return Ok(Some(high));
+        }
+        if now.saturating_sub(self.since) > STABLE_TIME_MAX {
+            let message =
+                format!("O-1: {} has an open transaction of a producer that nobody fenced (before offset {high})", self.partition);
             return Err(LogError::new(LogErrorKind::Fatal, message));
         }
-        std::thread::sleep(POLL);
+        Ok(None)
     }
-    Ok(high)
 }
 
-/// A part of a changelog to be read: `[from, end)`.
-#[derive(Clone, Debug)]
-pub struct Range {
-    pub partition: TopicPartition,
-    pub from: Offset,
-    pub end: Offset,
+/// Reads what some changelogs hold from given positions to their stable ends, and keeps the last record of each.
+pub struct Tail {
+    parts: Vec<TailPart>,
+    reader: Option<Box<dyn LogReader>>,
+    wakeup: Arc<Wakeup>,
 }
 
-/// Visits the epoch records of several ranges through one reader, in order per range: `visit(range, record)`. A record that is not ours
-/// stops with an error.
-pub fn read(log: &dyn Log, ranges: &[Range], visit: &mut dyn FnMut(usize, EpochRecord)) -> Result<(), LogError> {
-    let mut open: Vec<(usize, Offset)> = Vec::new();
-    let wakeup = Arc::new(Wakeup::default());
-    if ranges.iter().all(|range| range.from >= range.end) {
-        return Ok(());
-    }
-    let mut reader = log.reader(ReaderOptions { buffer_bytes: 16 << 20, ..Default::default() }, wakeup.clone())?;
-    for (index, range) in ranges.iter().enumerate().filter(|(_, range)| range.from < range.end) {
-        reader.assign(&range.partition, range.from)?;
-        open.push((index, range.from));
-    }
-    let mut heard = Instant::now();
-    while !open.is_empty() {
-        let mut moved = false;
-        for (index, position) in &mut open {
-            let next = take(reader.as_mut(), &ranges[*index], *position, &mut |record| visit(*index, record))?;
-            moved |= next > *position;
-            *position = next;
-        }
-        open.retain(|(index, position)| *position < ranges[*index].end);
-        if moved {
-            heard = Instant::now();
-        } else {
-            wakeup.wait(POLL);
-        }
-        if heard.elapsed() > STABLE_DEADLINE {
-            let range = &ranges[open[0].0];
-            return Err(LogError::new(
-                LogErrorKind::Retry,
-                format!("{} does not give its records up to offset {}", range.partition, range.end),
-            ));
-        }
-    }
-    Ok(())
+struct TailPart {
+    partition: TopicPartition,
+    position: Offset,
+    end: StableEnd,
+    stable: Option<Offset>,
+    last: Option<EpochRecord>,
 }
 
-fn take(reader: &mut dyn LogReader, range: &Range, position: Offset, visit: &mut dyn FnMut(EpochRecord)) -> Result<Offset, LogError> {
-    let mut malformed = None;
-    let taken = reader.take(&range.partition, &TAKE, &mut |messages| {
-        for message in messages.iter().filter(|message| message.offset < range.end) {
-            match EpochRecord::decode(message.payload.unwrap_or_default()) {
-                Ok(record) => visit(record),
-                Err(error) => malformed = Some(format!("{} offset {}: {error}", range.partition, message.offset)),
+impl Tail {
+    pub fn new(from: impl IntoIterator<Item = (TopicPartition, Offset)>, wakeup: Arc<Wakeup>, now: Duration) -> Tail {
+        let part = |(partition, position): (TopicPartition, Offset)| TailPart {
+            end: StableEnd::new(partition.clone(), now),
+            partition,
+            position,
+            stable: None,
+            last: None,
+        };
+        Tail { parts: from.into_iter().map(part).collect(), reader: None, wakeup }
+    }
+
+    /// Per partition the last record at or after its position and the end, once all are known.
+    pub fn turn(&mut self, log: &dyn Log, now: Duration) -> Result<Option<Vec<(Option<EpochRecord>, Offset)>>, LogError> {
+        for part in self.parts.iter_mut().filter(|part| part.stable.is_none()) {
+            part.stable = part.end.turn(log, now)?;
+        }
+        if self.parts.iter().any(|part| part.stable.is_none()) {
+            return Ok(None);
+        }
+        if self.reader.is_none() {
+            let options = ReaderOptions { buffer_bytes: TAIL_BUFFER_BYTES, ..Default::default() };
+            let mut reader = log.reader(options, self.wakeup.clone())?;
+            for part in self.parts.iter().filter(|part| !part.is_read()) {
+                reader.assign(&part.partition, part.position)?;
             }
+            self.reader = Some(reader);
         }
-    });
-    match (malformed, taken) {
-        (Some(message), _) => Err(LogError::new(LogErrorKind::Invalid, message)),
-        (None, Ok(taken)) => Ok(taken.next.max(taken.at_end.unwrap_or(taken.next))),
-        (None, Err(error)) if error.kind == LogErrorKind::Retry => Ok(position),
-        (None, Err(error)) => Err(error),
+        let reader = self.reader.as_mut().expect("made above");
+        for part in self.parts.iter_mut().filter(|part| !part.is_read()) {
+            part.read(reader.as_mut())?;
+        }
+        if self.parts.iter().all(TailPart::is_read) {
+            return Ok(Some(self.parts.iter_mut().map(|part| (part.last.take(), part.stable.unwrap_or(part.position))).collect()));
+        }
+        Ok(None)
     }
 }
 
-/// The last record at or after `from`, and the partition's stable end.
-pub fn read_last(log: &dyn Log, partition: &TopicPartition, from: Offset) -> Result<(Option<EpochRecord>, Offset), LogError> {
-    let end = stable_end(log, partition)?;
-    let mut last = None;
-    read(log, &[Range { partition: partition.clone(), from, end }], &mut |_, record| last = Some(record))?;
-    Ok((last, end))
+impl TailPart {
+    fn is_read(&self) -> bool {
+        self.stable.is_some_and(|end| self.position >= end)
+    }
+
+    fn read(&mut self, reader: &mut dyn LogReader) -> Result<(), LogError> {
+        let (partition, last, mut foreign) = (&self.partition, &mut self.last, None);
+        let taken = reader.take(partition, &TAKE, &mut |messages| {
+            for message in messages {
+                match item(partition, message) {
+                    Ok(Item::Record(record)) => *last = Some(*record),
+                    Ok(Item::DeltaChunk(_)) => {}
+                    Err(error) => foreign = Some(error),
+                }
+            }
+        })?;
+        self.position = taken.next.max(taken.at_end.unwrap_or(taken.next)).max(self.position);
+        foreign.map_or(Ok(()), Err)
+    }
 }

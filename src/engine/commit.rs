@@ -1,35 +1,43 @@
-//! The commit thread of a slot: one Kafka transaction per batch of sealed epochs, until its outcome is known.
+//! The commit actor of a slot: one Kafka transaction per batch of sealed epochs, until its outcome is known.
 //!
 //! Sealing runs ahead by [`SEALED_AHEAD_MAX`] batches, so the engine does not wait for the broker. A sealed epoch never
 //! changes and never gets lost (E-3):
 //!
 //! ```text
-//! prepare sinks → begin → send → commit ─ committed ──────────────────────→ publish sinks → tell the engine
-//!       ↑                          │
-//!       │                          └ in doubt, aborted, fenced, log away
-//!       │                                 ↓
-//!       │        drop the producer → init a new one (fences the old) → confirm ownership → read the changelog's end
-//!       └── not in the log ───────────────────────────────────────────────────┤
-//!                                                                     in the log: committed
+//!               ┌──────────────────── no producer ◄───────────────────────────────┐
+//!               ▼                                                                 │
+//! init a producer (fences the old) → append `confirm`, read it back → batch in doubt? → read the changelogs' ends ─ in the log ─┐
+//!                                                                        │ no            │ not in the log                       │
+//!                                                                        ▼               ▼                                      │
+//!                                             prepare sinks → begin → send → commit ─ in doubt, aborted, fenced, log away ──────┘
+//!                                                                        │ committed
+//!                                                                        ▼
+//!                                                       publish sinks → tell the engine ◄── committed
 //! ```
-//! The outcome of a doubtful commit is read from the log, never from memory: librdkafka has no KIP-890 part 2, so a retried
-//! EndTxn may end a later transaction of the same producer epoch. A new InitProducerId fences such a stray.
+//! - After *every* InitProducerId comes a confirmation: without it a paused owner that wakes up could un-fence itself (O-1).
+//! - The outcome of a doubtful commit is read from the log, never from memory: librdkafka has no KIP-890 part 2, so a retried
+//!   EndTxn may end a later transaction of the same producer epoch. A new InitProducerId fences such a stray.
+//! - A FENCED error proves nothing: the control log says whether somebody took over.
 //!
-//! On failure: `Retry` pauses the job (state kept, memory bounded by the queue); a later owner in the control log ends it.
+//! On failure: `Retry` pauses the job (state kept, memory bounded by the queue); a control log that has gone on without this worker ends it.
 
-use crate::changelog;
+use crate::changelog::Tail;
+use crate::clock::Clock;
 use crate::content::{SealedEpoch, send_all};
-use crate::ownership::{Ownership, Standing};
+use crate::membership::Membership;
 use crate::progress::Progress;
-use crate::runtime::EngineError;
-use crossbeam_channel::{Receiver, Sender};
+use crate::runtime::{EngineError, JobOutcome, Shared, gone};
+use crate::turn::{Actor, Turn};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use fail::fail_point;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use streamshield_core::cluster::{ControlRecord, SlotId};
+use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Offset, RegionId};
-use streamshield_core::ports::log::{CommitOutcome, Log, LogError, LogErrorKind, TransactionalWriter, Wakeup};
+use streamshield_core::ports::log::{CommitOutcome, Isolation, Log, LogError, LogErrorKind, TransactionalWriter, Wakeup};
 use streamshield_core::ports::sink::SinkContent;
 use streamshield_core::ports::state::Flush;
 
@@ -37,229 +45,349 @@ use streamshield_core::ports::state::Flush;
 pub const SEALED_AHEAD_MAX: usize = 2;
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Longest sleep without work; a new batch or a record that was read back wakes it.
+const IDLE: Duration = Duration::from_millis(100);
+/// How old the noted end of a changelog may be: what a doubtful outcome is read from, and what a checkpoint lets the log be trimmed to.
+const NOTED_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What the engine hears of a batch.
 pub enum CommitNews {
     Committed(Vec<CommittedEpoch>),
-    TakenOver(String),
-    Failed(EngineError),
+    Ended(JobOutcome),
 }
 
 /// An epoch that is in the log.
 pub struct CommittedEpoch {
-    pub index: usize,
-    pub position: Offset,
-    /// With the encoded epoch record, to be written to the local store.
-    pub flush: Option<(Flush, Vec<u8>)>,
+    pub record: EpochRecord,
+    /// May be written to the local store now.
+    pub flush: Option<Flush>,
+    /// The changelog holds the record and all that came after it from here on.
+    pub changelog_from: Offset,
 }
 
-/// Everything a commit thread needs.
+/// Everything a commit actor needs.
 pub struct Committer {
     pub log: Arc<dyn Log>,
-    pub ownership: Arc<Ownership>,
+    pub membership: Arc<Membership>,
+    pub slot: SlotId,
     pub transactional_id: String,
     pub progress: Arc<Progress>,
-    /// Where each region's changelog ended when it was last read.
-    pub changelog_ends: BTreeMap<RegionId, Offset>,
-    pub stopping: Arc<AtomicBool>,
+    pub clock: Arc<dyn Clock>,
+    pub shared: Arc<Shared>,
+    pub sealed: Receiver<Vec<SealedEpoch>>,
+    pub news: Sender<CommitNews>,
     pub wakeup: Arc<Wakeup>,
+    /// Of the slot that hears the news.
+    pub slot_wakeup: Arc<Wakeup>,
+    stage: Stage,
+    batch: Option<Batch>,
+    /// Where each region's changelog stood before the batches that are not known yet: what a doubtful outcome is read from.
+    changelog_ends: BTreeMap<RegionId, Noted>,
+    pause: Duration,
+    resume_at: Duration,
 }
 
-enum Ended {
-    TakenOver(String),
-    Failed(EngineError),
-    /// The process leaves while the log is away: what is sealed stays uncommitted, the next start replays it.
-    GivenUp,
+/// Where a changelog ended at some time.
+struct Noted {
+    end: Offset,
+    at: Duration,
+}
+
+enum Stage {
+    NoProducer,
+    Confirming { writer: Box<dyn TransactionalWriter>, offset: Offset },
+    Resolving { writer: Box<dyn TransactionalWriter>, tail: Tail },
+    Ready { writer: Box<dyn TransactionalWriter> },
+    Publishing { writer: Box<dyn TransactionalWriter> },
+    Ended,
+}
+
+/// The batch under way.
+struct Batch {
+    epochs: Vec<SealedEpoch>,
+    since: Duration,
+    /// A transaction with it may have been committed.
+    in_doubt: bool,
+}
+
+/// Where a committer lives: what is the same for slot and committer.
+pub struct CommitterParts {
+    pub log: Arc<dyn Log>,
+    pub membership: Arc<Membership>,
+    pub slot: SlotId,
+    pub progress: Arc<Progress>,
+    pub clock: Arc<dyn Clock>,
+    pub shared: Arc<Shared>,
+    pub sealed: Receiver<Vec<SealedEpoch>>,
+    pub news: Sender<CommitNews>,
+    pub wakeup: Arc<Wakeup>,
+    pub slot_wakeup: Arc<Wakeup>,
 }
 
 impl Committer {
-    /// Runs until the channel closes. `writer` is fresh and confirmed.
-    pub fn run(mut self, mut writer: Option<Box<dyn TransactionalWriter>>, sealed: Receiver<Vec<SealedEpoch>>, news: Sender<CommitNews>) {
-        while let Ok(mut batch) = sealed.recv() {
-            let result = self.commit(&mut writer, &mut batch);
-            let message = match result {
-                Ok(()) => CommitNews::Committed(self.count(batch)),
-                Err(Ended::TakenOver(why)) => CommitNews::TakenOver(why),
-                Err(Ended::Failed(error)) => CommitNews::Failed(error),
-                Err(Ended::GivenUp) => return,
-            };
-            let ended = !matches!(message, CommitNews::Committed(_));
-            let gone = news.send(message).is_err();
-            self.wakeup.raise();
-            if ended || gone {
-                return;
+    pub fn new(parts: CommitterParts) -> Committer {
+        let transactional_id = parts.slot.transactional_id(&parts.membership.job);
+        let CommitterParts { log, membership, slot, progress, clock, shared, sealed, news, wakeup, slot_wakeup } = parts;
+        Committer {
+            log,
+            membership,
+            slot,
+            transactional_id,
+            progress,
+            clock,
+            shared,
+            sealed,
+            news,
+            wakeup,
+            slot_wakeup,
+            stage: Stage::NoProducer,
+            batch: None,
+            changelog_ends: BTreeMap::new(),
+            pause: RETRY_PAUSE_MIN,
+            resume_at: Duration::ZERO,
+        }
+    }
+
+    /// One move of the state machine. True: another at once.
+    fn step(&mut self) -> Result<bool, Trouble> {
+        match std::mem::replace(&mut self.stage, Stage::NoProducer) {
+            Stage::NoProducer => self.init(),
+            Stage::Confirming { writer, offset } => self.confirm(writer, offset),
+            Stage::Resolving { writer, tail } => self.resolve(writer, tail),
+            Stage::Ready { writer } => self.attempt(writer),
+            Stage::Publishing { writer } => self.publish(writer),
+            Stage::Ended => {
+                self.stage = Stage::Ended;
+                Ok(false)
             }
         }
     }
 
-    fn count(&self, batch: Vec<SealedEpoch>) -> Vec<CommittedEpoch> {
-        fail_point!("engine::after_commit");
-        batch
-            .into_iter()
-            .map(|epoch| {
-                self.progress.committed(epoch.record.region, epoch.record.epoch.0, epoch.record.watermark, &epoch.counts);
-                let record = epoch.flush.is_some().then(|| epoch.record.encode());
-                CommittedEpoch {
-                    index: epoch.index,
-                    position: epoch.record.positions.first().copied().unwrap_or(0),
-                    flush: epoch.flush.zip(record),
-                }
-            })
-            .collect()
+    fn init(&mut self) -> Result<bool, Trouble> {
+        let writer = self.log.writer(&self.transactional_id)?;
+        let confirm = ControlRecord::Confirm { incarnation: self.slot.incarnation, slot: self.slot.slot };
+        let offset = self.membership.append(&confirm)?;
+        self.stage = Stage::Confirming { writer, offset };
+        Ok(true)
     }
 
-    /// Commits one batch, whatever it takes.
-    fn commit(&mut self, writer: &mut Option<Box<dyn TransactionalWriter>>, batch: &mut [SealedEpoch]) -> Result<(), Ended> {
-        let started = Instant::now();
-        let mut pause = RETRY_PAUSE_MIN;
-        loop {
-            let trouble = match writer {
-                Some(open) => match self.attempt(open.as_mut(), batch)? {
-                    None => break,
-                    Some(trouble) => trouble,
-                },
-                None => "the producer was not yet ready".to_string(),
-            };
-            // Dropping it here also ends its connection, before the new one fences it.
-            *writer = None;
-            self.note_trouble(&trouble);
-            match self.renew_and_resolve(batch) {
-                Ok((renewed, committed)) => {
-                    *writer = Some(renewed);
-                    if committed {
-                        break;
-                    }
+    fn confirm(&mut self, writer: Box<dyn TransactionalWriter>, offset: Offset) -> Result<bool, Trouble> {
+        if !self.membership.has_read(offset) {
+            self.stage = Stage::Confirming { writer, offset };
+            return Ok(false);
+        }
+        if let Some(outcome) = gone(&self.membership.standing()) {
+            return Err(Trouble::Ended(outcome));
+        }
+        let now = self.clock.steady();
+        self.stage = match &self.batch {
+            Some(batch) if batch.in_doubt => {
+                let from = |epoch: &SealedEpoch| {
+                    let from = self.changelog_ends.get(&epoch.record.region).map_or(0, |noted| noted.end);
+                    (epoch.changelog.clone(), from)
+                };
+                Stage::Resolving { writer, tail: Tail::new(batch.epochs.iter().map(from), self.wakeup.clone(), now) }
+            }
+            _ => Stage::Ready { writer },
+        };
+        Ok(true)
+    }
+
+    /// What became of the batch: the log knows.
+    fn resolve(&mut self, writer: Box<dyn TransactionalWriter>, mut tail: Tail) -> Result<bool, Trouble> {
+        let Some(found) = tail.turn(self.log.as_ref(), self.clock.steady())? else {
+            self.stage = Stage::Resolving { writer, tail };
+            return Ok(false);
+        };
+        let batch = self.batch.as_mut().expect("only a batch is resolved");
+        let mut committed = 0;
+        for (epoch, (last, end)) in batch.epochs.iter().zip(&found) {
+            committed += usize::from(is_in_log(epoch, last.as_ref(), self.slot)?);
+            self.changelog_ends.insert(epoch.record.region, Noted { end: *end, at: self.clock.steady() });
+        }
+        let all = batch.epochs.len();
+        assert!(committed == 0 || committed == all, "E-3: a transaction is torn: {committed} of {all} epochs are in the log");
+        batch.in_doubt = false;
+        self.stage = if committed > 0 { Stage::Publishing { writer } } else { Stage::Ready { writer } };
+        Ok(true)
+    }
+
+    /// One transaction with the next batch.
+    fn attempt(&mut self, mut writer: Box<dyn TransactionalWriter>) -> Result<bool, Trouble> {
+        if self.batch.is_none() {
+            match self.sealed.try_recv() {
+                Ok(epochs) => self.batch = Some(Batch { epochs, since: self.clock.steady(), in_doubt: false }),
+                Err(TryRecvError::Empty) => {
+                    self.stage = Stage::Ready { writer };
+                    return Ok(false);
                 }
-                Err(Resolve::Ended(ended)) => return Err(ended),
-                Err(Resolve::Again(why)) => {
-                    if self.stopping.load(Ordering::SeqCst) {
-                        return Err(Ended::GivenUp);
-                    }
-                    tracing::debug!(%why, "the log does not answer yet");
-                    std::thread::sleep(pause);
-                    pause = (pause * 2).min(RETRY_PAUSE_MAX);
+                Err(TryRecvError::Disconnected) => {
+                    self.stage = Stage::Ended;
+                    return Ok(false);
                 }
+            }
+        }
+        self.note_ends()?;
+        let batch = self.batch.as_mut().expect("taken above");
+        for epoch in &mut batch.epochs {
+            if let Some(SinkContent::External(content)) = &mut epoch.sink {
+                content.prepare().map_err(|error| match error.retry {
+                    true => Trouble::Away(error.message),
+                    false => Trouble::failed(format!("a sink refuses to prepare an epoch: {}", error.message), None),
+                })?;
+            }
+        }
+        fail_point!("engine::before_begin");
+        writer.begin()?;
+        if let Err(error) = send_all(writer.as_mut(), &batch.epochs) {
+            writer.abort();
+            return Err(error.into());
+        }
+        fail_point!("engine::after_produce");
+        fail_point!("engine::before_commit");
+        batch.in_doubt = true;
+        match writer.commit() {
+            CommitOutcome::Committed => {
+                batch.in_doubt = false;
+                self.stage = Stage::Publishing { writer };
+                Ok(true)
+            }
+            CommitOutcome::InDoubt(why) => {
+                metrics::counter!("streamshield_commits_in_doubt_total").increment(1);
+                Err(Trouble::Away(format!("a commit is in doubt: {why}")))
+            }
+            CommitOutcome::Aborted(why) => Err(Trouble::Away(format!("a transaction was aborted: {why}"))),
+            CommitOutcome::Fenced(why) => Err(Trouble::Away(format!("the producer was fenced: {why}"))),
+        }
+    }
+
+    /// Where the changelogs end before a flush or a first epoch is written, and now and then: the records of the batch lie at or behind that.
+    fn note_ends(&mut self) -> Result<(), LogError> {
+        let (batch, now) = (self.batch.as_ref().expect("a batch is under way"), self.clock.steady());
+        for epoch in &batch.epochs {
+            let region = epoch.record.region;
+            let is_fresh = |noted: &Noted| now.saturating_sub(noted.at) < NOTED_TIME_MAX;
+            if epoch.flush.is_some() || !self.changelog_ends.get(&region).is_some_and(is_fresh) {
+                let end = self.log.bounds(&epoch.changelog, Isolation::ReadUncommitted)?.high;
+                self.changelog_ends.insert(region, Noted { end, at: now });
+            }
+        }
+        Ok(())
+    }
+
+    /// After the commit: sinks outside of the log make their rows visible, and the engine hears of it.
+    fn publish(&mut self, writer: Box<dyn TransactionalWriter>) -> Result<bool, Trouble> {
+        let batch = self.batch.as_mut().expect("a committed batch is published");
+        for epoch in &mut batch.epochs {
+            let Some(SinkContent::External(content)) = &mut epoch.sink else { continue };
+            if let Err(error) = content.publish() {
+                if !error.retry || self.shared.stopping.load(Ordering::SeqCst) {
+                    let hint = "restart the job: it publishes what is committed".to_string();
+                    return Err(Trouble::failed(format!("a sink refuses to publish a committed epoch: {error}"), Some(hint)));
+                }
+                self.stage = Stage::Publishing { writer };
+                self.rest();
+                return Ok(false);
             }
         }
         if let Some(away) = self.progress.resume() {
             tracing::info!(seconds = away.as_secs_f64(), "the log answers again, the job goes on; nothing was lost");
         }
-        metrics::histogram!("streamshield_commit_duration_seconds").record(started.elapsed().as_secs_f64());
-        self.publish(batch)
+        let batch = self.batch.take().expect("there until here");
+        let spent = self.clock.steady().saturating_sub(batch.since);
+        metrics::histogram!("streamshield_commit_duration_seconds").record(spent.as_secs_f64());
+        fail_point!("engine::after_commit");
+        let committed = batch.epochs.into_iter().map(|epoch| self.count(epoch)).collect();
+        self.pause = RETRY_PAUSE_MIN;
+        self.stage = Stage::Ready { writer };
+        self.tell(CommitNews::Committed(committed));
+        Ok(true)
     }
 
-    /// One transaction. None: committed; Some(why): the outcome is to be read from the log.
-    fn attempt(&self, writer: &mut dyn TransactionalWriter, batch: &mut [SealedEpoch]) -> Result<Option<String>, Ended> {
-        for epoch in batch.iter_mut() {
-            if let Some(SinkContent::External(content)) = &mut epoch.sink
-                && let Err(error) = content.prepare()
-            {
-                if !error.retry {
-                    return Err(Ended::Failed(EngineError { message: format!("a sink refuses to prepare an epoch: {error}"), hint: None }));
-                }
-                return Ok(Some(error.message));
-            }
-        }
-        fail_point!("engine::before_begin");
-        if let Err(error) = writer.begin() {
-            return self.sort(error);
-        }
-        if let Err(error) = send_all(writer, batch) {
-            writer.abort();
-            return self.sort(error);
-        }
-        fail_point!("engine::after_produce");
-        fail_point!("engine::before_commit");
-        match writer.commit() {
-            CommitOutcome::Committed => Ok(None),
-            CommitOutcome::InDoubt(why) => {
-                metrics::counter!("streamshield_commits_in_doubt_total").increment(1);
-                Ok(Some(format!("a commit is in doubt: {why}")))
-            }
-            CommitOutcome::Aborted(why) => Ok(Some(format!("a transaction was aborted: {why}"))),
-            CommitOutcome::Fenced(why) => Ok(Some(format!("the producer was fenced: {why}"))),
-        }
+    fn count(&self, epoch: SealedEpoch) -> CommittedEpoch {
+        let region = epoch.record.region;
+        self.progress.committed(region, epoch.record.epoch.0, epoch.record.watermark, &epoch.counts);
+        let changelog_from = self.changelog_ends.get(&region).map_or(0, |noted| noted.end);
+        CommittedEpoch { record: epoch.record, flush: epoch.flush, changelog_from }
     }
 
-    fn sort(&self, error: LogError) -> Result<Option<String>, Ended> {
-        match error.kind {
-            LogErrorKind::Retry | LogErrorKind::Fenced => Ok(Some(error.message)),
-            _ => Err(Ended::Failed(EngineError { message: format!("an epoch can't be written: {error}"), hint: None })),
+    fn tell(&mut self, news: CommitNews) {
+        if self.news.send(news).is_err() {
+            self.stage = Stage::Ended;
         }
+        self.slot_wakeup.raise();
     }
 
-    fn note_trouble(&self, trouble: &str) {
+    fn rest(&mut self) {
+        self.resume_at = self.clock.steady() + self.pause;
+        self.pause = (self.pause * 2).min(RETRY_PAUSE_MAX);
+    }
+
+    /// The log is away, or the outcome is open: drop the producer (which also ends its connection before the next one fences it) and try again.
+    fn away(&mut self, why: &str) {
         if self.progress.pause() {
-            tracing::warn!(reason = trouble, "the log does not take a commit; the job pauses with all its state and tries again");
+            tracing::warn!(reason = why, "the log does not take a commit; the job pauses with all its state and tries again");
         }
-    }
-
-    /// A new producer (which fences the old), ownership confirmed, and whether the batch is in the log.
-    fn renew_and_resolve(&mut self, batch: &[SealedEpoch]) -> Result<(Box<dyn TransactionalWriter>, bool), Resolve> {
-        let writer = self.log.writer(&self.transactional_id)?;
-        match self.ownership.confirm()? {
-            Standing::Owner => {}
-            Standing::TakenOver(by) => {
-                return Err(Resolve::Ended(Ended::TakenOver(format!("a later process (incarnation {}) owns the job", by.0))));
-            }
-        }
-        let mut found = 0;
-        // Remembered only when all were read: a second try must see the same records again.
-        let mut ends = Vec::with_capacity(batch.len());
-        for epoch in batch {
-            let region = epoch.record.region;
-            let from = self.changelog_ends.get(&region).copied().unwrap_or(0);
-            let (last, end) = changelog::read_last(self.log.as_ref(), &epoch.changelog, from)?;
-            if let Some(last) = last {
-                if last.incarnation != self.ownership.incarnation {
-                    return Err(Resolve::Ended(Ended::TakenOver(format!("{region} has an epoch of incarnation {}", last.incarnation.0))));
-                }
-                if last.epoch >= epoch.epoch() {
-                    assert_eq!(last.epoch, epoch.epoch(), "E-1: {region} has a later epoch in the log than was sealed");
-                    found += 1;
-                }
-            }
-            ends.push((region, end));
-        }
-        self.changelog_ends.extend(ends);
-        assert!(found == 0 || found == batch.len(), "E-3: a transaction is torn: {found} of {} epochs are in the log", batch.len());
-        Ok((writer, found > 0))
-    }
-
-    /// After the commit: sinks outside of the log make their rows visible.
-    fn publish(&self, batch: &mut [SealedEpoch]) -> Result<(), Ended> {
-        for epoch in batch.iter_mut() {
-            let Some(SinkContent::External(content)) = &mut epoch.sink else { continue };
-            let mut pause = RETRY_PAUSE_MIN;
-            while let Err(error) = content.publish() {
-                if !error.retry || self.stopping.load(Ordering::SeqCst) {
-                    let message = format!("a sink refuses to publish a committed epoch: {error}");
-                    return Err(Ended::Failed(EngineError {
-                        message,
-                        hint: Some("restart the job: it publishes what is committed".into()),
-                    }));
-                }
-                std::thread::sleep(pause);
-                pause = (pause * 2).min(RETRY_PAUSE_MAX);
-            }
-        }
-        Ok(())
+        tracing::debug!(why, "the log does not answer yet");
+        self.rest();
     }
 }
 
-enum Resolve {
-    Again(String),
-    Ended(Ended),
+impl Actor for Committer {
+    fn turn(&mut self) -> Turn {
+        if self.shared.over.load(Ordering::SeqCst) {
+            return Turn::Ended(JobOutcome::Stopped);
+        }
+        let now = self.clock.steady();
+        if now < self.resume_at {
+            return Turn::Idle(self.resume_at - now);
+        }
+        match self.step() {
+            Ok(true) => Turn::Again,
+            Ok(false) if matches!(self.stage, Stage::Ended) => Turn::Ended(JobOutcome::Stopped),
+            Ok(false) => Turn::Idle(if matches!(self.stage, Stage::Resolving { .. }) { RETRY_PAUSE_MIN / 4 } else { IDLE }),
+            Err(Trouble::Away(why)) => {
+                self.away(&why);
+                Turn::Again
+            }
+            Err(Trouble::Ended(outcome)) => {
+                self.stage = Stage::Ended;
+                self.tell(CommitNews::Ended(outcome.clone()));
+                Turn::Ended(outcome)
+            }
+        }
+    }
 }
 
-impl From<LogError> for Resolve {
+/// Whether this epoch is in the log, whose last record is `last`.
+fn is_in_log(epoch: &SealedEpoch, last: Option<&EpochRecord>, slot: SlotId) -> Result<bool, Trouble> {
+    let Some(last) = last else { return Ok(false) };
+    let region = epoch.record.region;
+    if last.epoch >= epoch.epoch() && last.incarnation != slot.incarnation {
+        let by = last.incarnation.0;
+        return Err(Trouble::Ended(JobOutcome::Expired(format!("{region} has an epoch of a newer owner (incarnation {by})"))));
+    }
+    assert!(last.epoch <= epoch.epoch(), "E-1: {region} has a later epoch in the log than was sealed");
+    Ok(last.epoch == epoch.epoch())
+}
+
+enum Trouble {
+    /// Try again, with a new producer.
+    Away(String),
+    Ended(JobOutcome),
+}
+
+impl Trouble {
+    fn failed(message: String, hint: Option<String>) -> Trouble {
+        Trouble::Ended(JobOutcome::Failed(EngineError { message, hint }))
+    }
+}
+
+impl From<LogError> for Trouble {
     fn from(error: LogError) -> Self {
         match error.kind {
-            LogErrorKind::Retry | LogErrorKind::Fenced => Resolve::Again(error.message),
-            _ => Resolve::Ended(Ended::Failed(EngineError {
-                message: format!("the outcome of a commit can't be read: {error}"),
-                hint: None,
-            })),
+            LogErrorKind::Retry | LogErrorKind::Fenced => Trouble::Away(error.message),
+            _ => Trouble::failed(format!("an epoch can't be written, or its outcome not read: {error}"), None),
         }
     }
 }

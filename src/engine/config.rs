@@ -1,8 +1,11 @@
 //! What a job run needs to know besides its plan.
 
+use crate::clock::Clock;
 use std::sync::Arc;
 use std::time::Duration;
+use streamshield_core::cluster::Settings;
 use streamshield_core::ports::Connectors;
+use streamshield_core::ports::checkpoint::CheckpointStore;
 use streamshield_core::ports::log::Log;
 use streamshield_core::ports::state::StateBackend;
 
@@ -31,8 +34,17 @@ pub enum LateRowPolicy {
 pub struct JobConfig {
     /// Prefix of all topics and transactional ids: `[a-z0-9][a-z0-9._-]*`.
     pub name: String,
-    /// Engine threads.
+    /// Engine threads of this worker.
     pub slots: usize,
+    /// Stable across restarts, and this worker's alone: a second one of the same name replaces the first.
+    pub worker: String,
+    pub rack: Option<String>,
+    /// Where this worker's HTTP endpoints listen, for people.
+    pub http: Option<String>,
+    /// Tier, followers, heartbeats: what all workers have to agree on.
+    pub cluster: Settings,
+    /// Between two checkpoints of a region; None: none are made.
+    pub checkpoint_interval: Option<Duration>,
     /// Partitions of exchanges.
     pub parallelism: u32,
     /// Upper bound between two seals of a region.
@@ -50,10 +62,29 @@ pub struct JobConfig {
     pub log_dies_with_process: bool,
 }
 
+/// Runs a closure that may block for long, on a thread of the given name.
+pub type Spawn = Arc<dyn Fn(&str, Box<dyn FnOnce() + Send>) + Send + Sync>;
+
 /// What a job runs on.
 #[derive(Clone)]
 pub struct Environment {
     pub log: Arc<dyn Log>,
     pub connectors: Connectors,
     pub state: Arc<dyn StateBackend>,
+    pub checkpoints: Option<Arc<dyn CheckpointStore>>,
+    pub clock: Arc<dyn Clock>,
+    /// Tells two workers apart that start at the same moment: random.
+    pub nonce: u64,
+    pub spawn: Spawn,
+    /// Threads may be made: false in a simulation.
+    pub parallel: bool,
+}
+
+/// [`Environment::spawn`] of a real process.
+pub fn spawn_thread() -> Spawn {
+    Arc::new(|name, run| {
+        if let Err(error) = std::thread::Builder::new().name(name.to_string()).spawn(run) {
+            tracing::error!(%error, name, "no thread for background work");
+        }
+    })
 }

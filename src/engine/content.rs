@@ -4,6 +4,7 @@
 //! SealedEpoch ── sink rows ────────────┐
 //!            ├── exchange rows ────────┤ cut into messages at each attempt,
 //!            ├── dead letters, late ───┤ all in one transaction (E-3)
+//!            ├── delta, in chunks ─────┤
 //!            └── epoch record, last ───┘
 //! ```
 //! Exchange rows of all regions of a slot that go to the same partition share messages: a message is a sequence of frames, one per
@@ -23,6 +24,12 @@ use streamshield_core::ports::sink::SinkContent;
 use streamshield_core::ports::state::Flush;
 use streamshield_core::watermark::UpstreamWatermark;
 
+/// A delta is cut into messages of this size; the topics allow twice as much.
+pub const CHANGELOG_CHUNK_BYTES: usize = 512 << 10;
+/// Keys of the messages in a changelog: for people who look at it, and to tell a chunk from a record.
+pub const DELTA_KEY: &[u8] = b"delta";
+pub const RECORD_KEY: &[u8] = b"epoch";
+
 /// Rows of one epoch for an exchange.
 pub struct ExchangeContent {
     pub topic: Arc<str>,
@@ -36,10 +43,10 @@ pub struct ExchangeContent {
 
 /// Everything that one region commits in one epoch.
 pub struct SealedEpoch {
-    /// Index of the region in its slot.
-    pub index: usize,
     pub record: EpochRecord,
     pub changelog: TopicPartition,
+    /// What the epoch changed, for the changelog (Tier 2).
+    pub delta: Option<Vec<u8>>,
     pub exchange: Option<ExchangeContent>,
     pub sink: Option<SinkContent>,
     /// Dead letters and late rows.
@@ -67,16 +74,28 @@ pub fn send_all(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) ->
     }
     send_exchanges(writer, epochs)?;
     for epoch in epochs {
-        writer.send(&OutMessage {
-            topic: epoch.changelog.topic.clone(),
-            partition: Some(epoch.changelog.partition),
-            key: None,
-            payload: Some(epoch.record.encode()),
-            headers: Vec::new(),
-            timestamp_ms: None,
-        })?;
+        if let Some(delta) = &epoch.delta {
+            let mut chunks = delta.chunks(CHANGELOG_CHUNK_BYTES);
+            // A delta of no bytes still has its one message: the record says how many precede it.
+            let first = chunks.next().unwrap_or_default();
+            for chunk in std::iter::once(first).chain(chunks) {
+                writer.send(&to_changelog(epoch, DELTA_KEY, chunk.to_vec()))?;
+            }
+        }
+        writer.send(&to_changelog(epoch, RECORD_KEY, epoch.record.encode()))?;
     }
     Ok(())
+}
+
+fn to_changelog(epoch: &SealedEpoch, key: &[u8], payload: Vec<u8>) -> OutMessage {
+    OutMessage {
+        topic: epoch.changelog.topic.clone(),
+        partition: Some(epoch.changelog.partition),
+        key: Some(key.to_vec()),
+        payload: Some(payload),
+        headers: Vec::new(),
+        timestamp_ms: None,
+    }
 }
 
 /// A message to an exchange partition that is being filled with frames.

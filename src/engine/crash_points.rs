@@ -11,6 +11,13 @@
 //! | `engine::before_commit` | right before the commit is asked for |
 //! | `engine::after_commit` | committed, but nobody here knows yet |
 //! | `state::apply_flush` | with a flush under way to the local store |
+//!
+//! `STREAMSHIELD_FAIL_AT=engine::step:500` lets one part of the process fail instead, once, at that passing:
+//!
+//! | point | what fails |
+//! |---|---|
+//! | `engine::step` | the code of one region panics in a step |
+//! | `engine::diverge` | a replica's state differs from its owner's digest |
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,12 +25,30 @@ pub const VARIABLE: &str = "STREAMSHIELD_CRASH_AT";
 pub const POINTS: [&str; 5] =
     ["engine::before_begin", "engine::after_produce", "engine::before_commit", "engine::after_commit", "state::apply_flush"];
 
-/// Arms the point that the environment names, if it does. Says what is wrong with a value that it can't use.
+pub const FAIL_VARIABLE: &str = "STREAMSHIELD_FAIL_AT";
+/// Points of parts that fail, and how: the action in the words of the crate `fail`.
+const FAILURES: [(&str, &str); 2] = [("engine::step", "panic"), ("engine::diverge", "return")];
+
+/// Arms the points that the environment names, if it does. Says what is wrong with a value that it can't use.
 pub fn arm_from_environment() -> Result<(), String> {
-    match std::env::var(VARIABLE) {
-        Ok(value) => arm(&value, || std::process::abort()),
+    if let Ok(value) = std::env::var(VARIABLE) {
+        arm(&value, || std::process::abort())?;
+    }
+    match std::env::var(FAIL_VARIABLE) {
+        Ok(value) => arm_failure(&value),
         Err(_) => Ok(()),
     }
+}
+
+/// `point:passing`; the part fails at that passing, and at no other.
+fn arm_failure(value: &str) -> Result<(), String> {
+    let names = || FAILURES.map(|(point, _)| point).join(", ");
+    let wrong = || format!("{FAIL_VARIABLE}={value}: write POINT:PASSING, where POINT is one of {}", names());
+    let (point, passing) = value.rsplit_once(':').ok_or_else(wrong)?;
+    let passing: u64 = passing.parse().ok().filter(|passing| *passing > 0).ok_or_else(wrong)?;
+    let (_, action) = FAILURES.iter().find(|(known, _)| *known == point).ok_or_else(wrong)?;
+    let before = if passing > 1 { format!("{}*off->", passing - 1) } else { String::new() };
+    fail::cfg(point, &format!("{before}1*{action}->off"))
 }
 
 /// `point:passing`; `die` runs at that passing.
@@ -62,6 +87,19 @@ mod tests {
             })
             .collect();
         assert_eq!(died_after, [0, 1, 1]);
+    }
+
+    #[test]
+    fn a_part_fails_at_the_nth_passing_and_at_no_other() {
+        arm_failure("engine::diverge:2").expect("armed");
+        let pass = || {
+            fail::fail_point!("engine::diverge", |_| true);
+            false
+        };
+        assert_eq!([pass(), pass(), pass()], [false, true, false]);
+        for value in ["engine::before_begin:1", "engine::step", "engine::step:0"] {
+            assert!(arm_failure(value).is_err(), "{value}");
+        }
     }
 
     #[test]

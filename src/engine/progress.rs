@@ -1,15 +1,21 @@
 //! Live figures of a job, shared by its threads: counted when an epoch is committed, never before.
 
-use crate::runtime::{JobStatus, RegionStatus};
+use crate::runtime::{CheckpointStatus, JobStatus, RegionStatus};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
-use streamshield_core::ids::RegionId;
+use streamshield_core::cluster::Tier;
+use streamshield_core::ids::{Offset, RegionId};
+use streamshield_core::ports::checkpoint::Durability;
+use streamshield_core::ports::log::{Isolation, Log, TopicPartition};
+use streamshield_core::status::{FollowerReport, RegionReport, TakeoverReport, WorkerReport};
 use streamshield_core::watermark::Watermark;
 
 /// Commits whose latency is remembered for the quantiles.
 const LATENCY_SAMPLES_MAX: usize = 4_096;
+/// Regions whose lag is asked for at a time.
+const LAGS_PER_ROUND: usize = 64;
 /// How far back they reach.
 const LATENCY_WINDOW: Duration = Duration::from_secs(60);
 
@@ -28,11 +34,20 @@ pub struct EpochCounts {
 }
 
 /// Shared by all threads of a job.
-#[derive(Default)]
 pub struct Progress {
+    /// Names of the stages.
+    stages: Vec<String>,
+    tier: Tier,
     status: Mutex<JobStatus>,
     latencies: Mutex<VecDeque<(i64, f64)>>,
     paused_since_ms: AtomicI64,
+    inputs: Mutex<BTreeMap<RegionId, InputPosition>>,
+}
+
+/// Where an active region stands in its input.
+struct InputPosition {
+    partition: TopicPartition,
+    position: Offset,
 }
 
 /// Milliseconds since 1970 by the local clock.
@@ -41,10 +56,136 @@ pub fn wall_clock_ms() -> i64 {
 }
 
 impl Progress {
-    pub fn add_region(&self, region: RegionId, stage: &str) {
+    pub fn new(stages: Vec<String>, tier: Tier) -> Progress {
+        Progress {
+            stages,
+            tier,
+            status: Mutex::default(),
+            latencies: Mutex::default(),
+            paused_since_ms: AtomicI64::new(0),
+            inputs: Mutex::default(),
+        }
+    }
+
+    /// The nursery brings a region up: to follow, or to hand it to its slot.
+    pub fn follows(&self, region: RegionId, as_follower: bool) {
+        let role = match (as_follower, self.tier) {
+            (false, _) => "recovering",
+            (true, Tier::ActiveActive) => "replica",
+            (true, Tier::ActiveStandby) => "standby",
+            (true, Tier::Checkpoints) => "follower",
+        };
+        self.entry(region, |entry| entry.role = role.into());
+    }
+
+    pub fn followed(&self, region: RegionId, epoch: u64, epochs_behind: u64) {
+        self.region(region, |entry| (entry.epoch, entry.epochs_behind) = (epoch, epochs_behind));
+    }
+
+    /// The region is in its slot.
+    pub fn takes_over(&self, region: RegionId, epoch: u64, watermark: Watermark, finished: bool) {
+        self.entry(region, |entry| {
+            entry.role = "active".into();
+            entry.epoch = epoch;
+            entry.epochs_behind = 0;
+            entry.watermark_ms = (watermark != Watermark::MIN && watermark != Watermark::MAX).then_some(watermark.0);
+            entry.finished = finished;
+            entry.stopped = None;
+        });
+    }
+
+    /// The region is somebody else's. What was said of its stop stays to be read.
+    pub fn lets_go(&self, region: RegionId) {
+        let name = region.to_string();
+        self.inputs.lock().remove(&region);
+        self.status.lock().regions.retain(|entry| entry.region != name || entry.stopped.is_some());
+    }
+
+    pub fn diverged(&self, region: RegionId, epoch: u64) {
+        self.region(region, |entry| entry.diverged_at = Some(epoch));
+    }
+
+    pub fn checkpointed(&self, region: RegionId, epoch: u64, durability: Durability, at_ms: i64) {
+        self.region(region, |entry| entry.checkpoint = Some(CheckpointStatus { epoch, durability, at_ms }));
+    }
+
+    /// An active region's committed position, and the partition that it reads once that is known.
+    pub fn reads(&self, region: RegionId, partition: Option<TopicPartition>, position: Offset) {
+        let mut inputs = self.inputs.lock();
+        match partition {
+            Some(partition) => drop(inputs.insert(region, InputPosition { partition, position })),
+            None => {
+                if let Some(input) = inputs.get_mut(&region) {
+                    input.position = position;
+                }
+            }
+        }
+    }
+
+    /// Asks the log how much lies before the active regions; for some of them, where there are many.
+    pub fn measure_lags(&self, log: &dyn Log, now_ms: i64) {
+        let inputs: Vec<_> = {
+            let inputs = self.inputs.lock();
+            let skipped = (now_ms as usize / 1_000 * LAGS_PER_ROUND).checked_rem(inputs.len()).unwrap_or(0);
+            let all = inputs.iter().map(|(region, input)| (*region, input.partition.clone(), input.position));
+            all.cycle().skip(skipped).take(inputs.len().min(LAGS_PER_ROUND)).collect()
+        };
+        for (region, partition, position) in inputs {
+            let Ok(bounds) = log.bounds(&partition, Isolation::ReadCommitted) else { continue };
+            // A commit marker at the end is nothing to read.
+            let lag = bounds.high.saturating_sub(position).max(0) as u64;
+            let lag = if lag <= 1 { 0 } else { lag };
+            self.region(region, |entry| {
+                entry.lag_records = Some(lag);
+                entry.lag_ms = entry.newest_timestamp_ms.map(|newest| if lag == 0 { 0 } else { (now_ms - newest).max(0) as u64 });
+            });
+        }
+    }
+
+    /// This worker's figures for the control log.
+    pub fn report(&self, takeovers: Vec<TakeoverReport>, now_ms: i64) -> WorkerReport {
+        let status = self.status();
+        let (active, followers): (Vec<_>, Vec<_>) =
+            status.regions.into_iter().partition(|entry| entry.role == "active" || entry.role == "recovering");
+        let region = |entry: RegionStatus| RegionReport {
+            region: entry.region,
+            stage: entry.stage,
+            epoch: entry.epoch,
+            lag_records: entry.lag_records,
+            lag_ms: entry.lag_ms,
+            watermark_ms: entry.watermark_ms,
+            state_bytes: entry.state_bytes,
+            checkpoint_age_ms: entry.checkpoint.map(|checkpoint| (now_ms - checkpoint.at_ms).max(0) as u64),
+            stopped: entry.stopped,
+        };
+        let follower = |entry: RegionStatus| FollowerReport { region: entry.region, epoch: entry.epoch, diverged: entry.diverged_at };
+        WorkerReport {
+            state: status.state,
+            records_in: status.records_in,
+            rows_out: status.rows_out,
+            late_rows: status.late_rows,
+            bad_records: status.bad_records,
+            dead_letters: status.dead_letters,
+            latency_p50_ms: status.latency_p50_ms.map(|ms| ms as u64),
+            latency_p99_ms: status.latency_p99_ms.map(|ms| ms as u64),
+            regions: active.into_iter().map(region).collect(),
+            followers: followers.into_iter().map(follower).collect(),
+            takeovers,
+            ..Default::default()
+        }
+    }
+
+    fn entry(&self, region: RegionId, change: impl FnOnce(&mut RegionStatus)) {
+        let name = region.to_string();
         let mut status = self.status.lock();
-        status.regions.push(RegionStatus { region: region.to_string(), stage: stage.to_string(), ..Default::default() });
-        status.regions.sort_by(|a, b| a.region.cmp(&b.region));
+        if !status.regions.iter().any(|entry| entry.region == name) {
+            let stage = self.stages.get(region.stage.0 as usize).cloned().unwrap_or_default();
+            status.regions.push(RegionStatus { region: name.clone(), stage, ..Default::default() });
+            status.regions.sort_by(|a, b| a.region.cmp(&b.region));
+        }
+        if let Some(entry) = status.regions.iter_mut().find(|entry| entry.region == name) {
+            change(entry);
+        }
     }
 
     pub fn set_state(&self, state: &str) {
@@ -80,6 +221,7 @@ impl Progress {
             entry.watermark_ms = (watermark != Watermark::MIN && watermark != Watermark::MAX).then_some(watermark.0);
             entry.records_in += counts.records_in;
             entry.rows_out += counts.rows_out;
+            entry.newest_timestamp_ms = entry.newest_timestamp_ms.max(counts.newest_timestamp_ms);
         });
         if let (true, true, Some(newest)) = (counts.is_sink, counts.rows_out > 0, counts.newest_timestamp_ms) {
             let now = wall_clock_ms();
@@ -119,10 +261,5 @@ impl Progress {
         status.latency_p50_ms = quantile(0.5);
         status.latency_p99_ms = quantile(0.99);
         status
-    }
-
-    /// Regions that were stopped, with the reasons.
-    pub fn stopped(&self) -> BTreeMap<String, String> {
-        self.status.lock().regions.iter().filter_map(|entry| entry.stopped.clone().map(|reason| (entry.region.clone(), reason))).collect()
     }
 }

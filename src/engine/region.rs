@@ -6,31 +6,32 @@
 //!                                  └► region state (tables in memory, in place)
 //! ```
 //! A region does the same things in the same order when it replays its epoch records: a record holds the steps, the batch
-//! cuts and the clock (E-4). Steps are in [`crate::step`], replay in [`crate::recovery`]; this file has the region's
+//! cuts and the clock (E-4). Steps are in [`crate::step`], replay in [`crate::follower`]; this file has the region's
 //! parts, the open epoch and the seal.
 //!
 //! On failure: a region that fails before the seal drops its open epoch and stops; what it sealed before stays sealed and commits.
-//! Its state in memory is then no epoch's state any more, so it goes on only from its store, in a later start.
+//! Its state in memory is then no epoch's state any more, so it is dropped and brought up again from what is committed.
 
+use crate::clock::Clock;
 use crate::config::BadRecordPolicy;
-use crate::content::{ExchangeContent, SealedEpoch};
+use crate::content::{CHANGELOG_CHUNK_BYTES, ExchangeContent, SealedEpoch};
 use crate::exchange::Partitioner;
 use crate::letters::Letters;
 use crate::operators::scan::Scan;
 use crate::operators::{Chain, ChainOutput, EpochContext, OperatorError};
 use crate::plan::WatermarkPlan;
-use crate::progress::{EpochCounts, wall_clock_ms};
+use crate::progress::EpochCounts;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use streamshield_core::control::GenesisSplit;
-use streamshield_core::epoch::{EpochRecord, Step};
+use std::time::Duration;
+use streamshield_core::cluster::GenesisSplit;
+use streamshield_core::epoch::{DeltaHead, EpochRecord, Step};
 use streamshield_core::ids::{Epoch, Incarnation, Offset, PlanFingerprint, RegionId};
 use streamshield_core::ports::log::{OutMessage, TopicPartition};
 use streamshield_core::ports::sink::SinkWriter;
-use streamshield_core::ports::state::RegionState;
+use streamshield_core::ports::state::{Delta, Flush, RegionState, StateError};
 use streamshield_core::watermark::{UpstreamWatermark, Watermark};
 
 /// Bytes of an open epoch at which it is sealed before its time, whatever the budget says (M-1).
@@ -44,14 +45,30 @@ pub const OPEN_EPOCH_RECORDS_MAX: u64 = 500_000;
 pub enum RegionError {
     /// Something outside is away; the region keeps everything and tries again.
     Retry(String),
-    /// The region stops; the text is for people.
+    /// The region stops, with its offsets kept: another try would end in the same way. The text is for people.
     Stop(String),
+    /// The region failed here (a disk, a bug): it is brought up again from what is committed, here or elsewhere.
+    Failed(String),
 }
 
 impl From<OperatorError> for RegionError {
     fn from(error: OperatorError) -> Self {
-        RegionError::Stop(error.to_string())
+        RegionError::Failed(error.to_string())
     }
+}
+
+impl From<StateError> for RegionError {
+    fn from(error: StateError) -> Self {
+        RegionError::Failed(format!("the local store: {}", error.message))
+    }
+}
+
+/// A region that has stopped working in its slot.
+#[derive(Clone, Debug)]
+pub struct Failure {
+    pub reason: String,
+    /// Another try may go better.
+    pub retry: bool,
 }
 
 /// Where a region's rows come from.
@@ -97,6 +114,7 @@ pub struct ExchangeOutput {
 /// What is the same for all regions of a process.
 #[derive(Clone)]
 pub struct RegionSettings {
+    pub clock: Arc<dyn Clock>,
     pub plan: PlanFingerprint,
     pub incarnation: Incarnation,
     pub transactional_id: String,
@@ -107,11 +125,14 @@ pub struct RegionSettings {
     pub state_bytes_max: usize,
     /// Bytes of an open epoch at which it is sealed before its time (M-1).
     pub open_bytes_max: usize,
+    /// Every epoch of a region with state ships what it changed (Tier 2).
+    pub ships_deltas: bool,
 }
 
 /// Content of an epoch while steps are taken.
 pub struct OpenEpoch {
-    pub opened: Instant,
+    /// Steady time.
+    pub opened: Duration,
     pub context: EpochContext,
     pub steps: Vec<Step>,
     pub counts: EpochCounts,
@@ -123,7 +144,8 @@ pub struct OpenEpoch {
 
 pub struct Region {
     pub id: RegionId,
-    pub index: usize,
+    /// Offset of the control record that gave the region to this slot.
+    pub assignment: Offset,
     pub settings: RegionSettings,
     pub input: Input,
     pub chain: Chain,
@@ -134,7 +156,10 @@ pub struct Region {
     pub output: Output,
     pub letters: Letters,
     pub changelog: TopicPartition,
-    /// From where the changelog holds what the local store does not; kept beside it.
+    /// The last epoch that a slot wrote to the local store.
+    pub flushed_epoch: Option<Epoch>,
+    /// The record of the last committed epoch that was taken in a slot, and from where on the changelog holds it.
+    pub last_committed: Option<EpochRecord>,
     pub changelog_from: Offset,
     /// Last sealed epoch; 0 before genesis.
     pub epoch: Epoch,
@@ -149,12 +174,19 @@ pub struct Region {
     /// Closed windows remain to be emitted.
     pub pending_emit: bool,
     pub open: Option<OpenEpoch>,
-    pub flushed: Instant,
+    /// Steady time of the last sealed flush.
+    pub flushed: Duration,
     pub flush_in_flight: bool,
     pub flush_wanted: bool,
+    /// Batches of sealed epochs whose outcome is not known yet.
+    pub in_flight: usize,
+    /// To be released: no further steps.
+    pub leaving: bool,
+    /// The first epoch in a slot is sealed as soon as it has something: others wait for it since the region changed hands.
+    pub hurry: bool,
     /// Sealed with `finished`.
     pub finished: bool,
-    pub stopped: Option<String>,
+    pub failed: Option<Failure>,
 }
 
 impl Region {
@@ -162,8 +194,9 @@ impl Region {
     pub fn open(&mut self) -> &mut OpenEpoch {
         if self.open.is_none() {
             // Never back, whatever the local clock does.
-            self.now_ms = self.now_ms.max(wall_clock_ms());
-            self.open = Some(OpenEpoch::new(self.id, self.epoch.next(), self.now_ms));
+            self.now_ms = self.now_ms.max(self.settings.clock.wall_ms());
+            let opened = self.settings.clock.steady();
+            self.open = Some(OpenEpoch::new(self.id, self.epoch.next(), self.now_ms, opened));
             let counts = &mut self.open.as_mut().expect("just opened").counts;
             counts.is_source = matches!(self.input, Input::Source(_));
             counts.is_sink = matches!(self.output, Output::Sink(_));
@@ -173,7 +206,12 @@ impl Region {
 
     /// Whether another step may be taken.
     pub fn may_step(&self) -> bool {
-        self.stopped.is_none() && !self.finished && !self.input_finished_and_quiet() && !self.is_full() && !self.waits_for_memory()
+        self.failed.is_none()
+            && !self.leaving
+            && !self.finished
+            && !self.input_finished_and_quiet()
+            && !self.is_full()
+            && !self.waits_for_memory()
     }
 
     fn input_finished_and_quiet(&self) -> bool {
@@ -204,10 +242,12 @@ impl Region {
     }
 
     /// Whether the open epoch is to be sealed now.
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub fn is_due(&self, now: Duration) -> bool {
         let Some(open) = &self.open else { return false };
-        self.stopped.is_none()
-            && (now.duration_since(open.opened) >= self.settings.commit_interval
+        self.failed.is_none()
+            && (now.saturating_sub(open.opened) >= self.settings.commit_interval
+                || self.leaving
+                || self.hurry
                 || self.is_full()
                 || self.input_finished_and_quiet()
                 || (self.flush_wanted && !self.flush_in_flight)
@@ -223,17 +263,17 @@ impl Region {
     }
 
     /// When the open epoch has to be sealed at the latest.
-    pub fn due_at(&self) -> Option<Instant> {
+    pub fn due_at(&self) -> Option<Duration> {
         self.open.as_ref().map(|open| open.opened + self.settings.commit_interval)
     }
 
     /// The epoch that states where the region starts; it has no rows.
     pub fn genesis(&mut self) -> SealedEpoch {
         assert_eq!(self.epoch, Epoch(0), "E-1: {} has a genesis already", self.id);
-        self.now_ms = self.now_ms.max(wall_clock_ms());
+        self.now_ms = self.now_ms.max(self.settings.clock.wall_ms());
         self.epoch = Epoch::GENESIS;
         let record = self.record(Vec::new(), self.now_ms);
-        self.sealed(record, EpochCounts::default(), Vec::new(), None)
+        self.sealed(record, EpochCounts::default(), Vec::new(), None, None)
     }
 
     /// Ends the open epoch. From here on its content never changes.
@@ -243,22 +283,27 @@ impl Region {
         self.chain.seal(&mut open.context, self.state.as_mut(), &mut out)?;
         self.route(&mut open, out, &mut |_| None)?;
         self.finished = self.input_finished_and_quiet();
+        self.hurry = false;
         let flush = if self.wants_flush(leaving) {
             self.flush_in_flight = true;
             self.flush_wanted = false;
-            self.flushed = Instant::now();
-            Some(self.state.seal_flush().map_err(|error| RegionError::Stop(error.message))?)
+            self.flushed = self.settings.clock.steady();
+            Some(self.state.seal_flush()?)
         } else {
             None
         };
+        let delta = if self.settings.ships_deltas && self.has_tables { Some(self.state.seal_delta()?) } else { None };
         self.epoch = self.epoch.next();
         let mut record = self.record(std::mem::take(&mut open.steps), open.context.now_ms);
         record.digest = flush.as_ref().map(|flush| flush.digest);
-        Ok(Some(self.sealed(record, open.counts, open.messages, flush)))
+        record.delta = delta.as_ref().map(delta_head);
+        Ok(Some(self.sealed(record, open.counts, open.messages, flush, delta)))
     }
 
     fn wants_flush(&self, leaving: bool) -> bool {
-        self.has_tables && !self.flush_in_flight && (leaving || self.flush_wanted || self.flushed.elapsed() >= self.settings.flush_interval)
+        self.has_tables
+            && !self.flush_in_flight
+            && (leaving || self.flush_wanted || self.settings.clock.steady().saturating_sub(self.flushed) >= self.settings.flush_interval)
     }
 
     fn record(&self, steps: Vec<Step>, now_ms: i64) -> EpochRecord {
@@ -275,6 +320,7 @@ impl Region {
             upstreams: self.upstreams.clone(),
             watermark: self.output_watermark,
             digest: None,
+            delta: None,
             finished: self.finished,
         }
     }
@@ -284,13 +330,14 @@ impl Region {
         record: EpochRecord,
         counts: EpochCounts,
         messages: Vec<OutMessage>,
-        flush: Option<streamshield_core::ports::state::Flush>,
+        flush: Option<Flush>,
+        delta: Option<Delta>,
     ) -> SealedEpoch {
         let says = UpstreamWatermark { watermark: self.output_watermark, idle: self.is_idle() };
         let mut sealed = SealedEpoch {
-            index: self.index,
             record,
             changelog: self.changelog.clone(),
+            delta: delta.map(|delta| delta.bytes),
             exchange: None,
             sink: None,
             messages,
@@ -352,7 +399,7 @@ impl Region {
                 open.counts.rows_out += batch.num_rows() as u64;
                 return Ok(());
             }
-            Output::Sink(writer) => writer.write(&batch).map_err(|error| RegionError::Stop(error.message))?,
+            Output::Sink(writer) => writer.write(&batch).map_err(|error| RegionError::Failed(error.message))?,
         };
         open.counts.rows_out += (batch.num_rows() - refused.len()) as u64;
         for row in refused {
@@ -389,9 +436,9 @@ impl Region {
 }
 
 impl OpenEpoch {
-    pub fn new(region: RegionId, epoch: Epoch, now_ms: i64) -> OpenEpoch {
+    pub fn new(region: RegionId, epoch: Epoch, now_ms: i64, opened: Duration) -> OpenEpoch {
         OpenEpoch {
-            opened: Instant::now(),
+            opened,
             context: epoch_context(region, epoch, now_ms),
             steps: Vec::new(),
             counts: EpochCounts::default(),
@@ -414,4 +461,9 @@ pub fn epoch_context(region: RegionId, epoch: Epoch, now_ms: i64) -> EpochContex
     name[4..8].copy_from_slice(&region.partition.to_le_bytes());
     name[8..].copy_from_slice(&epoch.0.to_le_bytes());
     EpochContext { now_ms, seed: xxhash_rust::xxh3::xxh3_64(&name), seed_next: 0 }
+}
+
+fn delta_head(delta: &Delta) -> DeltaHead {
+    let chunks = delta.bytes.len().div_ceil(CHANGELOG_CHUNK_BYTES).max(1);
+    DeltaHead { chunks: chunks as u32, bytes: delta.bytes.len() as u64, digest: delta.digest }
 }

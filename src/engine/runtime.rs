@@ -1,33 +1,42 @@
-//! Starts, watches and stops a job in this process.
+//! Starts, watches and stops a worker of a job in this process.
 //!
 //! ```text
-//! join the control log → genesis → topics → fence earlier producers → per slot: recover → new producer → confirm → run
+//! control topic ─ read ─► genesis (the first one wins) ─► topics ─► joined, read back ─► actors take turns
+//!
+//! control reader · heart · steward (fences) · checkpointer · per slot: slot, committer, nursery
 //! ```
-//! That order is architecture §6: nothing is read as "the end" before everybody who could still write has been fenced, and nothing
-//! is begun before ownership was confirmed after the producer's own InitProducerId.
+//! Nobody waits for anybody here: what a worker does next it reads in the control log's view ([`crate::membership`]). The order of architecture §6 is
+//! kept by who may do what when: the nursery takes the end of a changelog only when nobody is left to be fenced, the committer begins only after a
+//! confirmation that followed its own InitProducerId.
 
-use crate::assemble::{Job, ensure_topics};
-use crate::commit::{Committer, SEALED_AHEAD_MAX};
+pub use crate::assemble::Job;
+use crate::assemble::ensure_topics;
+use crate::checkpointer::{Checkpointer, Checkpoints};
+use crate::clock::Clock;
+use crate::commit::{Committer, CommitterParts, SEALED_AHEAD_MAX};
 use crate::config::{Environment, JobConfig};
-use crate::ownership::{Ownership, Standing, retrying};
+use crate::heart::Heart;
+use crate::membership::{ControlReading, Membership, retrying};
+use crate::nursery::Nursery;
 use crate::plan::JobPlan;
-use crate::progress::{Progress, wall_clock_ms};
-use crate::recovery;
-use crate::region::{Input, Region, RegionSettings};
-use crate::slot::{Shared, Slot};
+use crate::progress::Progress;
+use crate::region::RegionSettings;
+use crate::slot::Slot;
+use crate::steward::Steward;
+use crate::takeover::Takeovers;
 use crate::topics;
+use crate::turn::{Actor, Turn, drive};
+use crossbeam_channel::{bounded, unbounded};
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
-use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::JoinHandle;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use streamshield_core::control::Genesis;
-use streamshield_core::ids::RegionId;
-use streamshield_core::ports::log::{LogReader, ReaderOptions, TopicSpec, Wakeup};
-use streamshield_core::ports::source::Split;
-use streamshield_core::watermark::Watermark;
+use streamshield_core::cluster::{Cluster, ControlRecord, FEATURE_LEVEL, Genesis, Joined, Settings, SlotId, Standing, Tier};
+use streamshield_core::ids::{Incarnation, Offset};
+use streamshield_core::ports::Connectors;
+use streamshield_core::ports::checkpoint::Durability;
+use streamshield_core::ports::log::{LogErrorKind, ReaderOptions, TopicSpec, Wakeup};
 
 /// Why a job could not start or had to stop. The text says what happened, the hint what to do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -44,8 +53,10 @@ pub enum JobOutcome {
     Finished,
     /// `stop` was called: sealed, committed, left.
     Stopped,
-    /// Another process owns the job now.
+    /// Another process has taken this worker's name.
     TakenOver(String),
+    /// The others went on without this worker: it was paused or cut off. It may join again, as a new incarnation.
+    Expired(String),
     Failed(EngineError),
 }
 
@@ -85,74 +96,225 @@ pub struct RegionStatus {
     /// Set when the region was stopped: why.
     pub stopped: Option<String>,
     pub finished: bool,
+    /// `active`, `replica`, `standby`, or `recovering` (on its way to `active`).
+    pub role: String,
+    /// Of a replica or standby: committed epochs that it has not applied yet.
+    pub epochs_behind: u64,
+    /// E-4: the epoch at which this worker's state differed from the owner's; it was rebuilt.
+    pub diverged_at: Option<u64>,
+    /// What the input holds beyond the committed position, and the age of the newest record that is taken while there is more.
+    pub lag_records: Option<u64>,
+    pub lag_ms: Option<u64>,
+    pub newest_timestamp_ms: Option<i64>,
+    /// The last checkpoint that this worker made.
+    pub checkpoint: Option<CheckpointStatus>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct CheckpointStatus {
+    pub epoch: u64,
+    pub durability: Durability,
+    /// Milliseconds since 1970.
+    pub at_ms: i64,
 }
 
 /// The topics that a job needs besides its sources': control, changelogs, exchanges, dead letters, late rows, sink topics. Reads the
 /// sources' partitions; for `topics create` and `check`.
-pub fn required_topics(plan: &JobPlan, config: &JobConfig, environment: &Environment) -> Result<Vec<TopicSpec>, EngineError> {
-    let job = Job::open(plan.clone(), config.clone(), environment)?;
+pub fn required_topics(plan: &JobPlan, config: &JobConfig, connectors: &Connectors) -> Result<Vec<TopicSpec>, EngineError> {
+    let job = Job::open(plan.clone(), config.clone(), connectors)?;
     Ok(job.topics(&job.discover()?))
 }
 
-/// Fetch buffers of one slot's exchange reader (M-1).
+/// Fetch buffers of one slot's exchange reader, and of its followers' (M-1).
 const EXCHANGE_BUFFER_BYTES: usize = 16 << 20;
+const FOLLOWER_BUFFER_BYTES: usize = 8 << 20;
+/// Replicas compare digests at flush epochs: at least this often (E-4).
+const DIGEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
+/// Checkpoints that wait for their turn (M-1); a region has one at a time.
+const START_PAUSE: Duration = Duration::from_millis(5);
+const CONTROL_IDLE: Duration = Duration::from_millis(20);
 
-/// A running job. It goes on when the handle is dropped.
-pub struct JobHandle {
-    progress: Arc<Progress>,
-    shared: Arc<Shared>,
-    wakeups: Vec<Arc<Wakeup>>,
-    ended: Arc<(Mutex<Option<JobOutcome>>, Condvar)>,
+/// What a worker's standing means for it; None: it may go on.
+pub fn gone(standing: &Standing) -> Option<JobOutcome> {
+    match standing {
+        Standing::Live => None,
+        Standing::Replaced(by) => Some(JobOutcome::TakenOver(format!("a later process (incarnation {}) has this worker's name", by.0))),
+        Standing::Expired => Some(JobOutcome::Expired("the other workers did not hear of this one for too long".into())),
+        Standing::Left | Standing::Unknown => Some(JobOutcome::Expired("this worker is no member any more".into())),
+        Standing::Refused(reason) => Some(JobOutcome::Failed(EngineError { message: reason.clone(), hint: None })),
+    }
 }
 
-/// Creates missing topics, fences earlier runs and starts the slots, which recover by themselves. Returns when recovery is under
-/// way; never waits for the end.
-pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Result<JobHandle, EngineError> {
-    let job = Arc::new(Job::open(plan, config, &environment)?);
-    let config = &job.config;
-    ensure_topics(&environment, &[topics::control_spec(config)])?;
-    let ownership = Arc::new(Ownership::join(environment.log.clone(), &config.name, config.slots, wall_clock_ms())?);
-    let genesis = Arc::new(ownership.genesis(|| job.discover())?);
-    check_genesis(&job, &genesis)?;
-    ensure_topics(&environment, &job.topics(&genesis))?;
-    let fenced = ownership.fence_earlier()?;
-    if fenced > 0 {
-        tracing::info!(producers = fenced, "fenced the producers of earlier runs");
-    }
-    let progress = Arc::new(Progress::default());
-    progress.set_state("recovering");
-    let assignment = job.assignment(&genesis);
-    let shared = Arc::new(Shared::default());
-    for (region, _) in &assignment {
-        let stage = &job.plan.stages[region.stage.0 as usize];
-        progress.add_region(*region, &stage.name);
-        if job.sources.contains_key(&region.stage) {
-            shared.sources_running.fetch_add(1, Ordering::SeqCst);
+/// What the actors of a worker share.
+pub struct Shared {
+    /// Drain: seal, commit, leave.
+    pub stopping: Arc<AtomicBool>,
+    /// All slots have ended.
+    pub over: AtomicBool,
+    slots_clean: AtomicUsize,
+    slots_settled: Vec<AtomicBool>,
+    /// Per slot the steady time of its last turn, in ms.
+    slots_alive: Vec<AtomicU64>,
+}
+
+impl Shared {
+    fn new(slots: usize) -> Shared {
+        Shared {
+            stopping: Arc::default(),
+            over: AtomicBool::new(false),
+            slots_clean: AtomicUsize::new(0),
+            slots_settled: (0..slots).map(|_| AtomicBool::new(false)).collect(),
+            slots_alive: (0..slots).map(|_| AtomicU64::new(u64::MAX)).collect(),
         }
     }
-    let recovering = Arc::new(AtomicUsize::new(config.slots));
-    let (mut wakeups, mut threads) = (Vec::new(), Vec::new());
-    for number in 0..config.slots {
-        let wakeup = Arc::new(Wakeup::default());
-        wakeups.push(wakeup.clone());
-        let starter = SlotStarter {
-            number,
-            regions: assignment.iter().filter(|(_, slot)| *slot == number).map(|(region, _)| *region).collect(),
-            job: job.clone(),
-            genesis: genesis.clone(),
-            environment: environment.clone(),
-            ownership: ownership.clone(),
-            progress: progress.clone(),
-            shared: shared.clone(),
-            wakeup,
-            recovering: recovering.clone(),
-        };
-        let thread = std::thread::Builder::new().name(format!("slot-{number}")).spawn(move || starter.run());
-        threads.push(thread.map_err(|error| EngineError { message: format!("no thread for a slot: {error}"), hint: None })?);
+
+    pub fn slot_lives(&self, slot: u32, now: Duration) {
+        self.slots_alive[slot as usize].store(now.as_millis() as u64, Ordering::Relaxed);
     }
-    let ended = Arc::new((Mutex::new(None), Condvar::new()));
-    watch(threads, progress.clone(), shared.clone(), wakeups.clone(), ended.clone());
-    Ok(JobHandle { progress, shared, wakeups, ended })
+
+    /// Every sealed epoch of the slot is committed, and it takes no further steps.
+    pub fn slot_left_clean(&self) {
+        self.slots_clean.fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// The slot has what it owns. True: now all slots have.
+    pub fn slot_settled(&self, slot: u32) -> bool {
+        !self.slots_settled[slot as usize].swap(true, Ordering::SeqCst)
+            && self.slots_settled.iter().all(|settled| settled.load(Ordering::SeqCst))
+    }
+
+    /// A slot whose last turn is longer ago than this.
+    pub fn stuck_slot(&self, now: Duration, longest: Duration) -> Option<usize> {
+        self.slots_alive.iter().position(|alive| {
+            let alive = alive.load(Ordering::Relaxed);
+            alive != u64::MAX && (now.as_millis() as u64).saturating_sub(alive) > longest.as_millis() as u64
+        })
+    }
+}
+
+/// A worker on its way into the cluster. A simulation gives it turns; [`start`] waits between them.
+pub struct Starting {
+    job: Arc<Job>,
+    environment: Environment,
+    wakeup: Arc<Wakeup>,
+    phase: StartPhase,
+}
+
+enum StartPhase {
+    Reading(Box<ControlReading>),
+    Genesis { membership: Arc<Membership>, told: Option<Offset> },
+    Joining { membership: Arc<Membership>, genesis: Arc<Genesis>, offset: Offset },
+    Over,
+}
+
+impl Starting {
+    /// Opens the job's tables, makes the control topic if there is none, and begins to read it.
+    pub fn new(plan: JobPlan, config: JobConfig, environment: Environment) -> Result<Starting, EngineError> {
+        let job = Arc::new(Job::open(plan, config, &environment.connectors)?);
+        ensure_topics(&environment, &[topics::control_spec(&job.config)])?;
+        let wakeup = Arc::new(Wakeup::default());
+        let open = || ControlReading::open(environment.log.as_ref(), &job.config.name, wakeup.clone());
+        let reading = retrying("read the control topic", open)?;
+        Ok(Starting { job, environment, wakeup, phase: StartPhase::Reading(Box::new(reading)) })
+    }
+
+    /// Some: the worker is a member, its actors want turns.
+    pub fn turn(&mut self) -> Result<Option<Worker>, EngineError> {
+        match std::mem::replace(&mut self.phase, StartPhase::Over) {
+            StartPhase::Reading(reading) => self.read(reading).map(|()| None),
+            StartPhase::Genesis { membership, told } => self.genesis(membership, told).map(|()| None),
+            StartPhase::Joining { membership, genesis, offset } => self.join(membership, genesis, offset),
+            StartPhase::Over => Err(EngineError { message: "the start is over".into(), hint: None }),
+        }
+    }
+
+    fn read(&mut self, mut reading: Box<ControlReading>) -> Result<(), EngineError> {
+        match reading.turn() {
+            Ok(true) => {}
+            Ok(false) => {
+                self.phase = StartPhase::Reading(reading);
+                return Ok(());
+            }
+            Err(error) if error.kind == LogErrorKind::Retry => {
+                self.phase = StartPhase::Reading(reading);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let cluster = reading.fold()?;
+        let clock_ms = self.environment.clock.wall_ms().max(0) as u64;
+        let incarnation = Incarnation(cluster.highest_incarnation().map_or(clock_ms, |highest| clock_ms.max(highest.0 + 1)));
+        let (log, position) = (self.environment.log.clone(), reading.position);
+        let membership = Arc::new(Membership::new(log, &self.job.config.name, incarnation, reading.reader, cluster, position));
+        self.phase = StartPhase::Genesis { membership, told: None };
+        Ok(())
+    }
+
+    fn genesis(&mut self, membership: Arc<Membership>, mut told: Option<Offset>) -> Result<(), EngineError> {
+        read_on(&membership)?;
+        let Some(genesis) = membership.view(|cluster| cluster.genesis().cloned()) else {
+            if told.is_none() {
+                let genesis = ControlRecord::Genesis(self.job.discover()?);
+                told = Some(retrying("write to the control topic", || membership.append(&genesis))?);
+            }
+            self.phase = StartPhase::Genesis { membership, told };
+            return Ok(());
+        };
+        check_genesis(&self.job, &genesis)?;
+        ensure_topics(&self.environment, &self.job.topics(&genesis))?;
+        let config = &self.job.config;
+        let joined = ControlRecord::Joined(Joined {
+            incarnation: membership.incarnation,
+            nonce: self.environment.nonce,
+            worker: config.worker.clone(),
+            slots: config.slots as u32,
+            rack: config.rack.clone(),
+            level: FEATURE_LEVEL,
+            plan: self.job.plan.fingerprint,
+            settings: config.cluster.clone(),
+            http: config.http.clone(),
+        });
+        let offset = retrying("write to the control topic", || membership.append(&joined))?;
+        self.phase = StartPhase::Joining { membership, genesis: Arc::new(genesis), offset };
+        Ok(())
+    }
+
+    fn join(&mut self, membership: Arc<Membership>, genesis: Arc<Genesis>, offset: Offset) -> Result<Option<Worker>, EngineError> {
+        read_on(&membership)?;
+        if !membership.has_read(offset) {
+            self.phase = StartPhase::Joining { membership, genesis, offset };
+            return Ok(None);
+        }
+        // An incarnation is a start's millisecond: two workers may take the same one, and only the nonce tells whose it is (O-1).
+        let me = membership.incarnation;
+        let (standing, is_anothers) = membership.view(|cluster| {
+            let is_anothers = cluster.member(me).is_some_and(|member| member.nonce != self.environment.nonce);
+            (cluster.standing_of(me, self.environment.nonce), is_anothers || cluster.highest_incarnation() == Some(me))
+        });
+        match standing {
+            Standing::Live => {}
+            // Another worker took the incarnation at the same moment: begin again behind it.
+            Standing::Refused(_) if is_anothers => {
+                let open = || ControlReading::open(self.environment.log.as_ref(), &self.job.config.name, self.wakeup.clone());
+                self.phase = StartPhase::Reading(Box::new(retrying("read the control topic", open)?));
+                return Ok(None);
+            }
+            Standing::Refused(reason) => return Err(EngineError { message: reason, hint: None }),
+            other => return Err(EngineError { message: format!("this worker was gone before it began: {other:?}"), hint: None }),
+        }
+        let settings = membership.view(|cluster| cluster.settings().cloned()).unwrap_or_else(|| self.job.config.cluster.clone());
+        if settings != self.job.config.cluster {
+            tracing::warn!(in_force = ?settings, "the running workers have other settings; theirs hold until all were restarted");
+        }
+        Worker::new(&self.job, &self.environment, membership, genesis, settings, self.wakeup.clone()).map(Some)
+    }
+}
+
+fn read_on(membership: &Membership) -> Result<(), EngineError> {
+    match membership.read() {
+        Err(error) if error.kind != LogErrorKind::Retry => Err(error.into()),
+        _ => Ok(()),
+    }
 }
 
 /// Partitions that were fixed at the job's first start can't be changed by its settings.
@@ -170,7 +332,7 @@ fn check_genesis(job: &Job, genesis: &Genesis) -> Result<(), EngineError> {
             None => return Err(changed_plan()),
         }
     }
-    if job.sources.keys().any(|stage| !genesis.splits.contains_key(&stage.0)) {
+    if job.sources.keys().any(|stage| !genesis.splits.contains_key(&stage.0)) || job.plan.stages.len() != genesis.stages.len() {
         return Err(changed_plan());
     }
     Ok(())
@@ -183,39 +345,350 @@ fn changed_plan() -> EngineError {
     }
 }
 
-/// Waits for the slots on a thread of its own and states the outcome; the end of one slot ends the others.
-fn watch(
-    threads: Vec<JoinHandle<JobOutcome>>,
+/// A member of the cluster: its actors, for whoever gives them turns.
+pub struct Worker {
+    pub membership: Arc<Membership>,
+    pub shared: Arc<Shared>,
+    pub progress: Arc<Progress>,
+    pub takeovers: Arc<Takeovers>,
+    /// End with the job; the first outcome that is not `Finished` ends the others.
+    pub slots: Vec<Part>,
+    /// Serve the slots.
+    pub helpers: Vec<Part>,
+}
+
+/// One actor of a worker.
+pub struct Part {
+    pub name: String,
+    pub actor: Box<dyn Actor>,
+    pub wakeup: Arc<Wakeup>,
+}
+
+impl Worker {
+    fn new(
+        job: &Arc<Job>,
+        environment: &Environment,
+        membership: Arc<Membership>,
+        genesis: Arc<Genesis>,
+        settings: Settings,
+        control_wakeup: Arc<Wakeup>,
+    ) -> Result<Worker, EngineError> {
+        let config = &job.config;
+        let progress = Arc::new(Progress::new(job.plan.stages.iter().map(|stage| stage.name.clone()).collect(), settings.tier));
+        progress.set_state("recovering");
+        let shared = Arc::new(Shared::new(config.slots));
+        let takeovers = Arc::new(Takeovers::default());
+        let (clock, log) = (environment.clock.clone(), environment.log.clone());
+        let mut worker = Worker {
+            membership: membership.clone(),
+            shared: shared.clone(),
+            progress: progress.clone(),
+            takeovers: takeovers.clone(),
+            slots: Vec::new(),
+            helpers: Vec::new(),
+        };
+        let reader = ControlReader { membership: membership.clone(), shared: shared.clone() };
+        worker.help("control", reader, control_wakeup);
+        let interval = Duration::from_millis(settings.heartbeat_interval_ms);
+        let (heart_membership, heart_clock, next) = (membership.clone(), clock.clone(), clock.steady());
+        let heart = Heart { membership: heart_membership, clock: heart_clock, shared: shared.clone(), interval, next };
+        worker.help("heart", heart, Arc::default());
+        let steward = Steward {
+            log: log.clone(),
+            membership: membership.clone(),
+            clock: clock.clone(),
+            shared: shared.clone(),
+            progress: progress.clone(),
+            takeovers: takeovers.clone(),
+            parallel: environment.parallel,
+            duties: Default::default(),
+        };
+        let steward_wakeup = Arc::new(Wakeup::default());
+        membership.add_listener(steward_wakeup.clone());
+        worker.help("steward", steward, steward_wakeup);
+        let (checkpoint_jobs, jobs) = unbounded();
+        let checkpoint_wakeup = Arc::new(Wakeup::default());
+        let mut checkpoint_interval = None;
+        if let Some(store) = &environment.checkpoints {
+            checkpoint_interval = config.checkpoint_interval;
+            membership.add_listener(checkpoint_wakeup.clone());
+            let checkpointer = Checkpointer {
+                log: log.clone(),
+                membership: membership.clone(),
+                store: store.clone(),
+                scratch: environment.state.scratch(),
+                clock: clock.clone(),
+                jobs,
+                progress: progress.clone(),
+                shared: shared.clone(),
+                upkeep: None,
+                copies: 0,
+            };
+            worker.help("checkpoints", checkpointer, checkpoint_wakeup.clone());
+        }
+        for number in 0..config.slots as u32 {
+            let id = SlotId { incarnation: membership.incarnation, slot: number };
+            let (news_sender, checkpoint_news) = unbounded();
+            let wakeup = Arc::new(Wakeup::default());
+            let (jobs, made) = (checkpoint_jobs.clone(), checkpoint_wakeup.clone());
+            let checkpoints = Checkpoints::new(checkpoint_interval, id, jobs, news_sender, wakeup.clone(), made);
+            worker.add_slot(job, environment, &genesis, &settings, id, wakeup, checkpoints, checkpoint_news)?;
+        }
+        Ok(worker)
+    }
+
+    fn help(&mut self, name: &str, actor: impl Actor + 'static, wakeup: Arc<Wakeup>) {
+        self.helpers.push(Part { name: name.to_string(), actor: Box::new(actor), wakeup });
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn add_slot(
+        &mut self,
+        job: &Arc<Job>,
+        environment: &Environment,
+        genesis: &Arc<Genesis>,
+        settings: &Settings,
+        id: SlotId,
+        wakeup: Arc<Wakeup>,
+        checkpoints: Checkpoints,
+        checkpoint_news: crossbeam_channel::Receiver<crate::checkpointer::CheckpointNews>,
+    ) -> Result<(), EngineError> {
+        let (log, clock, membership) = (environment.log.clone(), environment.clock.clone(), self.membership.clone());
+        let (committer_wakeup, nursery_wakeup) = (Arc::new(Wakeup::default()), Arc::new(Wakeup::default()));
+        for listener in [&wakeup, &committer_wakeup, &nursery_wakeup] {
+            membership.add_listener(listener.clone());
+        }
+        let reader = |buffer_bytes, wakeup: &Arc<Wakeup>| {
+            let options = ReaderOptions { buffer_bytes, ..Default::default() };
+            retrying("make a reader", || log.reader(options.clone(), wakeup.clone()))
+        };
+        let (sealed_sender, sealed) = bounded(SEALED_AHEAD_MAX + 1);
+        let (news_sender, news) = unbounded();
+        let (arrivals_sender, arrivals) = unbounded();
+        let (departures_sender, departures) = unbounded();
+        let committer = Committer::new(CommitterParts {
+            log: log.clone(),
+            membership: membership.clone(),
+            slot: id,
+            progress: self.progress.clone(),
+            clock: clock.clone(),
+            shared: self.shared.clone(),
+            sealed,
+            news: news_sender,
+            wakeup: committer_wakeup.clone(),
+            slot_wakeup: wakeup.clone(),
+        });
+        let nursery = Nursery {
+            slot: id,
+            job: job.clone(),
+            genesis: genesis.clone(),
+            membership: membership.clone(),
+            settings: region_settings(job, genesis, settings, id, clock.clone()),
+            log: log.clone(),
+            state: environment.state.clone(),
+            checkpoints: environment.checkpoints.clone(),
+            spawn: environment.spawn.clone(),
+            changelog: reader(FOLLOWER_BUFFER_BYTES, &nursery_wakeup)?,
+            exchange: reader(FOLLOWER_BUFFER_BYTES, &nursery_wakeup)?,
+            arrivals: arrivals_sender,
+            departures,
+            slot_wakeup: wakeup.clone(),
+            wakeup: nursery_wakeup.clone(),
+            progress: self.progress.clone(),
+            takeovers: self.takeovers.clone(),
+            shared: self.shared.clone(),
+            tier: settings.tier,
+            charges: Default::default(),
+        };
+        let slot = Slot {
+            id,
+            job: job.clone(),
+            membership,
+            clock,
+            exchange: reader(EXCHANGE_BUFFER_BYTES, &wakeup)?,
+            log,
+            wakeup: wakeup.clone(),
+            committer_wakeup: committer_wakeup.clone(),
+            nursery_wakeup: nursery_wakeup.clone(),
+            sealed: sealed_sender,
+            news,
+            arrivals,
+            departures: departures_sender,
+            checkpoints,
+            checkpoint_news,
+            progress: self.progress.clone(),
+            takeovers: self.takeovers.clone(),
+            shared: self.shared.clone(),
+            work: Default::default(),
+        };
+        self.help(&format!("commit-{}", id.slot), committer, committer_wakeup);
+        self.help(&format!("nursery-{}", id.slot), nursery, nursery_wakeup);
+        self.slots.push(Part { name: format!("slot-{}", id.slot), actor: Box::new(slot), wakeup });
+        Ok(())
+    }
+
+    /// The slots have ended: says so in the control log, if this worker is still a member.
+    pub fn leave(membership: &Membership, shared: &Shared, slots: usize, outcome: &JobOutcome) {
+        if !matches!(outcome, JobOutcome::Finished | JobOutcome::Stopped | JobOutcome::Failed(_)) {
+            return;
+        }
+        let clean = matches!(outcome, JobOutcome::Finished) || shared.slots_clean.load(Ordering::SeqCst) == slots;
+        if let Err(error) = membership.append(&ControlRecord::Left { incarnation: membership.incarnation, clean }) {
+            tracing::debug!(%error, "could not say goodbye; the others will notice");
+        }
+    }
+}
+
+fn region_settings(job: &Job, genesis: &Genesis, settings: &Settings, id: SlotId, clock: Arc<dyn Clock>) -> RegionSettings {
+    let config = &job.config;
+    let flush_interval = match settings.tier {
+        Tier::ActiveActive => config.flush_interval.min(DIGEST_INTERVAL_MAX),
+        Tier::ActiveStandby | Tier::Checkpoints => config.flush_interval,
+    };
+    RegionSettings {
+        clock,
+        plan: job.plan.fingerprint,
+        incarnation: id.incarnation,
+        transactional_id: id.transactional_id(&config.name),
+        on_bad_record: config.on_bad_record,
+        commit_interval: config.commit_interval,
+        flush_interval,
+        state_bytes_max: job.state_bytes_max(genesis),
+        open_bytes_max: job.open_bytes_max(genesis),
+        ships_deltas: settings.tier == Tier::ActiveStandby,
+    }
+}
+
+/// Reads the control log.
+struct ControlReader {
+    membership: Arc<Membership>,
+    shared: Arc<Shared>,
+}
+
+impl Actor for ControlReader {
+    fn turn(&mut self) -> Turn {
+        if self.shared.over.load(Ordering::SeqCst) {
+            return Turn::Ended(JobOutcome::Stopped);
+        }
+        match self.membership.read() {
+            Ok(moved) => Turn::again_if(moved, CONTROL_IDLE),
+            Err(error) if error.kind == LogErrorKind::Retry => Turn::Idle(CONTROL_IDLE),
+            Err(error) => Turn::Ended(JobOutcome::Failed(EngineError {
+                message: format!("the control topic can't be read: {error}"),
+                hint: Some("was it trimmed, deleted or made again by hand?".into()),
+            })),
+        }
+    }
+}
+
+/// A running job. It goes on when the handle is dropped.
+pub struct JobHandle {
+    membership: Arc<Membership>,
     progress: Arc<Progress>,
     shared: Arc<Shared>,
     wakeups: Vec<Arc<Wakeup>>,
-    ended: Arc<(Mutex<Option<JobOutcome>>, Condvar)>,
-) {
-    let (sender, receiver) = crossbeam_channel::unbounded();
-    let count = threads.len();
-    for thread in threads {
-        let sender = sender.clone();
-        std::thread::spawn(move || {
-            let outcome =
-                thread.join().unwrap_or_else(|_| JobOutcome::Failed(EngineError { message: "a slot panicked".into(), hint: None }));
-            let _ = sender.send(outcome);
+    ended: Arc<Ended>,
+}
+
+#[derive(Default)]
+struct Ended {
+    outcome: Mutex<Option<JobOutcome>>,
+    told: Condvar,
+}
+
+/// Joins the job as a worker and starts its threads. Returns when it is a member and recovery is under way; never waits for the end.
+pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Result<JobHandle, EngineError> {
+    let mut starting = Starting::new(plan, config, environment)?;
+    let worker = loop {
+        match starting.turn()? {
+            Some(worker) => break worker,
+            None => starting.wakeup.wait(START_PAUSE),
+        }
+    };
+    let Worker { membership, shared, progress, slots, helpers, .. } = worker;
+    let ended = Arc::new(Ended::default());
+    let wakeups: Vec<_> = slots.iter().chain(&helpers).map(|part| part.wakeup.clone()).collect();
+    let (outcomes_sender, outcomes) = unbounded();
+    let count = slots.len();
+    let parts = slots.into_iter().map(|part| (true, part)).chain(helpers.into_iter().map(|part| (false, part)));
+    for (is_slot, part) in parts {
+        let sender = outcomes_sender.clone();
+        let name = part.name.clone();
+        let spawned = std::thread::Builder::new().name(part.name).spawn(move || {
+            let (mut actor, wakeup) = (part.actor, part.wakeup);
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drive(actor.as_mut(), &wakeup)));
+            // Stores and clients are closed before anybody hears of the end: the process may exit then.
+            drop(actor);
+            let panicked = || JobOutcome::Failed(EngineError { message: format!("{name} panicked"), hint: None });
+            let _ = sender.send((is_slot, outcome.unwrap_or_else(|_| panicked())));
         });
+        spawned.map_err(|error| EngineError { message: format!("no thread for an actor: {error}"), hint: None })?;
     }
+    let watch = Watch { membership: membership.clone(), shared: shared.clone(), wakeups: wakeups.clone(), slots: count };
+    let (watched, shown) = (ended.clone(), progress.clone());
     std::thread::spawn(move || {
-        let mut worst = JobOutcome::Finished;
-        for outcome in receiver.iter().take(count) {
-            if !matches!(outcome, JobOutcome::Finished) {
-                shared.stopping.store(true, Ordering::SeqCst);
-                wakeups.iter().for_each(|wakeup| wakeup.raise());
+        let outcome = watch.until_the_end(&outcomes);
+        shown.set_state("ended");
+        *watched.outcome.lock() = Some(outcome);
+        watched.told.notify_all();
+    });
+    Ok(JobHandle { membership, progress, shared, wakeups, ended })
+}
+
+/// Waits for the actors of a worker; the end of one slot, or a failed helper, ends the others.
+struct Watch {
+    membership: Arc<Membership>,
+    shared: Arc<Shared>,
+    wakeups: Vec<Arc<Wakeup>>,
+    slots: usize,
+}
+
+impl Watch {
+    fn until_the_end(&self, outcomes: &crossbeam_channel::Receiver<(bool, JobOutcome)>) -> JobOutcome {
+        let (mut worst, mut slots_left) = (JobOutcome::Finished, self.slots);
+        while slots_left > 0 {
+            let Ok((is_slot, outcome)) = outcomes.recv() else { break };
+            if is_slot {
+                slots_left -= 1;
+            } else if matches!(outcome, JobOutcome::Stopped | JobOutcome::Finished) {
+                continue;
             }
+            let is_end = !matches!(outcome, JobOutcome::Finished);
             if severity(&outcome) > severity(&worst) {
                 worst = outcome;
             }
+            if is_end {
+                self.shared.stopping.store(true, Ordering::SeqCst);
+                self.wake();
+            }
+            if !is_slot {
+                // A slot may be the one that is stuck: nobody waits for it.
+                break;
+            }
         }
-        progress.set_state("ended");
-        *ended.0.lock() = Some(worst);
-        ended.1.notify_all();
-    });
+        if slots_left == 0 {
+            Worker::leave(&self.membership, &self.shared, self.slots, &worst);
+        }
+        self.shared.over.store(true, Ordering::SeqCst);
+        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.wake();
+        self.await_helpers(outcomes, slots_left);
+        worst
+    }
+
+    /// Helpers end by themselves now; state and connections are closed when they have.
+    fn await_helpers(&self, outcomes: &crossbeam_channel::Receiver<(bool, JobOutcome)>, slots_left: usize) {
+        const LONGEST: Duration = Duration::from_secs(2);
+        let deadline = Instant::now() + LONGEST;
+        if slots_left > 0 {
+            return;
+        }
+        while outcomes.recv_deadline(deadline).is_ok() {}
+    }
+
+    fn wake(&self) {
+        self.wakeups.iter().for_each(|wakeup| wakeup.raise());
+    }
 }
 
 fn severity(outcome: &JobOutcome) -> u8 {
@@ -223,13 +696,19 @@ fn severity(outcome: &JobOutcome) -> u8 {
         JobOutcome::Finished => 0,
         JobOutcome::Stopped => 1,
         JobOutcome::Failed(_) => 2,
-        JobOutcome::TakenOver(_) => 3,
+        JobOutcome::Expired(_) => 3,
+        JobOutcome::TakenOver(_) => 4,
     }
 }
 
 impl JobHandle {
     pub fn status(&self) -> JobStatus {
         self.progress.status()
+    }
+
+    /// Looks at what the control log says of the whole job.
+    pub fn cluster<R>(&self, look: impl FnOnce(&Cluster) -> R) -> R {
+        self.membership.view(look)
     }
 
     /// Seals, commits and leaves; `wait` then returns `Stopped`.
@@ -242,174 +721,14 @@ impl JobHandle {
     /// Waits for the end of the job, or for the time-out (None).
     pub fn wait(&self, timeout: Option<Duration>) -> Option<JobOutcome> {
         let deadline = timeout.map(|timeout| Instant::now() + timeout);
-        let mut ended = self.ended.0.lock();
+        let mut ended = self.ended.outcome.lock();
         while ended.is_none() {
             match deadline {
-                Some(deadline) if self.ended.1.wait_until(&mut ended, deadline).timed_out() => return ended.clone(),
+                Some(deadline) if self.ended.told.wait_until(&mut ended, deadline).timed_out() => return ended.clone(),
                 Some(_) => {}
-                None => self.ended.1.wait(&mut ended),
+                None => self.ended.told.wait(&mut ended),
             }
         }
         ended.clone()
     }
-}
-
-/// What a slot's thread begins with.
-struct SlotStarter {
-    number: usize,
-    regions: Vec<RegionId>,
-    job: Arc<Job>,
-    genesis: Arc<Genesis>,
-    environment: Environment,
-    ownership: Arc<Ownership>,
-    progress: Arc<Progress>,
-    shared: Arc<Shared>,
-    wakeup: Arc<Wakeup>,
-    recovering: Arc<AtomicUsize>,
-}
-
-impl SlotStarter {
-    fn run(self) -> JobOutcome {
-        match self.prepare() {
-            Ok(Prepared::Slot(slot)) => slot.run(),
-            Ok(Prepared::TakenOver(why)) => JobOutcome::TakenOver(why),
-            Err(error) => JobOutcome::Failed(error),
-        }
-    }
-
-    fn prepare(self) -> Result<Prepared, EngineError> {
-        let started = Instant::now();
-        let log = self.environment.log.clone();
-        let options = ReaderOptions { buffer_bytes: EXCHANGE_BUFFER_BYTES, ..Default::default() };
-        let mut exchange = retrying("make a reader", || log.reader(options.clone(), self.wakeup.clone()))?;
-        let (mut regions, mut tables) = (Vec::new(), Vec::new());
-        for (index, id) in self.regions.iter().enumerate() {
-            let (region, of_region) = self.job.region(*id, index, &self.genesis, self.settings())?;
-            regions.push(region);
-            tables.push(of_region);
-        }
-        let recovered =
-            recovery::recover(&mut regions, &tables, log.as_ref(), self.environment.state.as_ref(), exchange.as_mut(), &self.wakeup)?;
-        let mut changelog_ends = BTreeMap::new();
-        for (region, end) in regions.iter_mut().zip(recovered.changelog_ends) {
-            changelog_ends.insert(region.id, end);
-            let (epoch, watermark) = (region.epoch.0, region.output_watermark);
-            self.progress.region(region.id, |entry| {
-                entry.epoch = epoch;
-                entry.watermark_ms = (watermark != Watermark::MIN && watermark != Watermark::MAX).then_some(watermark.0);
-                entry.finished = region.finished;
-            });
-            if let Some(sink) = self.job.sinks.get(&region.id.stage) {
-                sink.recover(region.id, region.epoch).map_err(|error| EngineError { message: error.message, hint: None })?;
-            }
-        }
-        if regions.iter().any(|region| region.epoch.0 > 0) {
-            let elapsed = started.elapsed().as_secs_f64();
-            tracing::info!(
-                slot = self.number,
-                regions = regions.len(),
-                epochs_replayed = recovered.epochs_replayed,
-                seconds = elapsed,
-                "recovered"
-            );
-        }
-        // The producer comes last: its InitProducerId is followed by the confirmation, and that by the first transaction.
-        let transactional_id = self.ownership.transactional_ids[self.number].clone();
-        let writer = retrying("make a transactional producer", || log.writer(&transactional_id))?;
-        if let Standing::TakenOver(by) = retrying("confirm the ownership", || self.ownership.confirm())? {
-            return Ok(Prepared::TakenOver(format!("a later process (incarnation {}) owns the job", by.0)));
-        }
-        let slot = self.slot(regions, exchange, transactional_id, writer, changelog_ends)?;
-        if self.recovering.fetch_sub(1, Ordering::SeqCst) == 1 {
-            self.progress.set_state("running");
-        }
-        Ok(Prepared::Slot(Box::new(slot)))
-    }
-
-    fn settings(&self) -> RegionSettings {
-        let config = &self.job.config;
-        RegionSettings {
-            plan: self.job.plan.fingerprint,
-            incarnation: self.ownership.incarnation,
-            transactional_id: self.ownership.transactional_ids[self.number].clone(),
-            on_bad_record: config.on_bad_record,
-            commit_interval: config.commit_interval,
-            flush_interval: config.flush_interval,
-            state_bytes_max: self.job.state_bytes_max(&self.genesis),
-            open_bytes_max: self.job.open_bytes_max(&self.genesis),
-        }
-    }
-
-    fn slot(
-        &self,
-        mut regions: Vec<Region>,
-        mut exchange: Box<dyn LogReader>,
-        transactional_id: String,
-        writer: Box<dyn streamshield_core::ports::log::TransactionalWriter>,
-        changelog_ends: BTreeMap<RegionId, i64>,
-    ) -> Result<Slot, EngineError> {
-        let (sealed_sender, sealed) = crossbeam_channel::bounded(SEALED_AHEAD_MAX + 1);
-        let (news_sender, news) = crossbeam_channel::unbounded();
-        let committer = Committer {
-            log: self.environment.log.clone(),
-            ownership: self.ownership.clone(),
-            transactional_id,
-            progress: self.progress.clone(),
-            changelog_ends,
-            stopping: self.shared.stopping.clone(),
-            wakeup: self.wakeup.clone(),
-        };
-        let spawned = std::thread::Builder::new()
-            .name(format!("commit-{}", self.number))
-            .spawn(move || committer.run(Some(writer), sealed, news_sender));
-        spawned.map_err(|error| EngineError { message: format!("no thread for commits: {error}"), hint: None })?;
-        let mut sources = BTreeMap::new();
-        for region in &mut regions {
-            match &region.input {
-                Input::Source(source) => {
-                    if source.finished {
-                        self.shared.sources_running.fetch_sub(1, Ordering::SeqCst);
-                        continue;
-                    }
-                    let stage = region.id.stage;
-                    if let std::collections::btree_map::Entry::Vacant(entry) = sources.entry(stage) {
-                        entry.insert(self.job.sources[&stage].reader(self.wakeup.clone()).map_err(source_failed)?);
-                    }
-                    let reader = sources.get_mut(&stage).expect("inserted above");
-                    let split = Split { id: source.split.id, start: source.split.start, end: source.split.end };
-                    reader.add_split(&split, region.position).map_err(source_failed)?;
-                }
-                Input::Exchange(input) => exchange.assign(&input.partition, region.position)?,
-            }
-        }
-        let genesis: Vec<_> = regions.iter_mut().filter(|region| region.epoch.0 == 0).map(Region::genesis).collect();
-        let mut slot = Slot {
-            regions,
-            sources,
-            exchange,
-            wakeup: self.wakeup.clone(),
-            log: self.environment.log.clone(),
-            sealed: sealed_sender,
-            news,
-            progress: self.progress.clone(),
-            shared: self.shared.clone(),
-            in_flight: 0,
-            trims: self.job.config.log_dies_with_process,
-            group_offsets: BTreeMap::new(),
-            group_offsets_sent: Instant::now(),
-        };
-        if !genesis.is_empty() {
-            slot.send(genesis);
-        }
-        Ok(slot)
-    }
-}
-
-enum Prepared {
-    Slot(Box<Slot>),
-    TakenOver(String),
-}
-
-fn source_failed(error: streamshield_core::ports::source::SourceError) -> EngineError {
-    EngineError { message: format!("a source can't be read: {error}"), hint: None }
 }

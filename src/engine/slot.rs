@@ -1,224 +1,361 @@
-//! A slot: one engine thread with many regions, and its commit thread.
+//! A slot: one engine thread with many regions; beside it a commit actor and a nursery.
 //!
 //! ```text
-//! loop: news of commits → one step per region → seal what is due → sleep when nothing moved
+//!  nursery ── arrivals: regions at the end of their changelog ──►┐            ┌── sealed epochs ──► committer ──► log
+//!     ▲                                                          │   slot     │                        │
+//!     └── departures: released, failed, taken away ──────────────┤            │◄── news: committed ────┘
+//!  control log's view: owned, to be released ───────────────────►└────────────┘── copies ──► checkpointer
+//!
+//! turn: news of commits → what the view changed → arrivals → one step per region → seal what is due → releases
 //! ```
 //! All waiting has a bound with a name: sealed batches ([`crate::commit::SEALED_AHEAD_MAX`]), open epochs
 //! ([`crate::region::OPEN_EPOCH_BYTES_MAX`]), state (the budget), fetch buffers (the reader's options).
 //!
-//! On failure: a region that errs or panics stops alone; the slot and its other regions go on.
+//! On failure: a region that errs or panics is left out, what it sealed before commits, then its failure goes to the control log, which
+//! gives it to somebody (single-task recovery). The slot and its other regions go on.
 
+use crate::checkpointer::{CheckpointNews, Checkpoints};
+use crate::clock::Clock;
 use crate::commit::{CommitNews, CommittedEpoch, SEALED_AHEAD_MAX};
 use crate::content::SealedEpoch;
+use crate::follower::encode_stored;
+use crate::membership::Membership;
+use crate::nursery::{Arrival, Departure};
 use crate::progress::Progress;
-use crate::recovery::encode_stored;
-use crate::region::{Input, Region, RegionError};
-use crate::runtime::{EngineError, JobOutcome};
+use crate::region::{Failure, Input, Region, RegionError};
+use crate::runtime::{EngineError, Job, JobOutcome, Shared, gone};
+use crate::takeover::Takeovers;
+use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
-use streamshield_core::ids::{Offset, StageId};
-use streamshield_core::ports::log::{Log, LogReader, TopicPartition, Wakeup};
-use streamshield_core::ports::source::SourceReader;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use streamshield_core::cluster::{ControlRecord, SlotId};
+use streamshield_core::ids::{Offset, RegionId, StageId};
+use streamshield_core::ports::log::{Isolation, Log, LogErrorKind, LogReader, TopicPartition, Wakeup};
+use streamshield_core::ports::source::{SourceError, SourceReader, Split};
 
 /// Longest sleep of an idle slot; ticks (idleness, processing time) are judged at least as often.
 const IDLE_WAIT_MAX: Duration = Duration::from_millis(50);
-/// After a "try again" of an input.
+/// After a "try again" of an input, and between two tries to write to the control log.
 const RETRY_WAIT: Duration = Duration::from_millis(100);
 /// Group offsets are for lag tools: no need for more.
 const GROUP_OFFSETS_EVERY: Duration = Duration::from_secs(1);
-/// How long a drain may wait for the log before the slot leaves with epochs unacknowledged (the next start resolves them).
+/// How soon it is noticed that a checkpoint is due.
+const CHECKPOINTS_OFFERED_EVERY: Duration = Duration::from_millis(500);
+/// How long a drain may wait for the log before the slot leaves with epochs unacknowledged (the next owner resolves them).
 const DRAIN_DEADLINE: Duration = Duration::from_millis(1_500);
 
-/// What the slots of a job share.
-#[derive(Default)]
-pub struct Shared {
-    /// Drain: seal, commit, leave.
-    pub stopping: Arc<AtomicBool>,
-    /// Source regions that may still bring rows.
-    pub sources_running: AtomicUsize,
-    pub regions_stopped: AtomicUsize,
-}
-
+/// What a slot works with.
 pub struct Slot {
-    pub regions: Vec<Region>,
-    pub sources: BTreeMap<StageId, Box<dyn SourceReader>>,
+    pub id: SlotId,
+    pub job: Arc<Job>,
+    pub membership: Arc<Membership>,
+    pub clock: Arc<dyn Clock>,
+    pub log: Arc<dyn Log>,
     pub exchange: Box<dyn LogReader>,
     pub wakeup: Arc<Wakeup>,
-    pub log: Arc<dyn Log>,
+    pub committer_wakeup: Arc<Wakeup>,
+    pub nursery_wakeup: Arc<Wakeup>,
     pub sealed: Sender<Vec<SealedEpoch>>,
     pub news: Receiver<CommitNews>,
+    pub arrivals: Receiver<Arrival>,
+    pub departures: Sender<Departure>,
+    pub checkpoints: Checkpoints,
+    pub checkpoint_news: Receiver<CheckpointNews>,
     pub progress: Arc<Progress>,
+    pub takeovers: Arc<Takeovers>,
     pub shared: Arc<Shared>,
+    pub work: Work,
+}
+
+/// What a slot has at the moment.
+#[derive(Default)]
+pub struct Work {
+    pub regions: BTreeMap<RegionId, Region>,
+    pub sources: BTreeMap<StageId, Box<dyn SourceReader>>,
+    /// Batches of sealed epochs whose outcome is not known yet.
     pub in_flight: usize,
-    /// Exchanges are trimmed behind the local store (`JobConfig::log_dies_with_process`).
-    pub trims: bool,
-    pub group_offsets: BTreeMap<String, BTreeMap<TopicPartition, Offset>>,
-    pub group_offsets_sent: Instant,
+    seen_version: Option<u64>,
+    finish_told: BTreeSet<RegionId>,
+    draining: Option<Draining>,
+    group_offsets: BTreeMap<String, BTreeMap<TopicPartition, Offset>>,
+    group_offsets_sent: Duration,
+    checkpoints_offered: Duration,
+    /// Nothing is written to the control log before this, after a failed try.
+    append_after: Duration,
+}
+
+struct Draining {
+    deadline: Duration,
+    outcome: JobOutcome,
+    sealed: bool,
+}
+
+impl Actor for Slot {
+    fn turn(&mut self) -> Turn {
+        self.shared.slot_lives(self.id.slot, self.clock.steady());
+        if let Some(outcome) = self.hear_news() {
+            return Turn::Ended(outcome);
+        }
+        if self.work.draining.is_some() {
+            return self.drain();
+        }
+        if self.shared.stopping.load(Ordering::SeqCst) {
+            return self.begin_drain(JobOutcome::Stopped);
+        }
+        match self.obey_view() {
+            Ok(()) => {}
+            Err(end) => return end,
+        }
+        let mut moved = self.take_in();
+        moved |= self.step_all();
+        moved |= self.seal_due();
+        moved |= self.let_go();
+        self.send_group_offsets(false);
+        self.offer_checkpoints();
+        if moved { Turn::Again } else { Turn::Idle(self.idle_time()) }
+    }
 }
 
 impl Slot {
-    /// Runs until all regions are finished, a drain, or the end of ownership.
-    pub fn run(mut self) -> JobOutcome {
-        loop {
-            if let Some(outcome) = self.hear_news() {
-                return outcome;
-            }
-            if self.shared.stopping.load(Ordering::SeqCst) {
-                return self.drain(JobOutcome::Stopped);
-            }
-            if let Some(error) = self.hopeless() {
-                return self.drain(JobOutcome::Failed(error));
-            }
-            if self.in_flight == 0 && self.regions.iter().all(|region| region.finished && region.stopped.is_none()) {
-                self.send_group_offsets(true);
-                return JobOutcome::Finished;
-            }
-            let mut moved = self.step_all();
-            moved |= self.seal_due();
-            self.send_group_offsets(false);
-            if !moved {
-                self.sleep();
-            }
+    /// What the control log's view asks for since the last look.
+    fn obey_view(&mut self) -> Result<(), Turn> {
+        let version = self.membership.version();
+        if self.work.seen_version == Some(version) {
+            return Ok(());
         }
-    }
-
-    /// Regions were stopped by bad input and nothing else is to come.
-    fn hopeless(&self) -> Option<EngineError> {
-        if self.shared.regions_stopped.load(Ordering::SeqCst) == 0 || self.shared.sources_running.load(Ordering::SeqCst) > 0 {
-            return None;
-        }
-        let reasons: Vec<String> = self.progress.stopped().into_iter().map(|(region, reason)| format!("{region}: {reason}")).collect();
-        let hint = "mend the input, or set `on_bad_record: dead_letter`; the job goes on from the kept offsets".to_string();
-        Some(EngineError { message: format!("regions were stopped: {}", reasons.join("; ")), hint: Some(hint) })
-    }
-
-    fn hear_news(&mut self) -> Option<JobOutcome> {
-        while let Ok(news) = self.news.try_recv() {
-            if let Some(outcome) = self.take_news(news) {
-                return Some(outcome);
-            }
-        }
-        None
-    }
-
-    fn take_news(&mut self, news: CommitNews) -> Option<JobOutcome> {
-        match news {
-            CommitNews::Committed(epochs) => {
-                self.in_flight -= 1;
-                for epoch in epochs {
-                    self.committed(epoch);
-                }
-                None
-            }
-            CommitNews::TakenOver(why) => Some(JobOutcome::TakenOver(why)),
-            CommitNews::Failed(error) => Some(JobOutcome::Failed(error)),
-        }
-    }
-
-    fn committed(&mut self, epoch: CommittedEpoch) {
-        let region = &mut self.regions[epoch.index];
-        if let Input::Source(source) = &region.input
-            && let Some((partition, group)) = &source.group
-        {
-            self.group_offsets.entry(group.clone()).or_default().insert(partition.clone(), epoch.position);
-        }
-        let Some((flush, record)) = epoch.flush else { return };
-        let applied = region.state.apply_flush(flush, &encode_stored(region.changelog_from, &record)).and_then(|()| {
-            let bytes = region.state.bytes();
-            if bytes.total > region.settings.state_bytes_max { region.state.evict(region.settings.state_bytes_max / 2) } else { Ok(()) }
+        self.work.seen_version = Some(version);
+        let me = self.id;
+        let (standing, owned, all_finished, hopeless, quarantined) = self.membership.view(|cluster| {
+            let quarantined = cluster.quarantined();
+            (cluster.standing(me.incarnation), cluster.owned(me), cluster.all_finished(), cluster.is_hopeless(), quarantined)
         });
-        region.flush_in_flight = false;
-        if applied.is_ok()
-            && self.trims
-            && let Input::Exchange(exchange) = &region.input
-            && let Err(error) = self.log.trim(&[(exchange.partition.clone(), epoch.position)])
-        {
-            tracing::warn!(partition = %exchange.partition, %error, "could not trim");
+        if let Some(outcome) = gone(&standing) {
+            return Err(Turn::Ended(outcome));
         }
-        if let Err(error) = applied {
-            self.stop_region(epoch.index, format!("the local store: {error}"));
+        for (region, reason) in &quarantined {
+            self.progress.region(*region, |entry| entry.stopped = Some(reason.clone()));
         }
+        if all_finished {
+            self.send_group_offsets(true);
+            return Err(Turn::Ended(JobOutcome::Finished));
+        }
+        if hopeless {
+            return Err(self.begin_drain(JobOutcome::Failed(hopeless_error(&quarantined))));
+        }
+        let owned: BTreeMap<_, _> = owned.into_iter().map(|owned| (owned.region, owned)).collect();
+        let taken: Vec<RegionId> = self.work.regions.iter().filter(|(id, region)| !owns(&owned, id, region)).map(|(id, _)| *id).collect();
+        for id in taken {
+            // Its successor has fenced this slot, or this is the read-back of our own word: either way nothing is lost with it.
+            self.remove(id, None, None);
+        }
+        for (id, region) in &mut self.work.regions {
+            region.leaving = owned[id].release;
+        }
+        Ok(())
     }
 
-    fn step_all(&mut self) -> bool {
+    /// Regions that the nursery has brought to the end of their changelogs.
+    fn take_in(&mut self) -> bool {
         let mut moved = false;
-        for index in 0..self.regions.len() {
-            let region = &mut self.regions[index];
-            if !region.may_step() {
+        while let Ok(Arrival { mut region }) = self.arrivals.try_recv() {
+            moved = true;
+            let (id, me) = (region.id, self.id);
+            let owned = self.membership.view(|cluster| cluster.owned(me).into_iter().find(|owned| owned.region == id));
+            if owned.as_ref().is_none_or(|owned| owned.assignment != region.assignment) {
+                self.depart(Departure { region: id, read_back: None, warm: None });
                 continue;
             }
-            let (sources, exchange) = (&mut self.sources, &mut self.exchange);
-            let was_finished = is_source_finished(region);
-            let log = self.log.as_ref();
-            // A panic in one region's code must not take its neighbours down; its open epoch is never sealed.
-            let result = catch_unwind(AssertUnwindSafe(|| step(region, sources, exchange.as_mut(), log)));
-            match result {
-                Ok(Ok(took)) => moved |= took,
-                Ok(Err(RegionError::Retry(reason))) => tracing::debug!(region = %region.id, reason, "the input does not answer yet"),
-                Ok(Err(RegionError::Stop(reason))) => self.stop_region(index, reason),
-                Err(panic) => {
-                    let reason =
-                        panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
-                    self.stop_region(index, format!("panic: {}", reason.unwrap_or_default()));
-                }
+            region.leaving = owned.is_some_and(|owned| owned.release);
+            region.hurry = true;
+            if let Err(reason) = self.open_input(&region) {
+                tracing::warn!(region = %id, reason, "the input can't be read yet");
+                region.failed = Some(Failure { reason, retry: true });
             }
-            if !was_finished && is_source_finished(&self.regions[index]) {
-                self.shared.sources_running.fetch_sub(1, Ordering::SeqCst);
+            self.takeovers.working(id, self.clock.steady());
+            let entry_of = (region.epoch.0, region.output_watermark);
+            self.progress.takes_over(id, entry_of.0, entry_of.1, region.finished);
+            self.progress.reads(id, input_partition(&region), region.position);
+            let genesis = (region.epoch.0 == 0 && region.failed.is_none()).then(|| region.genesis());
+            self.work.regions.insert(id, *region);
+            if let Some(genesis) = genesis {
+                self.send(vec![genesis]);
             }
         }
         moved
     }
 
-    fn stop_region(&mut self, index: usize, reason: String) {
-        let region = &mut self.regions[index];
-        tracing::error!(region = %region.id, position = region.position, reason, "the region is stopped; its committed offsets are kept");
-        region.open = None;
-        region.stopped = Some(reason.clone());
-        self.progress.region(region.id, |entry| entry.stopped = Some(reason));
-        self.shared.regions_stopped.fetch_add(1, Ordering::SeqCst);
-        if matches!(&region.input, Input::Source(source) if !source.finished) {
-            self.shared.sources_running.fetch_sub(1, Ordering::SeqCst);
+    fn open_input(&mut self, region: &Region) -> Result<(), String> {
+        match &region.input {
+            Input::Source(source) if source.finished => Ok(()),
+            Input::Source(source) => {
+                let stage = region.id.stage;
+                let text = |error: SourceError| format!("a source can't be read: {error}");
+                if !self.work.sources.contains_key(&stage) {
+                    let reader = self.job.sources[&stage].reader(self.wakeup.clone()).map_err(text)?;
+                    self.work.sources.insert(stage, reader);
+                }
+                let reader = self.work.sources.get_mut(&stage).expect("inserted above");
+                let split = Split { id: source.split.id, start: source.split.start, end: source.split.end };
+                reader.add_split(&split, region.position).map_err(text)
+            }
+            Input::Exchange(input) => self.exchange.assign(&input.partition, region.position).map_err(|error| error.message),
         }
+    }
+
+    fn close_input(&mut self, region: &Region) {
+        match &region.input {
+            Input::Source(source) => {
+                if let Some(reader) = self.work.sources.get_mut(&region.id.stage) {
+                    reader.remove_split(source.split.id);
+                }
+            }
+            Input::Exchange(input) => {
+                if let Err(error) = self.exchange.unassign(&input.partition) {
+                    tracing::debug!(partition = %input.partition, %error, "could not stop reading");
+                }
+            }
+        }
+    }
+
+    /// `read_back`: the control record by which this slot gave the region up; `changelog_end`: where it ended then, for a region that is well.
+    fn remove(&mut self, id: RegionId, read_back: Option<Offset>, changelog_end: Option<Offset>) {
+        let Some(region) = self.work.regions.remove(&id) else { return };
+        self.close_input(&region);
+        self.progress.lets_go(id);
+        self.work.finish_told.remove(&id);
+        let warm = changelog_end.map(|end| (Box::new(region), end));
+        self.depart(Departure { region: id, read_back, warm });
+    }
+
+    fn depart(&mut self, departure: Departure) {
+        let _ = self.departures.send(departure);
+        self.nursery_wakeup.raise();
+    }
+
+    fn hear_news(&mut self) -> Option<JobOutcome> {
+        while let Ok(news) = self.news.try_recv() {
+            match news {
+                CommitNews::Ended(outcome) => return Some(outcome),
+                CommitNews::Committed(epochs) => {
+                    self.work.in_flight -= 1;
+                    epochs.into_iter().for_each(|epoch| self.committed(epoch));
+                }
+            }
+        }
+        while let Ok(CheckpointNews { region }) = self.checkpoint_news.try_recv() {
+            self.checkpoints.done(region, self.clock.steady());
+        }
+        None
+    }
+
+    fn committed(&mut self, epoch: CommittedEpoch) {
+        let CommittedEpoch { record, flush, changelog_from } = epoch;
+        let (id, now) = (record.region, self.clock.steady());
+        self.takeovers.committed(id, now);
+        let Some(region) = self.work.regions.get_mut(&id) else { return };
+        region.in_flight -= 1;
+        let position = record.positions.first().copied().unwrap_or(0);
+        note_group_offsets(&mut self.work.group_offsets, region, position, &self.job.config.name);
+        self.progress.reads(id, None, position);
+        let stored = flush.is_some().then(|| encode_stored(changelog_from, &record.encode()));
+        (region.last_committed, region.changelog_from) = (Some(record), changelog_from);
+        let (Some(flush), Some(stored)) = (flush, stored) else { return };
+        region.flush_in_flight = false;
+        if region.failed.is_some() {
+            return;
+        }
+        let applied = region.state.apply_flush(flush, &stored).and_then(|()| {
+            let bytes = region.state.bytes();
+            if bytes.total > region.settings.state_bytes_max { region.state.evict(region.settings.state_bytes_max / 2) } else { Ok(()) }
+        });
+        match applied {
+            Err(error) => self.fail(id, RegionError::from(error)),
+            Ok(()) => {
+                region.flushed_epoch = region.last_committed.as_ref().map(|record| record.epoch);
+                if self.job.config.log_dies_with_process
+                    && let Input::Exchange(exchange) = &region.input
+                    && let Err(error) = self.log.trim(&[(exchange.partition.clone(), position)])
+                {
+                    tracing::warn!(partition = %exchange.partition, %error, "could not trim");
+                }
+            }
+        }
+    }
+
+    fn step_all(&mut self) -> bool {
+        let mut moved = false;
+        let mut failed = Vec::new();
+        for (id, region) in &mut self.work.regions {
+            if !region.may_step() {
+                continue;
+            }
+            let (sources, exchange, log) = (&mut self.work.sources, self.exchange.as_mut(), self.log.as_ref());
+            // A panic in one region's code must not take its neighbours down; its open epoch is never sealed.
+            match catch_unwind(AssertUnwindSafe(|| step(region, sources, exchange, log))) {
+                Ok(Ok(took)) => moved |= took,
+                Ok(Err(RegionError::Retry(reason))) => tracing::debug!(region = %id, reason, "the input does not answer yet"),
+                Ok(Err(error)) => failed.push((*id, error)),
+                Err(panic) => failed.push((*id, RegionError::Failed(panic_text(panic.as_ref())))),
+            }
+        }
+        for (id, error) in failed {
+            self.fail(id, error);
+        }
+        moved
+    }
+
+    /// The region does nothing more here; the control log hears of it once the outcome of all it sealed is known.
+    fn fail(&mut self, id: RegionId, error: RegionError) {
+        let Some(region) = self.work.regions.get_mut(&id) else { return };
+        let (reason, retry) = match error {
+            RegionError::Stop(reason) => (reason, false),
+            RegionError::Failed(reason) | RegionError::Retry(reason) => (reason, true),
+        };
+        tracing::error!(region = %id, position = region.position, reason, retry, "the region has failed; its committed offsets are kept");
+        region.open = None;
+        region.failed = Some(Failure { reason, retry });
         metrics::counter!("streamshield_regions_stopped_total").increment(1);
     }
 
     /// Seals everything that is open when something is due, so that a slot needs few transactions.
     fn seal_due(&mut self) -> bool {
-        if self.in_flight >= SEALED_AHEAD_MAX {
+        if self.work.in_flight >= SEALED_AHEAD_MAX {
             return false;
         }
-        let now = Instant::now();
-        if !self.regions.iter().any(|region| region.is_due(now)) {
+        let now = self.clock.steady();
+        if !self.work.regions.values().any(|region| region.is_due(now)) {
             return false;
         }
         self.seal_open(false)
     }
 
     fn seal_open(&mut self, leaving: bool) -> bool {
-        let mut batch = Vec::new();
-        for index in 0..self.regions.len() {
-            let region = &mut self.regions[index];
-            if region.stopped.is_some() {
+        let (mut batch, mut failed) = (Vec::new(), Vec::new());
+        for (id, region) in &mut self.work.regions {
+            if region.failed.is_some() {
                 continue;
             }
             let bytes = region.has_tables.then(|| region.state.bytes());
             match catch_unwind(AssertUnwindSafe(|| region.seal(leaving))) {
                 Ok(Ok(Some(sealed))) => batch.push(sealed),
                 Ok(Ok(None)) => {}
-                Ok(Err(RegionError::Retry(reason) | RegionError::Stop(reason))) => self.stop_region(index, reason),
-                Err(_) => self.stop_region(index, "panic at the seal".into()),
+                Ok(Err(error)) => failed.push((*id, error)),
+                Err(panic) => failed.push((*id, RegionError::Failed(panic_text(panic.as_ref())))),
             }
             if let Some(bytes) = bytes {
-                let groups = self.regions[index].state_groups();
-                self.progress.region(self.regions[index].id, |entry| {
+                let groups = region.state_groups();
+                self.progress.region(*id, |entry| {
                     entry.state_bytes = bytes.total as u64;
                     entry.state_groups = groups;
                 });
             }
+        }
+        for (id, error) in failed {
+            self.fail(id, error);
         }
         if batch.is_empty() {
             return false;
@@ -227,67 +364,161 @@ impl Slot {
         true
     }
 
-    pub fn send(&mut self, batch: Vec<SealedEpoch>) {
-        self.in_flight += 1;
-        // The commit thread only ends after it sent news that end this slot, too.
+    fn send(&mut self, batch: Vec<SealedEpoch>) {
+        self.work.in_flight += 1;
+        for epoch in &batch {
+            if let Some(region) = self.work.regions.get_mut(&epoch.record.region) {
+                region.in_flight += 1;
+            }
+        }
+        // The committer only ends after it sent news that end this slot, too.
         let _ = self.sealed.send(batch);
+        self.committer_wakeup.raise();
+    }
+
+    /// Tells the control log of regions that are released, have failed or have finished, once the outcome of all their epochs is known.
+    fn let_go(&mut self) -> bool {
+        let now = self.clock.steady();
+        if now < self.work.append_after {
+            return false;
+        }
+        let quiet = |region: &&Region| region.in_flight == 0 && region.open.is_none();
+        let due = |region: &&Region| {
+            region.leaving || region.failed.is_some() || (region.finished && !self.work.finish_told.contains(&region.id))
+        };
+        let Some(region) = self.work.regions.values().filter(quiet).find(due) else { return false };
+        let (id, incarnation, assignment, epoch) = (region.id, self.id.incarnation, region.assignment, region.epoch);
+        let (record, changelog_end) = match &region.failed {
+            // What was sealed is committed; what was not is no epoch.
+            Some(Failure { reason, retry }) => {
+                (ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason: reason.clone(), retry: *retry }, None)
+            }
+            None if region.leaving => match self.log.bounds(&region.changelog, Isolation::ReadUncommitted) {
+                Ok(bounds) => (ControlRecord::Released { incarnation, region: id, assignment, epoch }, Some(bounds.high)),
+                Err(_) => return self.append_later(),
+            },
+            None => (ControlRecord::Finished { incarnation, region: id, assignment, epoch }, None),
+        };
+        let gives_up = !matches!(record, ControlRecord::Finished { .. });
+        if changelog_end.is_none() && gives_up {
+            // Closed before anybody may open it.
+            self.work.regions.get_mut(&id).expect("found above").drop_state();
+        }
+        // From here on the region takes no step in this slot, whether the record arrives or not: it is leaving or has failed.
+        let Ok(offset) = self.membership.append(&record) else { return self.append_later() };
+        if gives_up {
+            self.remove(id, Some(offset), changelog_end);
+        } else {
+            self.work.finish_told.insert(id);
+        }
+        true
+    }
+
+    fn append_later(&mut self) -> bool {
+        self.work.append_after = self.clock.steady() + RETRY_WAIT;
+        false
+    }
+
+    fn begin_drain(&mut self, outcome: JobOutcome) -> Turn {
+        self.work.draining = Some(Draining { deadline: self.clock.steady() + DRAIN_DEADLINE, outcome, sealed: false });
+        Turn::Again
     }
 
     /// Seals what is open, waits for the log, and leaves.
-    fn drain(mut self, outcome: JobOutcome) -> JobOutcome {
-        let deadline = Instant::now() + DRAIN_DEADLINE;
-        let mut sealed = false;
-        loop {
-            if !sealed && self.in_flight < SEALED_AHEAD_MAX {
-                self.seal_open(true);
-                sealed = true;
-            }
-            if sealed && self.in_flight == 0 {
-                self.send_group_offsets(true);
-                return outcome;
-            }
-            match self.news.recv_deadline(deadline) {
-                Ok(news) => {
-                    if let Some(ended) = self.take_news(news) {
-                        return ended;
-                    }
-                }
-                Err(_) => {
-                    tracing::warn!("leaving before the log acknowledged the last epochs; the next start finds out what became of them");
-                    return outcome;
-                }
-            }
+    fn drain(&mut self) -> Turn {
+        let sealed = self.work.draining.as_ref().is_some_and(|draining| draining.sealed);
+        if !sealed && self.work.in_flight < SEALED_AHEAD_MAX {
+            self.seal_open(true);
+            self.work.draining.as_mut().expect("draining").sealed = true;
+            return Turn::Again;
+        }
+        let now = self.clock.steady();
+        let draining = self.work.draining.as_ref().expect("draining");
+        if sealed && self.work.in_flight == 0 {
+            let outcome = draining.outcome.clone();
+            self.shared.slot_left_clean();
+            self.send_group_offsets(true);
+            return Turn::Ended(outcome);
+        }
+        if now >= draining.deadline {
+            tracing::warn!("leaving before the log acknowledged the last epochs; the next owner finds out what became of them");
+            return Turn::Ended(draining.outcome.clone());
+        }
+        Turn::Idle(draining.deadline - now)
+    }
+
+    /// Also of regions that stand still: what they have must be kept, and the log before it trimmed.
+    fn offer_checkpoints(&mut self) {
+        let now = self.clock.steady();
+        if now.saturating_sub(self.work.checkpoints_offered) < CHECKPOINTS_OFFERED_EVERY {
+            return;
+        }
+        self.work.checkpoints_offered = now;
+        for region in self.work.regions.values().filter(|region| region.failed.is_none() && !region.leaving) {
+            self.checkpoints.offer(region, now);
         }
     }
 
-    fn sleep(&self) {
-        let now = Instant::now();
+    fn idle_time(&self) -> Duration {
+        let now = self.clock.steady();
         let mut wait = IDLE_WAIT_MAX;
-        if self.in_flight < SEALED_AHEAD_MAX {
-            for due in self.regions.iter().filter_map(Region::due_at) {
-                wait = wait.min(due.saturating_duration_since(now));
+        if self.work.in_flight < SEALED_AHEAD_MAX {
+            for due in self.work.regions.values().filter_map(Region::due_at) {
+                wait = wait.min(due.saturating_sub(now));
             }
         }
-        for ready in self.sources.values().filter_map(|source| source.ready_in()) {
+        for ready in self.work.sources.values().filter_map(|source| source.ready_in()) {
             wait = wait.min(ready.max(Duration::from_millis(1)));
         }
-        self.wakeup.wait(wait.min(RETRY_WAIT));
+        wait.min(RETRY_WAIT)
     }
 
     fn send_group_offsets(&mut self, last: bool) {
-        if !last && self.group_offsets_sent.elapsed() < GROUP_OFFSETS_EVERY {
+        let now = self.clock.steady();
+        if !last && now.saturating_sub(self.work.group_offsets_sent) < GROUP_OFFSETS_EVERY {
             return;
         }
-        self.group_offsets_sent = Instant::now();
-        for (group, positions) in std::mem::take(&mut self.group_offsets) {
+        self.work.group_offsets_sent = now;
+        for (group, positions) in std::mem::take(&mut self.work.group_offsets) {
             let positions: Vec<_> = positions.into_iter().collect();
             self.log.commit_group_offsets(&group, &positions);
         }
     }
 }
 
-fn is_source_finished(region: &Region) -> bool {
-    matches!(&region.input, Input::Source(source) if source.finished)
+fn owns(owned: &BTreeMap<RegionId, streamshield_core::cluster::Owned>, id: &RegionId, region: &Region) -> bool {
+    owned.get(id).is_some_and(|owned| owned.assignment == region.assignment)
+}
+
+/// Regions are quarantined and nothing else is to come.
+fn hopeless_error(quarantined: &[(RegionId, String)]) -> EngineError {
+    let reasons: Vec<String> = quarantined.iter().map(|(region, reason)| format!("{region}: {reason}")).collect();
+    let hint = "mend the input, or set `on_bad_record: dead_letter`; the job goes on from the kept offsets".to_string();
+    EngineError { message: format!("regions were stopped: {}", reasons.join("; ")), hint: Some(hint) }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().cloned().or_else(|| panic.downcast_ref::<&str>().map(|text| text.to_string()));
+    format!("panic: {}", text.unwrap_or_default())
+}
+
+fn input_partition(region: &Region) -> Option<TopicPartition> {
+    match &region.input {
+        Input::Source(source) => source.group.as_ref().map(|(partition, _)| partition.clone()),
+        Input::Exchange(exchange) => Some(exchange.partition.clone()),
+    }
+}
+
+/// The position of the region's input under the group that its reader has: people look at the lag with Kafka's own tools.
+fn note_group_offsets(groups: &mut BTreeMap<String, BTreeMap<TopicPartition, Offset>>, region: &Region, position: Offset, job: &str) {
+    let (partition, group) = match &region.input {
+        Input::Source(source) => match &source.group {
+            Some((partition, group)) => (partition.clone(), group.clone()),
+            None => return,
+        },
+        Input::Exchange(exchange) => (exchange.partition.clone(), job.to_string()),
+    };
+    groups.entry(group).or_default().insert(partition, position);
 }
 
 fn step(
@@ -296,6 +527,7 @@ fn step(
     exchange: &mut dyn LogReader,
     log: &dyn Log,
 ) -> Result<bool, RegionError> {
+    fail::fail_point!("engine::step", |_| Err(RegionError::Failed("fail point engine::step".into())));
     if region.pending_emit {
         region.step_emit()?;
         region.watch_memory();
@@ -332,5 +564,20 @@ impl Region {
 
     fn state_groups(&mut self) -> u64 {
         self.tables.iter().map(|operator| self.state.table(*operator).groups() as u64).sum()
+    }
+
+    /// Closes the store: whoever brings the region up again opens it anew.
+    fn drop_state(&mut self) {
+        self.state = Box::new(crate::stateless::NoState);
+        self.has_tables = false;
+    }
+}
+
+impl From<streamshield_core::ports::log::LogError> for RegionError {
+    fn from(error: streamshield_core::ports::log::LogError) -> Self {
+        match error.kind {
+            LogErrorKind::Retry => RegionError::Retry(error.message),
+            _ => RegionError::Stop(error.message),
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! The state of a region that has none.
 
-use streamshield_core::ports::state::{Flush, RegionState, StateBytes, StateError, StateErrorKind, WindowTable};
+use streamshield_core::ids::Digest;
+use streamshield_core::ports::state::{Delta, Flush, RegionState, StateBytes, StateError, StateErrorKind, StoreCopier, WindowTable};
 
 /// Holds nothing; asking it for a table is a bug.
 pub struct NoState;
@@ -17,6 +18,15 @@ impl RegionState for NoState {
     }
     fn apply_flush(&mut self, _flush: Flush, _record: &[u8]) -> Result<(), StateError> {
         Err(nothing_to_flush())
+    }
+    fn seal_delta(&mut self) -> Result<Delta, StateError> {
+        Err(nothing_to_flush())
+    }
+    fn apply_delta(&mut self, _delta: &[u8], _record: &[u8]) -> Result<Digest, StateError> {
+        Err(nothing_to_flush())
+    }
+    fn copier(&self) -> Option<Box<dyn StoreCopier>> {
+        None
     }
     fn evict(&mut self, _target_bytes: usize) -> Result<(), StateError> {
         Ok(())

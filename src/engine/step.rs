@@ -7,11 +7,10 @@ use crate::exchange::frame::{self, Frame};
 use crate::operators::scan::Scan;
 use crate::operators::{ChainOutput, EpochContext, InputWatermarks};
 use crate::plan::WatermarkPlan;
-use crate::progress::wall_clock_ms;
 use crate::region::{Input, OpenEpoch, Region, RegionError, SourceInput};
 use streamshield_core::epoch::Step;
 use streamshield_core::ids::Offset;
-use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, LogReader, TakeLimit};
+use streamshield_core::ports::log::{Isolation, Log, LogReader, TakeLimit};
 use streamshield_core::ports::source::{SourceBatch, SourceError, SourceErrorKind, SourceReader, SplitState};
 use streamshield_core::watermark::{UpstreamWatermark, Watermark, combine};
 
@@ -57,7 +56,8 @@ impl Region {
     fn apply_source(&mut self, open: &mut OpenEpoch, batch: SourceBatch) -> Result<(), RegionError> {
         let now_ms = open.context.now_ms;
         open.counts.records_in += batch.records as u64;
-        open.counts.newest_timestamp_ms = open.counts.newest_timestamp_ms.max(batch.newest_timestamp_ms.or(Some(wall_clock_ms())));
+        open.counts.newest_timestamp_ms =
+            open.counts.newest_timestamp_ms.max(batch.newest_timestamp_ms.or(Some(self.settings.clock.wall_ms())));
         open.steps.push(Step::Read { input: 0, from: self.position, to: batch.to });
         self.position = batch.to;
         for bad in batch.bad {
@@ -191,10 +191,10 @@ impl Region {
     /// Judges idleness and moves processing time on. True: something changed, and an epoch is open that says so.
     pub fn tick(&mut self, log: &dyn Log) -> bool {
         let Input::Source(source) = &self.input else { return false };
-        if source.finished || self.stopped.is_some() {
+        if source.finished || self.leaving || self.failed.is_some() {
             return false;
         }
-        let now_ms = self.open.as_ref().map_or_else(|| self.now_ms.max(wall_clock_ms()), |open| open.context.now_ms);
+        let now_ms = self.open.as_ref().map_or_else(|| self.now_ms.max(self.settings.clock.wall_ms()), |open| open.context.now_ms);
         let next = match &source.watermark {
             Some(WatermarkPlan::EventTime { idle_timeout_ms, .. }) => {
                 let idle =
@@ -249,15 +249,6 @@ pub struct TakenFrames {
     pub frames: Vec<Frame>,
     pub next: Offset,
     pub newest_timestamp_ms: Option<i64>,
-}
-
-impl From<LogError> for RegionError {
-    fn from(error: LogError) -> Self {
-        match error.kind {
-            LogErrorKind::Retry => RegionError::Retry(error.message),
-            _ => RegionError::Stop(error.message),
-        }
-    }
 }
 
 impl From<SourceError> for RegionError {

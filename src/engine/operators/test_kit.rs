@@ -326,6 +326,15 @@ impl RegionState for MemoryState {
     fn apply_flush(&mut self, _flush: Flush, _record: &[u8]) -> Result<(), StateError> {
         Ok(())
     }
+    fn seal_delta(&mut self) -> Result<streamshield_core::ports::state::Delta, StateError> {
+        Ok(streamshield_core::ports::state::Delta { digest: Default::default(), bytes: Vec::new() })
+    }
+    fn apply_delta(&mut self, _delta: &[u8], _record: &[u8]) -> Result<streamshield_core::ids::Digest, StateError> {
+        unreachable!("the operators never apply a delta")
+    }
+    fn copier(&self) -> Option<Box<dyn streamshield_core::ports::state::StoreCopier>> {
+        None
+    }
     fn evict(&mut self, _target_bytes: usize) -> Result<(), StateError> {
         Ok(())
     }

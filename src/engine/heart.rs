@@ -1,0 +1,68 @@
+//! The heartbeat, on a thread of its own: what the others know a worker by.
+//!
+//! It carries the offset up to which this worker has read the control log and its digest of the state there: a worker that contradicts the
+//! majority ends itself (C-1). It stops when a slot makes no more progress while the broker answers: a worker that is alive but stuck
+//! would hold its regions for ever.
+
+use crate::clock::Clock;
+use crate::membership::Membership;
+use crate::runtime::{EngineError, JobOutcome, Shared, gone};
+use crate::turn::{Actor, Turn};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use streamshield_core::cluster::ControlRecord;
+
+/// A slot that took no turn for this long is stuck: its longest call to the log is bounded far below.
+const STUCK_TIME_MAX: Duration = Duration::from_secs(60);
+
+pub struct Heart {
+    pub membership: Arc<Membership>,
+    pub clock: Arc<dyn Clock>,
+    pub shared: Arc<Shared>,
+    pub interval: Duration,
+    pub next: Duration,
+}
+
+impl Actor for Heart {
+    fn turn(&mut self) -> Turn {
+        if self.shared.over.load(Ordering::SeqCst) {
+            return Turn::Ended(JobOutcome::Stopped);
+        }
+        let now = self.clock.steady();
+        if now < self.next {
+            return Turn::Idle(self.next - now);
+        }
+        // From the planned time on, so that a late beat does not delay all later ones; after a long pause from now on.
+        self.next = (self.next + self.interval).max(now + self.interval / 2);
+        let incarnation = self.membership.incarnation;
+        let (standing, contradicts, applied, digest) = self
+            .membership
+            .view(|cluster| (cluster.standing(incarnation), cluster.contradicts(incarnation), cluster.applied(), cluster.digest()));
+        if let Some(outcome) = gone(&standing) {
+            return Turn::Ended(outcome);
+        }
+        if contradicts {
+            return fatal(
+                "C-1: this worker reads the control log differently than the majority of the workers",
+                "is it of another release? Its state is safe",
+            );
+        }
+        if let Some(slot) = self.shared.stuck_slot(now, STUCK_TIME_MAX) {
+            return fatal(
+                &format!("slot {slot} made no progress for {STUCK_TIME_MAX:?}"),
+                "the worker gives its regions to others; its stack traces would tell why",
+            );
+        }
+        if let Some(at) = applied
+            && let Err(error) = self.membership.append(&ControlRecord::Heartbeat { incarnation, at, digest })
+        {
+            tracing::debug!(%error, "a heartbeat was not written");
+        }
+        Turn::Again
+    }
+}
+
+fn fatal(message: &str, hint: &str) -> Turn {
+    Turn::Ended(JobOutcome::Failed(EngineError { message: message.into(), hint: Some(hint.into()) }))
+}

@@ -1,0 +1,586 @@
+//! The nursery of a slot: brings regions up, keeps followers warm, hands over what the slot owns.
+//!
+//! ```text
+//!                       ┌────────────── rebuild: store forgotten ◄──────────────┐ diverged, unusable
+//!                       ▼                                                       │
+//!  wanted by the view → open the local store ─ none, too old ─► fetch a checkpoint ─► follow the changelog ─► (follower) ready
+//!                                                                                        │ owned, nobody left to fence
+//!                                                                                        ▼
+//!                                     high watermark ─► stable ─► applied up to there ─► to the slot
+//! ```
+//! It wants what the control log's view says: the regions that its slot owns and does not hold yet, and those that it follows. The
+//! order is that of architecture §6: nothing is read as "the end" before everybody who could still write has been fenced, which is what
+//! `fences_open` says.
+//!
+//! On failure: a region that can't be brought up is tried again after a pause; an owned one that fails again and again is given back to the control log with the
+//! reason, which gives it to another worker or quarantines it. A follower that diverged is rebuilt and not ready until then (E-4).
+
+use crate::changelog::StableEnd;
+use crate::follower::{FollowError, Follower, check_plan, decode_stored};
+use crate::membership::Membership;
+use crate::progress::Progress;
+use crate::region::{Input, Region, RegionSettings};
+use crate::runtime::{EngineError, Job, JobOutcome, Shared, gone};
+use crate::takeover::Takeovers;
+use crate::turn::{Actor, Turn};
+use crossbeam_channel::{Receiver, Sender, bounded};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use streamshield_core::cluster::{ControlRecord, Genesis, SlotId, Tier, Why};
+use streamshield_core::epoch::EpochRecord;
+use streamshield_core::ids::{Incarnation, Offset, RegionId};
+use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointErrorKind, CheckpointStore, Restored};
+use streamshield_core::ports::log::{Isolation, Log, LogReader, TopicPartition, Wakeup};
+use streamshield_core::ports::state::StateBackend;
+
+/// Followers that have nothing to do are looked at this often; new records in their changelogs wake the nursery.
+const IDLE: Duration = Duration::from_millis(50);
+/// While a transaction is to end, or a fence to fall.
+const WAITING: Duration = Duration::from_millis(3);
+const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
+const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Tries of bringing an owned region up before it is given back.
+const TRIES_MAX: u32 = 4;
+const REPLICA_OFFSETS_EVERY: Duration = Duration::from_secs(1);
+/// The last record of a region without state is looked for this far from the end, then further and further.
+const TAIL_MESSAGES: Offset = 64;
+
+/// A region on its way to its slot.
+pub struct Arrival {
+    pub region: Box<Region>,
+}
+
+/// A region that a slot no longer holds.
+pub struct Departure {
+    pub region: RegionId,
+    /// The control record by which the slot gave it up. Until it was read back the view still says that this slot owns the region, which must not be
+    /// believed (O-1): it would come back and commit after its successor has read the end.
+    pub read_back: Option<Offset>,
+    /// Its state is that of its last committed epoch, and there the changelog ended when it was released; None: closed.
+    pub warm: Option<(Box<Region>, Offset)>,
+}
+
+/// What a nursery works with.
+pub struct Nursery {
+    pub slot: SlotId,
+    pub job: Arc<Job>,
+    pub genesis: Arc<Genesis>,
+    pub membership: Arc<Membership>,
+    pub settings: RegionSettings,
+    pub log: Arc<dyn Log>,
+    pub state: Arc<dyn StateBackend>,
+    pub checkpoints: Option<Arc<dyn CheckpointStore>>,
+    pub spawn: crate::config::Spawn,
+    pub changelog: Box<dyn LogReader>,
+    pub exchange: Box<dyn LogReader>,
+    pub arrivals: Sender<Arrival>,
+    pub departures: Receiver<Departure>,
+    pub slot_wakeup: Arc<Wakeup>,
+    pub wakeup: Arc<Wakeup>,
+    pub progress: Arc<Progress>,
+    pub takeovers: Arc<Takeovers>,
+    pub shared: Arc<Shared>,
+    pub tier: Tier,
+    pub charges: Charges,
+}
+
+/// What a nursery has at the moment.
+#[derive(Default)]
+pub struct Charges {
+    tasks: BTreeMap<RegionId, Task>,
+    /// With the slot: the assignment under which it has them.
+    held: BTreeMap<RegionId, Offset>,
+    /// Given up by the slot, and the record of that not read back yet.
+    parting: Vec<Departure>,
+    seen_version: Option<u64>,
+    replica_offsets_sent: Duration,
+}
+
+struct Task {
+    role: Role,
+    phase: Phase,
+    tries: u32,
+    /// Not before this (a pause after a failure).
+    resume_at: Duration,
+    /// The control record that says ready; it is not written twice before it was read back.
+    ready_told: Option<Offset>,
+    /// The local store was given up: a checkpoint or the log itself.
+    without_store: bool,
+    without_checkpoint: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// To be handed to the slot, once nobody is left to be fenced.
+    Owner {
+        assignment: Offset,
+        fences_open: bool,
+    },
+    Follower {
+        is_ready: bool,
+    },
+}
+
+enum Phase {
+    Opening,
+    Fetching { answer: Receiver<Result<Option<Restored>, CheckpointError>>, directory: PathBuf },
+    Following(Box<Follower>),
+    Finishing { follower: Box<Follower>, end: StableEnd, stable: Option<Offset> },
+}
+
+impl Actor for Nursery {
+    fn turn(&mut self) -> Turn {
+        if self.shared.stopping.load(Ordering::SeqCst) {
+            self.charges.tasks.clear();
+            return Turn::Ended(JobOutcome::Stopped);
+        }
+        self.take_back();
+        if let Some(outcome) = self.obey_view() {
+            return Turn::Ended(outcome);
+        }
+        let (mut moved, mut waits) = (false, false);
+        for id in self.charges.tasks.keys().copied().collect::<Vec<_>>() {
+            match self.tend(id) {
+                Ok(Tended::Moved) => moved = true,
+                Ok(Tended::Waits) => waits = true,
+                Ok(Tended::Quiet) => {}
+                Err(outcome) => return Turn::Ended(outcome),
+            }
+        }
+        let is_settled = self.charges.tasks.values().all(|task| matches!(task.role, Role::Follower { .. }));
+        if is_settled && self.shared.slot_settled(self.slot.slot) {
+            self.progress.set_state("running");
+        }
+        self.send_replica_offsets();
+        Turn::again_if(moved, if waits { WAITING } else { IDLE })
+    }
+}
+
+enum Tended {
+    Moved,
+    /// For something that nobody will wake us for.
+    Waits,
+    Quiet,
+}
+
+impl Nursery {
+    fn now(&self) -> Duration {
+        self.settings.clock.steady()
+    }
+
+    /// Regions that the slot no longer holds.
+    fn take_back(&mut self) {
+        while let Ok(departure) = self.departures.try_recv() {
+            self.charges.parting.push(departure);
+        }
+        let now = self.now();
+        for departure in std::mem::take(&mut self.charges.parting) {
+            let Departure { region: id, read_back, warm } = departure;
+            if read_back.is_some_and(|offset| !self.membership.has_read(offset)) {
+                self.charges.parting.push(Departure { region: id, read_back, warm });
+                continue;
+            }
+            self.charges.held.remove(&id);
+            self.takeovers.cancelled(id);
+            if let Some((region, changelog_end)) = warm
+                && self.changelog.assign(&region.changelog, changelog_end).is_ok()
+            {
+                let mut task = Task::new(Role::Follower { is_ready: false });
+                task.phase = Phase::Following(Box::new(Follower::resume(*region, changelog_end, now)));
+                self.charges.tasks.insert(id, task);
+            }
+            // What the view wants of it is looked up anew.
+            self.charges.seen_version = None;
+        }
+    }
+
+    /// Begins and ends tasks as the view says.
+    fn obey_view(&mut self) -> Option<JobOutcome> {
+        let version = self.membership.version();
+        if self.charges.seen_version == Some(version) {
+            return None;
+        }
+        self.charges.seen_version = Some(version);
+        let (standing, wanted) = self.membership.view(|cluster| (cluster.standing(self.slot.incarnation), wanted(cluster, self.slot)));
+        if let Some(outcome) = gone(&standing) {
+            return Some(outcome);
+        }
+        let held = &self.charges.held;
+        let is_wanted = |id: &RegionId| match wanted.get(id) {
+            None => false,
+            Some(Role::Owner { assignment, .. }) => held.get(id) != Some(assignment),
+            Some(Role::Follower { .. }) => !held.contains_key(id),
+        };
+        let unwanted: Vec<RegionId> = self.charges.tasks.keys().copied().filter(|id| !is_wanted(id)).collect();
+        for id in unwanted {
+            self.give_up(id);
+        }
+        let now = self.now();
+        for (id, role) in &wanted {
+            if self.charges.held.contains_key(id) {
+                continue;
+            }
+            let task = self.charges.tasks.entry(*id).or_insert_with(|| Task::new(*role));
+            task.role = *role;
+            if let Role::Owner { fences_open, assignment } = role {
+                let (cause, previous) = self.membership.view(|cluster| cause_of(cluster, *id));
+                let silent_ms = previous.map_or(0, |previous| self.membership.silence_before(previous));
+                self.takeovers.began(*id, *assignment, cause, silent_ms, now);
+                if !fences_open {
+                    self.takeovers.fenced(*id, now);
+                }
+            }
+            self.progress.follows(*id, matches!(role, Role::Follower { .. }));
+        }
+        None
+    }
+
+    fn give_up(&mut self, id: RegionId) {
+        let Some(task) = self.charges.tasks.remove(&id) else { return };
+        if let Phase::Following(follower) | Phase::Finishing { follower, .. } = task.phase {
+            self.close(*follower);
+        }
+        if !self.charges.held.contains_key(&id) {
+            self.progress.lets_go(id);
+            self.takeovers.cancelled(id);
+        }
+    }
+
+    fn close(&mut self, mut follower: Follower) {
+        follower.close(self.exchange.as_mut());
+        if let Err(error) = self.changelog.unassign(&follower.region.changelog) {
+            tracing::debug!(region = %follower.region.id, %error, "could not stop reading");
+        }
+    }
+
+    /// One task's next move.
+    fn tend(&mut self, id: RegionId) -> Result<Tended, JobOutcome> {
+        let now = self.now();
+        let Some(mut task) = self.charges.tasks.remove(&id) else { return Ok(Tended::Quiet) };
+        if now < task.resume_at {
+            self.charges.tasks.insert(id, task);
+            return Ok(Tended::Quiet);
+        }
+        let phase = std::mem::replace(&mut task.phase, Phase::Opening);
+        let result = match phase {
+            Phase::Opening => self.open(id, &mut task),
+            Phase::Fetching { answer, directory } => self.fetched(id, &mut task, answer, directory),
+            Phase::Following(follower) => self.follow(id, &mut task, follower),
+            Phase::Finishing { follower, end, stable } => self.finish(id, &mut task, follower, end, stable),
+        };
+        match result {
+            Ok(Some((phase, tended))) => {
+                task.phase = phase;
+                self.charges.tasks.insert(id, task);
+                Ok(tended)
+            }
+            // With the slot now.
+            Ok(None) => Ok(Tended::Moved),
+            Err(error) => self.failed(id, task, error),
+        }
+    }
+
+    /// Opens what lies here of the region.
+    fn open(&mut self, id: RegionId, task: &mut Task) -> Result<Option<(Phase, Tended)>, FollowError> {
+        let now = self.now();
+        let (mut region, tables) = self.job.region(id, &self.genesis, self.settings.clone()).map_err(|error| refused(&error))?;
+        let bounds = self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?;
+        if !region.has_tables {
+            let from = bounds.low.max(bounds.high - TAIL_MESSAGES * (1 << (2 * task.tries.min(8))));
+            return self.begin(region, None, from, now).map(Some);
+        }
+        if std::mem::take(&mut task.without_store) {
+            self.state.delete(id)?;
+        }
+        let opened = self.state.open(id, &tables)?;
+        if let Some(reason) = &opened.rebuilt {
+            tracing::warn!(region = %id, reason, "the local state can't be used; it is rebuilt");
+        }
+        let base = match opened.record.as_deref().map(decode_stored) {
+            None => None,
+            Some(Some((from, record))) if record.region == id => Some((from, record)),
+            Some(_) => {
+                tracing::warn!(region = %id, "the local state is none of this region's; it is rebuilt");
+                drop(opened);
+                task.without_store = true;
+                return Ok(Some((Phase::Opening, Tended::Moved)));
+            }
+        };
+        if let Some((_, record)) = &base {
+            // Refused before anything is deleted: the old plan can still go on with it.
+            check_plan(&region, record)?;
+        }
+        let too_old = match &base {
+            None => bounds.low > 0,
+            Some((from, record)) => *from < bounds.low || self.input_is_trimmed(&region, record)?,
+        };
+        if (base.is_none() || too_old) && self.checkpoints.is_some() && !task.without_checkpoint {
+            drop(opened);
+            return Ok(Some((self.fetch(id), Tended::Moved)));
+        }
+        if too_old {
+            return Err(FollowError::Unusable(format!("{} is trimmed, and there is no checkpoint to begin from", region.changelog)));
+        }
+        region.state = opened.state;
+        let from = base.as_ref().map_or(0, |(from, _)| *from);
+        self.begin(region, base.map(|(_, record)| record), from, now).map(Some)
+    }
+
+    /// Whether the exchange no longer holds what a replay from this record would read.
+    fn input_is_trimmed(&self, region: &Region, record: &EpochRecord) -> Result<bool, FollowError> {
+        let Input::Exchange(exchange) = &region.input else { return Ok(false) };
+        let low = self.log.bounds(&exchange.partition, Isolation::ReadCommitted)?.low;
+        Ok(record.positions.first().is_some_and(|position| *position < low))
+    }
+
+    fn begin(&mut self, region: Region, base: Option<EpochRecord>, from: Offset, now: Duration) -> Result<(Phase, Tended), FollowError> {
+        self.changelog.assign(&region.changelog, from)?;
+        Ok((Phase::Following(Box::new(Follower::new(region, base, from, now))), Tended::Moved))
+    }
+
+    /// Asks for the newest checkpoint, on a thread of its own.
+    fn fetch(&self, id: RegionId) -> Phase {
+        let (sender, answer) = bounded(1);
+        let store = self.checkpoints.clone().expect("asked only where there is one");
+        let directory = self.state.scratch().join(format!("restore-{}-{}", id.stage, id.partition));
+        let (plan, into, wakeup) = (self.settings.plan, directory.clone(), self.wakeup.clone());
+        let restore = move || {
+            let _ = std::fs::remove_dir_all(&into);
+            let _ = sender.send(store.restore(id, plan, &into));
+            wakeup.raise();
+        };
+        (self.spawn)("restore", Box::new(restore));
+        Phase::Fetching { answer, directory }
+    }
+
+    fn fetched(
+        &mut self,
+        id: RegionId,
+        task: &mut Task,
+        answer: Receiver<Result<Option<Restored>, CheckpointError>>,
+        directory: PathBuf,
+    ) -> Result<Option<(Phase, Tended)>, FollowError> {
+        let Ok(answered) = answer.try_recv() else { return Ok(Some((Phase::Fetching { answer, directory }, Tended::Quiet))) };
+        task.without_checkpoint = true;
+        match answered {
+            Ok(Some(restored)) => {
+                for reason in &restored.refused {
+                    tracing::warn!(region = %id, reason, "a checkpoint is damaged; an older one is used");
+                }
+                let info = &restored.info;
+                tracing::info!(region = %id, epoch = info.epoch.0, bytes = restored.bytes_fetched, seconds = restored.seconds, "restored a checkpoint");
+                self.state.adopt(id, &directory)?;
+            }
+            Ok(None) => tracing::debug!(region = %id, "there is no checkpoint"),
+            Err(error) if error.kind == CheckpointErrorKind::Retry && task.tries < TRIES_MAX => {
+                task.without_checkpoint = false;
+                return Err(FollowError::Retry(error.message));
+            }
+            Err(error) => tracing::warn!(region = %id, %error, "checkpoints can't be read; going on with what the log holds"),
+        }
+        Ok(Some((Phase::Opening, Tended::Moved)))
+    }
+
+    fn follow(&mut self, id: RegionId, task: &mut Task, mut follower: Box<Follower>) -> Result<Option<(Phase, Tended)>, FollowError> {
+        let now = self.now();
+        let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), now)?;
+        self.progress.followed(id, follower.region.epoch.0, follower.epochs_behind());
+        let tended = if moved { Tended::Moved } else { Tended::Quiet };
+        match task.role {
+            Role::Owner { fences_open: true, .. } => {}
+            Role::Owner { .. } => {
+                let end = StableEnd::new(follower.region.changelog.clone(), now);
+                return Ok(Some((Phase::Finishing { follower, end, stable: None }, Tended::Moved)));
+            }
+            Role::Follower { is_ready: false } if follower.is_caught_up() => self.say_ready(id, task, follower.region.epoch),
+            Role::Follower { .. } => {}
+        }
+        Ok(Some((Phase::Following(follower), tended)))
+    }
+
+    fn say_ready(&self, region: RegionId, task: &mut Task, epoch: streamshield_core::ids::Epoch) {
+        if task.ready_told.is_some_and(|offset| !self.membership.has_read(offset)) {
+            return;
+        }
+        let ready = ControlRecord::Ready { incarnation: self.slot.incarnation, region, epoch };
+        if let Ok(offset) = self.membership.append(&ready) {
+            task.ready_told = Some(offset);
+            task.tries = 0;
+        }
+    }
+
+    /// Everybody who could still write is fenced: to the end, and over to the slot.
+    fn finish(
+        &mut self,
+        id: RegionId,
+        task: &mut Task,
+        mut follower: Box<Follower>,
+        mut end: StableEnd,
+        mut stable: Option<Offset>,
+    ) -> Result<Option<(Phase, Tended)>, FollowError> {
+        let now = self.now();
+        let Role::Owner { assignment, .. } = task.role else { return Ok(Some((Phase::Following(follower), Tended::Moved))) };
+        if stable.is_none() {
+            stable = end.turn(self.log.as_ref(), now)?;
+        }
+        let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), now)?;
+        self.progress.followed(id, follower.region.epoch.0, follower.epochs_behind());
+        let Some(end_offset) = stable.filter(|end| follower.has_applied(*end)) else {
+            let tended = if moved { Tended::Moved } else { Tended::Waits };
+            return Ok(Some((Phase::Finishing { follower, end, stable }, tended)));
+        };
+        if !follower.region.has_tables && follower.region.epoch.0 == 0 && end_offset > 0 && task.tries < 12 {
+            // Nothing but delta chunks or markers lay in the part that was read.
+            let low = self.log.bounds(&follower.region.changelog, Isolation::ReadUncommitted)?.low;
+            if end_offset > low {
+                task.tries += 1;
+                self.close(*follower);
+                return Ok(Some((Phase::Opening, Tended::Moved)));
+            }
+        }
+        let partition = follower.region.changelog.clone();
+        let mut region = follower.finish(self.exchange.as_mut())?;
+        let _ = self.changelog.unassign(&partition);
+        if let Some(sink) = self.job.sinks.get(&id.stage)
+            && let Err(error) = sink.recover(id, region.epoch)
+        {
+            return Err(FollowError::Unusable(error.message));
+        }
+        region.assignment = assignment;
+        region.changelog_from = end_offset;
+        self.takeovers.caught_up(id, now);
+        self.charges.held.insert(id, assignment);
+        let _ = self.arrivals.send(Arrival { region: Box::new(region) });
+        self.slot_wakeup.raise();
+        Ok(None)
+    }
+
+    /// Sorts a failure out: again, anew, or over to somebody else.
+    fn failed(&mut self, id: RegionId, mut task: Task, error: FollowError) -> Result<Tended, JobOutcome> {
+        let now = self.now();
+        self.stop_reading(id);
+        let message = match error {
+            FollowError::Refused { message, hint } => return Err(JobOutcome::Failed(EngineError { message, hint: Some(hint) })),
+            FollowError::Retry(message) => message,
+            FollowError::Diverged { epoch, message } => {
+                metrics::counter!("streamshield_followers_diverged_total").increment(1);
+                tracing::error!(region = %id, epoch = epoch.0, message, "E-4: the state differs from its owner's; it is rebuilt and not used");
+                self.progress.diverged(id, epoch.0);
+                task.without_store = true;
+                task.without_checkpoint = false;
+                let record = ControlRecord::NotReady { incarnation: self.slot.incarnation, region: id, epoch };
+                let _ = self.membership.append(&record);
+                message
+            }
+            FollowError::Unusable(message) => {
+                tracing::warn!(region = %id, message, "the state can't be used; it is rebuilt");
+                task.without_store = task.tries > 0;
+                task.without_checkpoint = false;
+                message
+            }
+        };
+        task.tries += 1;
+        task.ready_told = None;
+        task.resume_at = now + (RETRY_PAUSE_MIN * (1 << task.tries.min(7))).min(RETRY_PAUSE_MAX);
+        if let Role::Owner { assignment, .. } = task.role
+            && task.tries > TRIES_MAX
+        {
+            let (incarnation, epoch) = (self.slot.incarnation, streamshield_core::ids::Epoch(0));
+            let record = ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason: message, retry: true };
+            if self.membership.append(&record).is_ok() {
+                task.tries = 0;
+            }
+        }
+        self.charges.tasks.insert(id, task);
+        Ok(Tended::Quiet)
+    }
+
+    /// A follower that was dropped in an error left its partitions assigned.
+    fn stop_reading(&mut self, id: RegionId) {
+        let stage = &self.job.plan.stages[id.stage.0 as usize];
+        let partition = TopicPartition::new(crate::topics::changelog(&self.job.config.name, stage), id.partition as i32);
+        let _ = self.changelog.unassign(&partition);
+        if let crate::plan::StageInput::Exchange(exchange) = &stage.input {
+            let plan = &self.job.plan.exchanges[exchange.0 as usize];
+            let partition = TopicPartition::new(crate::topics::exchange(&self.job.config.name, plan), id.partition as i32);
+            let _ = self.exchange.unassign(&partition);
+        }
+    }
+
+    /// Replicas are a consumer group of their own, `<group>.replica`, that people see in Kafka's own tools.
+    fn send_replica_offsets(&mut self) {
+        let now = self.now();
+        if self.tier != Tier::ActiveActive || now.saturating_sub(self.charges.replica_offsets_sent) < REPLICA_OFFSETS_EVERY {
+            return;
+        }
+        self.charges.replica_offsets_sent = now;
+        let mut groups: BTreeMap<String, Vec<(TopicPartition, Offset)>> = BTreeMap::new();
+        for task in self.charges.tasks.values() {
+            let (Role::Follower { .. }, Phase::Following(follower)) = (task.role, &task.phase) else { continue };
+            let region = &follower.region;
+            let (partition, group) = match &region.input {
+                Input::Exchange(exchange) => (exchange.partition.clone(), self.job.config.name.clone()),
+                Input::Source(source) => match &source.group {
+                    Some((partition, group)) => (partition.clone(), group.clone()),
+                    None => continue,
+                },
+            };
+            groups.entry(format!("{group}.replica")).or_default().push((partition, region.position));
+        }
+        for (group, positions) in groups {
+            self.log.commit_group_offsets(&group, &positions);
+        }
+    }
+}
+
+impl Task {
+    fn new(role: Role) -> Task {
+        Task {
+            role,
+            phase: Phase::Opening,
+            tries: 0,
+            resume_at: Duration::ZERO,
+            ready_told: None,
+            without_store: false,
+            without_checkpoint: false,
+        }
+    }
+}
+
+/// What the view wants of a slot's nursery.
+fn wanted(cluster: &streamshield_core::cluster::Cluster, slot: SlotId) -> BTreeMap<RegionId, Role> {
+    let is_ready = |id: RegionId| {
+        cluster.region(id).is_some_and(|region| {
+            let follows = region.followers.iter().any(|follower| follower.slot == slot && follower.ready);
+            let moves = region.moving.as_ref().is_some_and(|moving| moving.to == slot && moving.ready);
+            let is_target = region.moving.as_ref().is_some_and(|moving| moving.to == slot);
+            if is_target { moves } else { follows }
+        })
+    };
+    let followed = cluster.followed(slot).into_iter().map(|id| (id, Role::Follower { is_ready: is_ready(id) }));
+    let owned = cluster
+        .owned(slot)
+        .into_iter()
+        .map(|owned| (owned.region, Role::Owner { assignment: owned.assignment, fences_open: owned.fences_open }));
+    followed.chain(owned).collect()
+}
+
+/// Why the region has a new owner, and who had it before.
+fn cause_of(cluster: &streamshield_core::cluster::Cluster, id: RegionId) -> (&'static str, Option<Incarnation>) {
+    let Some(takeover) = cluster.takeovers().filter(|takeover| takeover.region == id).last() else { return ("assigned", None) };
+    let cause = match takeover.why {
+        Why::Expired => "expired",
+        Why::Left => "left",
+        Why::Replaced => "replaced",
+        Why::Moved => "moved",
+        Why::Failed => "failed",
+    };
+    (cause, Some(takeover.from.incarnation))
+}
+
+fn refused(error: &EngineError) -> FollowError {
+    FollowError::Refused { message: error.message.clone(), hint: error.hint.clone().unwrap_or_default() }
+}

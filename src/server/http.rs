@@ -19,6 +19,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use streamshield_core::status::ClusterStatus;
 use streamshield_engine::runtime::JobStatus;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -32,12 +33,8 @@ const REQUEST_BYTES_MAX: usize = 32 << 10;
 /// What the endpoints show.
 pub trait StatusProvider: Send + Sync + 'static {
     fn status(&self) -> JobStatus;
-}
-
-impl<F: Fn() -> JobStatus + Send + Sync + 'static> StatusProvider for F {
-    fn status(&self) -> JobStatus {
-        self()
-    }
+    /// All workers and regions. May block for as long as the log takes; Err: why there is nothing to show.
+    fn cluster(&self) -> Result<ClusterStatus, String>;
 }
 
 #[derive(Clone)]
@@ -64,6 +61,7 @@ pub async fn serve(
         .route("/health", get(get_health))
         .route("/ready", get(get_ready))
         .route("/api/v1/status", get(get_status))
+        .route("/api/v1/cluster", get(get_cluster))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
         .layer(axum::middleware::map_response(one_request_per_connection))
         .with_state(Shared { job, metrics, redactor });
@@ -106,9 +104,24 @@ async fn get_ready(State(shared): State<Shared>) -> Response {
     (code, format!("{state}\n")).into_response()
 }
 
+/// This worker.
 async fn get_status(State(shared): State<Shared>) -> Response {
-    match serde_json::to_string(&shared.job.status()) {
-        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], shared.redactor.redact(&json)).into_response(),
+    json(&shared.job.status(), &shared.redactor)
+}
+
+/// All workers, whichever is asked.
+async fn get_cluster(State(shared): State<Shared>) -> Response {
+    let job = shared.job.clone();
+    match tokio::task::spawn_blocking(move || job.cluster()).await {
+        Ok(Ok(status)) => json(&status, &shared.redactor),
+        Ok(Err(reason)) => (StatusCode::SERVICE_UNAVAILABLE, shared.redactor.redact(&format!("{reason}\n"))).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+fn json(status: &impl serde::Serialize, redactor: &Redactor) -> Response {
+    match serde_json::to_string(status) {
+        Ok(json) => ([(header::CONTENT_TYPE, "application/json")], redactor.redact(&json)).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }

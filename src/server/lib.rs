@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! main → cli ─┬─ check, explain, topics, schema      job/ reads the file, wiring/ plans and connects
-//!             └─ run ── wiring ── engine
-//!                        ├── http     metrics, health, status
-//!                        └── live     the table in the terminal
+//!             ├─ run, worker ── wiring ── engine
+//!             │                  ├── http     metrics, health, status
+//!             │                  └── live     the table in the terminal
+//!             ├─ run --workers N ── supervisor ── N processes `streamshield worker`
+//!             └─ status, workers, checkpoints       read the control log and the store; the job does not notice
 //! ```
 //! Mistakes of the user are [`problem::Problem`]s with a place in their file; exit codes are in [`cli::ExitStatus`].
 
 pub mod cli;
+pub mod figures;
 pub mod http;
 pub mod job;
 pub mod live;

@@ -15,6 +15,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl LogFormat {
+    /// As the command line takes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            LogFormat::Text => "text",
+            LogFormat::Json => "json",
+        }
+    }
+}
+
 /// Starts logging for the process. `quiet` shows warnings only, where log lines would tear a live view.
 pub fn init(format: LogFormat, quiet: bool, redactor: &Redactor) {
     let default = if quiet { "warn" } else { DEFAULT_FILTER };

@@ -3,6 +3,10 @@
 //! The engine counts through the `metrics` facade; figures that it only keeps in its [`JobStatus`] are exported from there at
 //! each scrape. Names follow the Prometheus rules: base units, the unit in the name, counters end in `_total`.
 
+mod regions;
+
+pub use regions::follows;
+
 use crate::job::Slo;
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
@@ -38,7 +42,47 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
     ("streamshield_regions_stopped_total", Kind::Counter, Unit::Count, "Regions stopped by an error"),
     ("streamshield_state_flush_seconds", Kind::Histogram, Unit::Seconds, "Time to write a flush of state to disk"),
     ("streamshield_state_flushed_bytes_total", Kind::Counter, Unit::Bytes, "State written to disk"),
+    ("streamshield_state_delta_apply_seconds", Kind::Histogram, Unit::Seconds, "Time to write a delta of another task to disk"),
+    ("streamshield_state_delta_applied_bytes_total", Kind::Counter, Unit::Bytes, "Deltas of other tasks written to disk"),
     ("streamshield_state_stores_rebuilt_total", Kind::Counter, Unit::Count, "Local stores that could not be used and were rebuilt"),
+    ("streamshield_control_records_malformed_total", Kind::Counter, Unit::Count, "Records of the control topic that made no sense"),
+    ("streamshield_workers_expired_total", Kind::Counter, Unit::Count, "Workers that were not heard in time, as this one saw it"),
+    (
+        "streamshield_takeover_seconds",
+        Kind::Histogram,
+        Unit::Seconds,
+        "Time of a phase of a take-over by this worker: detect, fence, catch_up, confirm, first_commit, total",
+    ),
+    ("streamshield_regions_owned", Kind::Gauge, Unit::Count, "Regions that this worker owns"),
+    ("streamshield_regions_followed", Kind::Gauge, Unit::Count, "Regions that this worker follows"),
+    (
+        "streamshield_regions_quarantined",
+        Kind::Gauge,
+        Unit::Count,
+        "Regions of the job that failed too often and rest until a worker joins",
+    ),
+    ("streamshield_region_lag_records", Kind::Gauge, Unit::Count, "What a region's input holds beyond its position"),
+    ("streamshield_region_lag_seconds", Kind::Gauge, Unit::Seconds, "Age of the oldest record that a region has not taken"),
+    ("streamshield_follower_epoch", Kind::Gauge, Unit::Count, "Last epoch that a follower on this worker has"),
+    ("streamshield_follower_epochs_behind", Kind::Gauge, Unit::Count, "Epochs that a follower on this worker lacks"),
+    ("streamshield_follower_diverged", Kind::Gauge, Unit::Count, "1 after the digest of a follower on this worker differed"),
+    ("streamshield_follower_state_bytes", Kind::Gauge, Unit::Bytes, "State of a follower in memory"),
+    (
+        "streamshield_followers_diverged_total",
+        Kind::Counter,
+        Unit::Count,
+        "Followers whose digest differed from the owner's: rebuilt, never promoted, and an alarm",
+    ),
+    ("streamshield_checkpoint_epoch", Kind::Gauge, Unit::Count, "Epoch of the newest checkpoint of a region that this worker owns"),
+    ("streamshield_checkpoint_age_seconds", Kind::Gauge, Unit::Seconds, "Age of the newest checkpoint of a region that this worker owns"),
+    (
+        "streamshield_checkpoint_durability",
+        Kind::Gauge,
+        Unit::Count,
+        "Of the newest checkpoint of a region: 2 in the store, 1 in the local folder only, 0 there is none",
+    ),
+    ("streamshield_state_delta_apply_seconds", Kind::Histogram, Unit::Seconds, "Time of a standby to apply a delta"),
+    ("streamshield_state_delta_applied_bytes_total", Kind::Counter, Unit::Bytes, "Deltas that standbys have applied"),
     (
         "streamshield_latency_p50_seconds",
         Kind::Gauge,
@@ -78,6 +122,7 @@ pub fn install() -> Result<PrometheusHandle, BuildError> {
             Kind::Histogram => describe_histogram!(*name, *unit, *help),
         }
     }
+    streamshield_checkpoint::describe_metrics();
     gauge!("streamshield_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1.0);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     gauge!("process_start_time_seconds").set(now.as_secs_f64());
@@ -111,16 +156,7 @@ pub fn export_status(status: &JobStatus) {
     }
     gauge!("streamshield_paused").set(if status.paused_since_ms.is_some() { 1.0 } else { 0.0 });
     gauge!("streamshield_running").set(if status.state == "running" { 1.0 } else { 0.0 });
-    for region in &status.regions {
-        let labels = [("region", region.region.clone()), ("stage", region.stage.clone())];
-        if let Some(watermark) = region.watermark_ms {
-            gauge!("streamshield_watermark_timestamp_seconds", &labels).set(watermark as f64 / 1000.0);
-        }
-        gauge!("streamshield_region_epoch", &labels).set(region.epoch as f64);
-        gauge!("streamshield_region_stopped", &labels).set(if region.stopped.is_some() { 1.0 } else { 0.0 });
-        gauge!("streamshield_state_bytes", &labels).set(region.state_bytes as f64);
-        gauge!("streamshield_state_groups", &labels).set(region.state_groups as f64);
-    }
+    regions::export(&status.regions);
 }
 
 /// Exports what the operating system knows about this process (Linux; elsewhere nothing).

@@ -2,11 +2,13 @@
 
 use super::{ExitStatus, ExplainFormat, read_and_plan};
 use crate::job::secret::Redactor;
+use crate::job::{Job, Replication};
 use crate::problem::{Problem, Problems};
 use crate::wiring::topics::{self, Topic};
-use crate::wiring::{PlannedJob, cluster};
+use crate::wiring::{self, PlannedJob, checkpoints, cluster};
 use std::path::Path;
 use streamshield_core::ports::log::Log;
+use streamshield_core::tiers;
 
 /// Whether the cluster is asked.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -15,12 +17,16 @@ pub enum Reach {
     Offline,
 }
 
-pub fn check(path: &Path, reach: Reach, redactor: &Redactor) -> ExitStatus {
+pub fn check(path: &Path, reach: Reach, workers: Option<u32>, redactor: &Redactor) -> ExitStatus {
     let (planned, mut problems) = read_and_plan(path, redactor);
     let Some(planned) = planned else { return report(&problems, redactor) };
+    wiring::warn_about_workers(&planned.job, workers, &mut problems);
     let (topics, note) = match reach {
         Reach::Offline => (None, None),
-        Reach::Cluster => compare(&planned, &mut problems),
+        Reach::Cluster => {
+            checkpoints::probe(&planned.job).unwrap_or_else(|problem| problems.add(problem));
+            compare(&planned, &mut problems)
+        }
     };
     let status = report(&problems, redactor);
     if status == ExitStatus::Ok {
@@ -94,6 +100,7 @@ fn compare(planned: &PlannedJob, problems: &mut Problems) -> (Option<Vec<Topic>>
 fn print_ok(planned: &PlannedJob, topics: Option<&[Topic]>, note: Option<&str>, redactor: &Redactor) {
     let plan = &planned.planned.plan;
     println!("ok: job `{}`, {} stages, {} exchanges, plan {}", planned.job.name, plan.stages.len(), plan.exchanges.len(), plan.fingerprint);
+    println!("{}", replication(&planned.job));
     if let Some(topics) = topics {
         let existing = topics.iter().filter(|topic| topic.exists).count();
         println!("topics: {existing} of {} exist, the others are created at the start", topics.len());
@@ -101,6 +108,22 @@ fn print_ok(planned: &PlannedJob, topics: Option<&[Topic]>, note: Option<&str>, 
     if let Some(note) = note {
         println!("note: {}", redactor.redact(note));
     }
+}
+
+/// One line: the tier, what follows from it, and where checkpoints go.
+fn replication(job: &Job) -> String {
+    let Replication { tier, followers, .. } = job.replication;
+    let bound = tiers::recovery_bound(tier);
+    let followed = match followers {
+        0 => String::new(),
+        1 => ", 1 follower of each region".into(),
+        count => format!(", {count} followers of each region"),
+    };
+    let checkpoints = match &job.checkpoint {
+        Some(checkpoint) => format!("checkpoints every {:?} to {}", checkpoint.interval, checkpoint.store),
+        None => "no checkpoints".into(),
+    };
+    format!("tier {}: a lost worker is replaced within {bound:?}{followed}; {checkpoints}", tiers::describe(tier))
 }
 
 /// Prints what was found.

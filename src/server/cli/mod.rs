@@ -1,10 +1,19 @@
 //! The command line.
 
+mod backoff;
 mod check;
+mod checkpoints;
 mod run;
+mod shown;
 mod signals;
+mod status;
 mod summary;
+mod supervisor;
+mod tables;
+mod worker;
+mod workers;
 
+use crate::job::identity::RACK_VARIABLE;
 use crate::job::secret::Redactor;
 use crate::job::{read, schema};
 use crate::logging::{self, LogFormat};
@@ -15,6 +24,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+use streamshield_core::ids::{Epoch, RegionId};
 
 /// How the program ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +35,7 @@ pub enum ExitStatus {
     Failed = 1,
     /// The command line or the job file is wrong.
     Usage = 2,
-    /// Another process runs the job now.
+    /// Another process runs the job, or is this worker, now.
     TakenOver = 3,
     /// A second signal ended a drain.
     Killed = 130,
@@ -41,7 +51,7 @@ const EXIT_CODES: &str = "Exit codes:
   0    finished, drained after a signal, or nothing wrong
   1    the job failed, or the cluster can't be used
   2    the command line or the job file is wrong
-  3    another process runs the job now
+  3    another process runs the job now, or has this worker's name
   130  ended by a second signal while draining";
 
 /// Streaming SQL over Kafka, exactly once.
@@ -51,7 +61,7 @@ struct Cli {
     /// How log lines look; `RUST_LOG` chooses which ones.
     #[arg(long, global = true, value_enum, default_value_t)]
     log_format: LogFormat,
-    /// Serve /metrics, /health, /ready and /api/v1/status here while a job runs, for example 127.0.0.1:9464.
+    /// Serve /metrics, /health, /ready, /api/v1/status and /api/v1/cluster here while a job runs, for example 127.0.0.1:9464. With `run --workers`, each worker takes the next port.
     #[arg(long, global = true, env = "STREAMSHIELD_METRICS_ADDR", value_name = "ADDRESS")]
     metrics_addr: Option<SocketAddr>,
     #[command(subcommand)]
@@ -62,6 +72,8 @@ struct Cli {
 enum Command {
     /// Run a job until it ends or is told to stop (SIGTERM, SIGINT: seal, commit, leave).
     Run(RunArguments),
+    /// Run one worker of a job that others may run, too (as Kubernetes starts it). Workers find each other by the job's control topic.
+    Worker(WorkerArguments),
     /// Check all that can be known without running: file, SQL, types, options, and topics if the cluster answers.
     Check {
         /// The job file.
@@ -69,6 +81,9 @@ enum Command {
         /// Don't try to reach the cluster.
         #[arg(long)]
         offline: bool,
+        /// For so many workers; without it nothing is said about their number.
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+        workers: Option<u32>,
     },
     /// Show stages, exchanges and state of a job.
     Explain {
@@ -76,6 +91,27 @@ enum Command {
         job: PathBuf,
         #[arg(long, value_enum, default_value_t)]
         format: ExplainFormat,
+    },
+    /// Show a job's workers, regions, followers and take-overs, from its control topic.
+    Status {
+        /// The job file.
+        job: PathBuf,
+        /// Show it again every second.
+        #[arg(long)]
+        watch: bool,
+        /// As JSON; with --watch one object a line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Workers of a job.
+    Workers {
+        #[command(subcommand)]
+        command: WorkersCommand,
+    },
+    /// Checkpoints of a job in its store.
+    Checkpoints {
+        #[command(subcommand)]
+        command: CheckpointsCommand,
     },
     /// Topics of a job.
     Topics {
@@ -92,6 +128,9 @@ enum Command {
 pub struct RunArguments {
     /// The job file.
     pub job: PathBuf,
+    /// Start and supervise so many worker processes on this machine, instead of running the job in this one.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub workers: Option<u32>,
     /// Drain and end after this time, for example `10 s`.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
@@ -101,6 +140,132 @@ pub struct RunArguments {
     /// Show figures and results while running: a table in a terminal, else a line per second. `auto`: in a terminal, unless the job prints.
     #[arg(long, value_enum, default_value_t, num_args = 0..=1, require_equals = true, default_missing_value = "always", value_name = "WHEN")]
     pub live: Live,
+}
+
+#[derive(Args)]
+pub struct WorkerArguments {
+    /// The job file.
+    pub job: PathBuf,
+    /// Name of this worker: the same at each start, and nobody else's. Default: $STREAMSHIELD_WORKER, $POD_NAME, $HOSTNAME.
+    #[arg(long, value_name = "NAME")]
+    pub worker: Option<String>,
+    /// Rack or zone of this machine: followers are put into other ones.
+    #[arg(long, env = RACK_VARIABLE, value_name = "RACK")]
+    pub rack: Option<String>,
+    /// How the last line of standard output sums the run up.
+    #[arg(long, value_enum, default_value_t)]
+    pub summary: SummaryFormat,
+    #[command(flatten)]
+    pub supervised: Supervised,
+}
+
+/// What the supervisor tells its workers.
+#[derive(Args)]
+pub struct Supervised {
+    /// Its process.
+    #[arg(long, hide = true)]
+    pub supervisor: Option<u32>,
+    /// Where its embedded broker listens.
+    #[arg(long, hide = true)]
+    pub broker: Option<String>,
+    #[arg(long, hide = true)]
+    pub state_dir: Option<PathBuf>,
+    #[arg(long, hide = true)]
+    pub slots: Option<u32>,
+}
+
+#[derive(Subcommand)]
+enum WorkersCommand {
+    /// Show the live workers.
+    List {
+        /// The job file.
+        job: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Move all regions away from a worker, one epoch boundary each, before it is stopped.
+    Drain {
+        /// The job file.
+        job: PathBuf,
+        /// Its name, as `workers list` shows it.
+        worker: String,
+        /// Take the request back.
+        #[arg(long)]
+        undo: bool,
+        /// Wait until it owns nothing, at most this long (default: 5 min).
+        #[arg(long, value_parser = parse_duration, num_args = 0..=1, require_equals = true, default_missing_value = "5 min", value_name = "TIME")]
+        wait: Option<Duration>,
+    },
+}
+
+#[derive(Args)]
+struct CheckpointSelection {
+    /// Only this region, for example `s1/0`.
+    #[arg(long, value_parser = checkpoints::parse_region, value_name = "REGION")]
+    region: Option<RegionId>,
+    /// Only this epoch.
+    #[arg(long, value_name = "EPOCH")]
+    epoch: Option<u64>,
+}
+
+impl CheckpointSelection {
+    fn selection(&self) -> checkpoints::Selection {
+        checkpoints::Selection { region: self.region, epoch: self.epoch.map(Epoch) }
+    }
+}
+
+#[derive(Subcommand)]
+enum CheckpointsCommand {
+    /// Show what lies in the store.
+    List {
+        /// The job file.
+        job: PathBuf,
+        /// Only this region, for example `s1/0`.
+        #[arg(long, value_parser = checkpoints::parse_region, value_name = "REGION")]
+        region: Option<RegionId>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read all files and compare their checksums.
+    Verify {
+        /// The job file.
+        job: PathBuf,
+        #[command(flatten)]
+        selection: CheckpointSelection,
+    },
+    /// Keep checkpoints whatever retention says; the newest of each region unless an epoch is given.
+    Pin {
+        /// The job file.
+        job: PathBuf,
+        #[command(flatten)]
+        selection: CheckpointSelection,
+    },
+    /// Let retention decide again.
+    Unpin {
+        /// The job file.
+        job: PathBuf,
+        #[command(flatten)]
+        selection: CheckpointSelection,
+    },
+    /// Delete now what retention no longer keeps. The workers do it by themselves; this is for a job that does not run any more.
+    Gc {
+        /// The job file.
+        job: PathBuf,
+        /// Delete what was marked longer ago than this. A restore under way needs the default (1 h); 0 s is for jobs that do not run.
+        #[arg(long, value_parser = parse_duration, value_name = "TIME")]
+        grace: Option<Duration>,
+    },
+    /// Make a new job that starts from checkpoints of this one.
+    Restore {
+        /// The job file.
+        job: PathBuf,
+        /// Of each region the newest checkpoint at or before this epoch, or `latest`.
+        #[arg(long, value_name = "EPOCH")]
+        to: checkpoints::RestoreTo,
+        /// Name of the new job.
+        #[arg(long = "as", value_name = "NEW_JOB")]
+        new_job: String,
+    },
 }
 
 #[derive(Subcommand)]
@@ -148,15 +313,22 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let redactor = Redactor::default();
     let Cli { log_format, metrics_addr, command } = cli;
-    if !matches!(command, Command::Run(_)) {
+    if !matches!(command, Command::Run(_) | Command::Worker(_)) {
         logging::init(log_format, true, &redactor);
     }
     let status = match command {
         Command::Run(arguments) => run::run(&arguments, metrics_addr, log_format, &redactor),
-        Command::Check { job, offline } => {
-            check::check(&job, if offline { check::Reach::Offline } else { check::Reach::Cluster }, &redactor)
+        Command::Worker(arguments) => run::run_worker(&arguments, metrics_addr, log_format, &redactor),
+        Command::Check { job, offline, workers } => {
+            check::check(&job, if offline { check::Reach::Offline } else { check::Reach::Cluster }, workers, &redactor)
         }
         Command::Explain { job, format } => check::explain(&job, format, &redactor),
+        Command::Status { job, watch, json } => status::status(&job, status::Showing { watch, json }, &redactor),
+        Command::Workers { command: WorkersCommand::List { job, json } } => workers::list(&job, json, &redactor),
+        Command::Workers { command: WorkersCommand::Drain { job, worker, undo, wait } } => {
+            workers::drain(&job, &workers::DrainRequest { worker: &worker, undo, wait }, &redactor)
+        }
+        Command::Checkpoints { command } => run_checkpoints(command, &redactor),
         Command::Topics { command: TopicsCommand::Create { job, dry_run } } => check::create_topics(&job, dry_run, &redactor),
         Command::Schema => {
             print!("{}", schema::json_schema_text());
@@ -168,6 +340,17 @@ pub fn main() -> ExitCode {
         }
     };
     status.into()
+}
+
+fn run_checkpoints(command: CheckpointsCommand, redactor: &Redactor) -> ExitStatus {
+    match command {
+        CheckpointsCommand::List { job, region, json } => checkpoints::list(&job, region, json, redactor),
+        CheckpointsCommand::Verify { job, selection } => checkpoints::verify(&job, selection.selection(), redactor),
+        CheckpointsCommand::Pin { job, selection } => checkpoints::pin(&job, selection.selection(), true, redactor),
+        CheckpointsCommand::Unpin { job, selection } => checkpoints::pin(&job, selection.selection(), false, redactor),
+        CheckpointsCommand::Gc { job, grace } => checkpoints::collect(&job, grace, redactor),
+        CheckpointsCommand::Restore { job, to, new_job } => checkpoints::restore(&job, to, &new_job, redactor),
+    }
 }
 
 /// Reads and plans a job; no job if there are errors.

@@ -1,8 +1,9 @@
 //! What a run has done, at its end.
 
+use super::SummaryFormat;
+use crate::figures::Figures;
 use serde::Serialize;
 use std::time::Duration;
-use streamshield_engine::runtime::JobStatus;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Summary {
@@ -17,7 +18,7 @@ pub struct Summary {
 }
 
 impl Summary {
-    pub fn new(status: &JobStatus, elapsed: Duration) -> Summary {
+    pub fn new(status: &Figures, elapsed: Duration) -> Summary {
         let seconds = elapsed.as_secs_f64().max(1e-3);
         Summary {
             rows_in: status.records_in,
@@ -26,6 +27,15 @@ impl Summary {
             p99_latency_ms: status.latency_p99_ms.map(|milliseconds| (milliseconds * 10.0).round() / 10.0),
             elapsed,
             refused: [("late", status.late_rows), ("bad", status.bad_records), ("dead letters", status.dead_letters)],
+        }
+    }
+
+    /// The last line of standard output.
+    pub fn print(&self, format: SummaryFormat) {
+        match format {
+            SummaryFormat::Text => println!("{}", self.text()),
+            SummaryFormat::Json => println!("{}", serde_json::to_string(self).expect("plain data always serializes")),
+            SummaryFormat::None => {}
         }
     }
 
@@ -53,7 +63,7 @@ mod tests {
 
     #[test]
     fn the_json_line_has_exactly_the_promised_keys() {
-        let status = JobStatus { records_in: 1000, rows_out: 7, latency_p99_ms: Some(12.34), late_rows: 2, ..Default::default() };
+        let status = Figures { records_in: 1000, rows_out: 7, latency_p99_ms: Some(12.34), late_rows: 2, ..Default::default() };
         let summary = Summary::new(&status, Duration::from_secs(2));
         assert_eq!(
             serde_json::to_string(&summary).expect("json"),

@@ -6,6 +6,8 @@
 //!                   └ sql / sql_file ─→ SqlText ─→ planner, whose errors find their way back
 //! ```
 
+pub mod checkpoint;
+pub mod identity;
 pub mod interpolate;
 pub mod read;
 pub mod schema;
@@ -15,6 +17,9 @@ pub mod units;
 pub mod yaml;
 
 use crate::problem::{Place, SourceFile};
+pub use checkpoint::CheckpointSettings;
+use checkpoint::FALLBACK_FOLDER;
+use identity::Identity;
 use secret::{Redactor, Secret};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -22,6 +27,8 @@ use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use streamshield_core::cluster::{Settings, Tier};
+use streamshield_core::tiers;
 use streamshield_engine::config::{BadRecordPolicy, JobConfig, LateRowPolicy};
 
 /// Partitions of exchanges, whatever the machine: a job must not change when it moves.
@@ -38,8 +45,13 @@ pub struct Job {
     /// Where `name` stands in the file, if it does.
     pub name_place: Option<Place>,
     pub slo: Slo,
+    pub replication: Replication,
+    /// None: no store, so no checkpoints.
+    pub checkpoint: Option<CheckpointSettings>,
     pub cluster: Cluster,
     pub slots: usize,
+    /// `slots` is the number of processors, since nobody said otherwise.
+    pub slots_by_default: bool,
     pub parallelism: u32,
     pub commit_interval: Duration,
     pub flush_interval: Duration,
@@ -58,6 +70,23 @@ pub struct Slo {
     pub completeness: Option<f64>,
     pub max_latency: Option<Duration>,
     pub max_recovery: Option<Duration>,
+}
+
+/// How the job outlives its workers.
+#[derive(Clone)]
+pub struct Replication {
+    pub tier: Tier,
+    /// Of each region, on other workers.
+    pub followers: u32,
+    /// What it follows from in the file: `tier`, else `slo.max_recovery`.
+    pub place: Option<Place>,
+}
+
+impl Replication {
+    /// What all workers of the job agree on.
+    pub fn settings(&self) -> Settings {
+        tiers::settings(self.tier, self.followers)
+    }
 }
 
 /// What the job runs on.
@@ -87,11 +116,16 @@ impl SqlText {
 }
 
 impl Job {
-    /// Settings for the engine.
-    pub fn config(&self) -> JobConfig {
+    /// Settings for the engine, for one worker.
+    pub fn config(&self, worker: &Identity, http: Option<SocketAddr>) -> JobConfig {
         JobConfig {
             name: self.name.clone(),
             slots: self.slots,
+            worker: worker.name.clone(),
+            rack: worker.rack.clone(),
+            http: http.map(|address| address.to_string()),
+            cluster: self.replication.settings(),
+            checkpoint_interval: self.checkpoint.as_ref().map(|checkpoint| checkpoint.interval),
             parallelism: self.parallelism,
             commit_interval: self.commit_interval,
             flush_interval: self.flush_interval,
@@ -99,7 +133,8 @@ impl Job {
             on_bad_record: self.on_bad_record,
             late_rows: self.late_rows,
             replication_factor: self.replication_factor,
-            log_dies_with_process: matches!(self.cluster, Cluster::Embedded { data_dir: None, .. }),
+            // With several workers the broker lives in another process than they do.
+            log_dies_with_process: matches!(self.cluster, Cluster::Embedded { data_dir: None, .. }) && worker.is_alone,
         }
     }
 
@@ -112,9 +147,20 @@ impl Job {
         }
     }
 
-    /// Where the local state lies; None: in a folder that is deleted at the end, as the embedded broker's log is too.
+    /// Where the local state of this job lies on this machine; None: in a folder that is deleted at the end, as the embedded broker's log is too.
     pub fn state_folder(&self) -> Option<PathBuf> {
         let forgets = matches!(&self.cluster, Cluster::Embedded { data_dir: None, .. });
-        self.state_dir.clone().or_else(|| (!forgets).then(|| PathBuf::from(".streamshield").join(&self.name).join("state")))
+        self.state_dir.clone().or_else(|| (!forgets).then(|| self.own_folder().join("state")))
+    }
+
+    /// Where checkpoints wait while the store is away: one folder for all workers of this machine, so that one of them can restore what another one left.
+    pub fn fallback_folder(&self) -> PathBuf {
+        let chosen = self.checkpoint.as_ref().and_then(|checkpoint| checkpoint.fallback_dir.clone());
+        let beside_state = || self.state_dir.clone().unwrap_or_else(|| self.own_folder()).join(FALLBACK_FOLDER);
+        chosen.unwrap_or_else(beside_state)
+    }
+
+    fn own_folder(&self) -> PathBuf {
+        PathBuf::from(".streamshield").join(&self.name)
     }
 }

@@ -34,9 +34,15 @@ pub struct JobFile {
     pub flush_interval: Option<TimeSpan>,
     /// Memory for state in this process; what does not fit lies in `state_dir`. Default: `512 MiB`.
     pub memory_budget: Option<ByteSize>,
-    /// Checkpoints to an object store. Reserved: this release keeps state in `state_dir` and rebuilds a lost one from the inputs.
+    /// How a lost worker's part of the job comes back: 1 active-active, 2 active-standby, 3 checkpoints. Default: the cheapest that keeps `slo.max_recovery`.
+    #[schemars(range(min = 1, max = 3))]
+    pub tier: Option<u32>,
+    /// Followers of each region, on other workers. Default: 1 in tiers 1 and 2, none in tier 3. Only tier 1 may have 2.
+    #[schemars(range(min = 1, max = 2))]
+    pub replicas: Option<u32>,
+    /// Checkpoints to an object store: they seed new followers, bring back what a lost machine held, and let the job's own topics be trimmed.
     pub checkpoint: Option<Checkpoint>,
-    /// Folder of the local state; safe to delete while the job does not run. Default: `.streamshield/NAME/state` in the working directory.
+    /// Folder of the local state; safe to delete while the job does not run. Several workers have a folder each inside of it. Default: `.streamshield/NAME/state` in the working directory.
     pub state_dir: Option<String>,
     /// The statements. Either this or `sql_file`.
     pub sql: Option<String>,
@@ -59,7 +65,7 @@ pub struct Slo {
     pub completeness: Option<Share>,
     /// From the record's timestamp to its committed result.
     pub max_latency: Option<TimeSpan>,
-    /// From a crash to the next committed result.
+    /// From the loss of a worker to the next committed result. It chooses the tier: below `3 s` tier 1, below `10 s` tier 2, else tier 3. No tier keeps less than `1 s`.
     pub max_recovery: Option<TimeSpan>,
 }
 
@@ -79,12 +85,28 @@ pub struct Kafka {
     pub properties: BTreeMap<String, Property>,
 }
 
-/// Reserved.
+/// Region checkpoints. Each region writes its own, now and then, beside the work: there are no barriers.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Checkpoint {
-    /// Reserved: has no effect in this release.
+    /// Where they go: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `hdfs://host:port/path`, `file:///path` (a folder that all machines share). Without one there are no checkpoints.
+    pub store: Option<String>,
+    /// Time between two checkpoints of a region, jittered. Default: `10 s` in tier 3, `60 s` in tiers 1 and 2.
     pub interval: Option<TimeSpan>,
+    /// How many of a region are kept. Default: 3.
+    #[schemars(range(min = 1, max = 1000))]
+    pub retain: Option<u32>,
+    /// Older ones are kept as long as this, too. Default: not at all.
+    pub retain_for: Option<TimeSpan>,
+    /// Settings of the store, as its client names them: `endpoint`, `region`, `access_key_id`, `secret_access_key`, `dfs.replication`… Secrets as `${env:NAME}` or `${file:/path}`.
+    pub options: Option<BTreeMap<String, StoreOption>>,
+    /// Folder for checkpoints while the store is away; they are uploaded when it is back. Default: `checkpoints` in `state_dir`, or `.streamshield/NAME/checkpoints`.
+    pub fallback_dir: Option<String>,
+    /// Uploads of one worker at a time. Default: 4.
+    #[schemars(range(min = 1, max = 64))]
+    pub upload_concurrency: Option<u32>,
+    /// What uploads of one worker may take of the network, for example `50 MB/s`. Default: no limit.
+    pub upload_bandwidth: Option<Bandwidth>,
 }
 
 /// What happens to a record that is no row.
@@ -138,6 +160,15 @@ text_type!(Share, "Share", {
     "description": "`99.9 %` or `0.999`.",
     "type": ["string", "number"],
     "examples": ["99.9 %", 0.999]
+});
+text_type!(Bandwidth, "Bandwidth", {
+    "description": "Bytes per second: `50 MB/s`.",
+    "type": ["string", "integer"],
+    "examples": ["50 MB/s"]
+});
+text_type!(StoreOption, "StoreOption", {
+    "description": "A setting of the object store's client.",
+    "type": ["string", "number", "boolean"]
 });
 text_type!(Property, "Property", {
     "description": "A property of librdkafka.",

@@ -113,6 +113,19 @@ pub fn is_harmless(option: &str) -> bool {
         "scan.startup.mode",
         "scan.bounded.mode",
         "interval",
+        "tier",
+        "replicas",
+        "store",
+        "retain",
+        "retain_for",
+        "fallback_dir",
+        "upload_concurrency",
+        "upload_bandwidth",
+        "endpoint",
+        "region",
+        "aws_endpoint",
+        "aws_region",
+        "aws_default_region",
     ];
     HARMLESS.contains(&option)
 }
@@ -120,9 +133,28 @@ pub fn is_harmless(option: &str) -> bool {
 /// Whether an option of this name holds a secret by its nature.
 pub fn is_secret_by_name(option: &str) -> bool {
     let option = option.to_ascii_lowercase();
-    ["password", "secret", "ssl.key.pem", "oauthbearer.config", "jaas", "token", "credential"].iter().any(|part| option.contains(part))
-        && !option.contains("endpoint")
-        && !option.contains("location")
+    const PARTS: &[&str] = &[
+        "password",
+        "secret",
+        "ssl.key.pem",
+        "oauthbearer.config",
+        "jaas",
+        "token",
+        "credential",
+        // Of object stores.
+        "account_key",
+        "master_key",
+        "storage_key",
+        "sas_key",
+        "private_key",
+        "service_account_key",
+        "encryption_key",
+    ];
+    // Where the secret lies is none.
+    let is_a_place = ["endpoint", "location"].iter().any(|part| option.contains(part))
+        || ["_uri", "_file", "_path", ".path"].iter().any(|end| option.ends_with(end));
+    let azure_key = matches!(option.as_str(), "access_key" | "azure_storage_access_key");
+    azure_key || (PARTS.iter().any(|part| option.contains(part)) && !is_a_place)
 }
 
 #[cfg(test)]
@@ -148,5 +180,13 @@ mod tests {
     fn only_listed_options_are_harmless() {
         assert!(is_harmless("properties.bootstrap.servers") && !is_harmless("sasl.password") && !is_harmless("whatever"));
         assert!(is_secret_by_name("sasl.password") && !is_secret_by_name("ssl.key.location"));
+        for secret in ["aws_secret_access_key", "secret_access_key", "azure_storage_account_key", "access_key", "sas_token"] {
+            assert!(is_secret_by_name(secret), "{secret}");
+        }
+        for shown in
+            ["aws_access_key_id", "endpoint", "google_service_account_path", "container_credentials_relative_uri", "dfs.replication"]
+        {
+            assert!(!is_secret_by_name(shown), "{shown}");
+        }
     }
 }

@@ -62,6 +62,15 @@ pub fn apply(settings: &BTreeMap<String, String>, by_planner: &[&str], job: &mut
     }
 }
 
+/// The name that a `SET` gives the job, found without planning the SQL: for questions about a job, which have an answer even where its SQL is broken by now.
+pub fn name_in(sql: &str) -> Option<String> {
+    let statements = sql.lines().filter(|line| !line.trim_start().starts_with("--")).collect::<Vec<_>>().join("\n");
+    let (_, rest) = statements.rsplit_once("'pipeline.name'")?;
+    let value = rest.trim_start().strip_prefix('=')?.trim_start().strip_prefix('\'')?;
+    let name = value.split('\'').next()?;
+    check_name(name).is_ok().then(|| name.to_string())
+}
+
 /// None: not one of ours.
 fn obey(key: &str, value: &str, job: &mut Job) -> Option<Result<(), String>> {
     Some(match key {
@@ -85,4 +94,17 @@ fn obey(key: &str, value: &str, job: &mut Job) -> Option<Result<(), String>> {
         "streamshield.flush-interval" => units::duration(value).map(|interval| job.flush_interval = interval),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_of_a_job_is_found_without_planning() {
+        assert_eq!(name_in("SET 'pipeline.name' = 'orders';\nSELECT 1").as_deref(), Some("orders"));
+        assert_eq!(name_in("-- SET 'pipeline.name' = 'old';\nSELECT 1"), None);
+        assert_eq!(name_in("SET 'pipeline.name' = 'a'; SET 'pipeline.name'='b';").as_deref(), Some("b"));
+        assert_eq!(name_in("SELECT 'pipeline.name'"), None);
+    }
 }

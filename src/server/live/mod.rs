@@ -5,6 +5,7 @@
 
 mod top;
 
+use crate::figures::Figures;
 use chrono::{DateTime, Utc};
 use comfy_table::presets::UTF8_FULL_CONDENSED;
 use comfy_table::{CellAlignment, Table};
@@ -15,7 +16,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamshield_core::ports::log::Log;
 use streamshield_engine::plan::JobPlan;
-use streamshield_engine::runtime::JobStatus;
 use top::TopRows;
 
 const REDRAW_INTERVAL: Duration = Duration::from_millis(250);
@@ -49,7 +49,7 @@ impl LiveView {
     }
 
     /// Shows the figures if it is time.
-    pub fn show(&mut self, status: &JobStatus) {
+    pub fn show(&mut self, status: &Figures) {
         let interval = if self.in_place { REDRAW_INTERVAL } else { LINE_INTERVAL };
         if self.shown.is_some_and(|shown| shown.elapsed() < interval) {
             return;
@@ -61,14 +61,14 @@ impl LiveView {
     }
 
     /// Shows the last figures; what follows goes below.
-    pub fn finish(&mut self, status: &JobStatus) {
+    pub fn finish(&mut self, status: &Figures) {
         if self.in_place {
             self.shown = None;
             self.show(status);
         }
     }
 
-    fn line(&self, status: &JobStatus) -> String {
+    fn line(&self, status: &Figures) -> String {
         let (rows_in, rows_out) = self.rates.per_second();
         format!(
             "{:>4.0}s {}: in {} rows/s, out {} rows/s, watermark {}, latency p50 {} p99 {}, regions {}, late {}, bad {}",
@@ -85,7 +85,7 @@ impl LiveView {
         )
     }
 
-    fn redraw(&mut self, status: &JobStatus) -> io::Result<()> {
+    fn redraw(&mut self, status: &Figures) -> io::Result<()> {
         if let Some(top) = &mut self.top {
             top.read();
         }
@@ -107,9 +107,8 @@ impl LiveView {
         output.flush()
     }
 
-    fn draw(&self, status: &JobStatus) -> String {
+    fn draw(&self, status: &Figures) -> String {
         let (rows_in, rows_out) = self.rates.per_second();
-        let state_bytes: u64 = status.regions.iter().map(|region| region.state_bytes).sum();
         let mut figures = table(&["", "rows/s", "rows", "", ""]);
         figures.add_row(["in".into(), thousands(rows_in), thousands(status.records_in), "watermark".into(), watermark(status)]);
         figures.add_row([
@@ -125,7 +124,7 @@ impl LiveView {
             String::new(),
             thousands(status.bad_records),
             "epochs · state".into(),
-            format!("{} · {}", thousands(status.epochs), bytes(state_bytes)),
+            format!("{} · {}", thousands(status.epochs), bytes(status.state_bytes)),
         ]);
         for column in 1..=2 {
             if let Some(column) = figures.column_mut(column) {
@@ -172,20 +171,16 @@ impl Rates {
     }
 }
 
-/// The job's watermark: the least of its regions.
-fn watermark(status: &JobStatus) -> String {
-    let least = status.regions.iter().filter(|region| !region.finished).filter_map(|region| region.watermark_ms).min();
-    match least.and_then(DateTime::<Utc>::from_timestamp_millis) {
+fn watermark(status: &Figures) -> String {
+    match status.watermark_ms.and_then(DateTime::<Utc>::from_timestamp_millis) {
         Some(time) => time.format("%Y-%m-%d %H:%M:%S%.3f").to_string(),
         None => "–".into(),
     }
 }
 
-fn regions(status: &JobStatus) -> String {
-    let stopped = status.regions.iter().filter(|region| region.stopped.is_some()).count();
-    let finished = status.regions.iter().filter(|region| region.finished).count();
-    let mut text = status.regions.len().to_string();
-    for (count, what) in [(finished, "finished"), (stopped, "stopped")] {
+fn regions(status: &Figures) -> String {
+    let mut text = status.regions.to_string();
+    for (count, what) in [(status.regions_finished, "finished"), (status.regions_stopped, "stopped")] {
         if count > 0 {
             text += &format!(", {count} {what}");
         }

@@ -123,7 +123,8 @@ fn the_published_schema_is_up_to_date() {
 #[test]
 fn the_command_line_is_explained() {
     let help = Folder::new().succeeds(&["--help"]);
-    for word in ["run", "check", "explain", "topics", "schema", "version", "--log-format", "--metrics-addr"] {
+    for word in ["run", "worker", "check", "explain", "status", "workers", "topics", "schema", "version", "--log-format", "--metrics-addr"]
+    {
         assert!(help.contains(word), "{word} is missing in\n{help}");
     }
     assert!(Folder::new().fails(2, &["rum"]).contains("run"));

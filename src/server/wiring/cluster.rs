@@ -21,6 +21,11 @@ pub struct Connected {
 }
 
 impl Connected {
+    /// Where the embedded broker listens, if this process has it.
+    pub fn broker_address(&self) -> Option<String> {
+        self.broker.as_ref().map(Handle::bootstrap_servers)
+    }
+
     /// Ends the embedded broker, its log synced.
     pub fn close(self) {
         drop(self.log);
@@ -66,6 +71,23 @@ pub fn connect(job: &Job, give_up: &dyn Fn() -> bool) -> Result<Option<Connected
         }
     }
     Ok(None)
+}
+
+/// Connects to the cluster of a job that runs elsewhere: an embedded broker can be reached if the job gives it an address.
+pub fn reach(job: &Job) -> Result<Arc<KafkaLog>, Problem> {
+    let properties = match &job.cluster {
+        Cluster::Kafka(_) => client_properties(job),
+        Cluster::Embedded { listen: Some(address), .. } if address.port() != 0 => embedded_properties(address.to_string()),
+        Cluster::Embedded { .. } => {
+            return Err(Problem::error("the job's broker is inside of its process, at an address that nobody else knows").hint(
+                "give it one, as `kafka: {embedded: true, listen: 127.0.0.1:9092}`, or ask a worker: --metrics-addr, /api/v1/cluster",
+            ));
+        }
+    };
+    KafkaLog::connect(properties).map_err(|error| match error.kind {
+        LogErrorKind::Retry => Problem::error(format!("the cluster does not answer: {}", error.message)),
+        _ => refused(job, &error),
+    })
 }
 
 /// Connects to the cluster once, for questions. Ok(None) where there is nobody to ask, with the reason.

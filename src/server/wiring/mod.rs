@@ -1,16 +1,21 @@
 //! Where the crates meet: connectors, planner, cluster, state, engine.
 
+pub mod checkpoints;
 pub mod cluster;
-mod state_folder;
+pub mod control;
+pub mod state_folder;
 pub mod topics;
 
-use crate::job::{Job, settings};
+use crate::job::identity::Identity;
+use crate::job::{Cluster, Job, settings};
 use crate::problem::{Problem, Problems};
-use state_folder::StateFolder;
+use state_folder::{Refused, StateFolder};
 use std::sync::Arc;
+use streamshield_core::cluster::Tier;
 use streamshield_core::ports::Connectors;
 use streamshield_core::ports::state::StateBackend;
-use streamshield_engine::config::{Environment, LateRowPolicy};
+use streamshield_engine::clock::SystemClock;
+use streamshield_engine::config::{Environment, LateRowPolicy, spawn_thread};
 use streamshield_kafka::{KafkaConnector, KafkaLog};
 use streamshield_sql::{PlanOptions, Planned};
 use streamshield_state::RocksBackend;
@@ -49,6 +54,11 @@ pub fn plan(mut job: Job, problems: &mut Problems) -> Option<PlannedJob> {
             Problem::error("the job has no name").hint("add `name: …`: it becomes the prefix of the job's topics").at(&job.file, 0..0),
         );
     }
+    if !problems.has_errors()
+        && let Err(problem) = checkpoints::check(&job)
+    {
+        problems.add(problem);
+    }
     if problems.has_errors() {
         return None;
     }
@@ -58,7 +68,6 @@ pub fn plan(mut job: Job, problems: &mut Problems) -> Option<PlannedJob> {
     for warning in &planned.plan.warnings {
         problems.add(Problem::warning(warning));
     }
-    warn_about_slo(&job, problems);
     Some(PlannedJob { job, planned })
 }
 
@@ -81,37 +90,56 @@ fn plan_once(job: &Job, connectors: &Connectors, problems: &mut Problems) -> Opt
     }
 }
 
-/// What a job promises and this release can't keep by its design.
-fn warn_about_slo(job: &Job, problems: &mut Problems) {
-    const LOCAL_RECOVERY_SECONDS: u64 = 10;
-    if let Some(recovery) = job.slo.max_recovery
-        && recovery.as_secs() < LOCAL_RECOVERY_SECONDS
-    {
+/// What a job promises and can't keep with so many workers (None: nobody knows how many there will be).
+pub fn warn_about_workers(job: &Job, workers: Option<u32>, problems: &mut Problems) {
+    let (tier, place) = (job.replication.tier, job.replication.place.clone());
+    let several = workers.is_some_and(|workers| workers > 1);
+    let on_one_machine = matches!(job.cluster, Cluster::Embedded { .. });
+    if tier == Tier::Checkpoints && job.checkpoint.is_none() && (several || (job.slo.max_recovery.is_some() && !on_one_machine)) {
         problems.add(
-            Problem::warning(format!("slo.max_recovery of {recovery:?} needs a replica or a standby, which this release does not have"))
-                .hint(format!("a crashed job restarts from its local state, in about {LOCAL_RECOVERY_SECONDS} s and more")),
+            Problem::warning(
+                "without `checkpoint.store`, what a lost machine held is rebuilt from the job's own topics, which are never trimmed",
+            )
+            .hint("name a store, as `checkpoint: {store: s3://bucket/prefix}`, and recovery takes the same time however old the job is")
+            .at_place(place.clone()),
+        );
+    }
+    if let (Tier::ActiveActive | Tier::ActiveStandby, Some(workers)) = (tier, workers)
+        && workers <= job.replication.followers
+    {
+        let needed = job.replication.followers + 1;
+        problems.add(
+            Problem::warning(format!("tier {} needs {needed} workers, here there are {workers}", streamshield_core::tiers::describe(tier)))
+                .hint("a follower is never on its region's own worker: `run --workers N`, or more `streamshield worker` processes")
+                .at_place(place),
         );
     }
 }
 
-/// What the engine needs, and what must be kept while it runs.
-pub struct Runtime {
-    pub environment: Environment,
-    // Dropped after the environment.
-    _state: StateFolder,
+/// Claims the worker's state folder; one process at a time has it.
+pub fn claim_state(job: &Job, worker: &Identity) -> Result<StateFolder, Refused> {
+    let folder = job.state_folder().map(|folder| if worker.is_alone { folder } else { folder.join(&worker.name) });
+    StateFolder::claim(folder, &job.name)
 }
 
-/// Opens the state and puts the environment together.
-pub fn runtime(job: &Job, log: Arc<KafkaLog>) -> Result<Runtime, Problem> {
-    let folder = StateFolder::claim(job.state_folder())?;
-    let state = open_state(job, &folder)?;
-    let environment = Environment { connectors: connectors(log.clone()), log, state };
-    Ok(Runtime { environment, _state: folder })
+/// What the engine needs for one life of a worker.
+pub fn environment(job: &Job, log: Arc<KafkaLog>, folder: &StateFolder) -> Result<Environment, Problem> {
+    let state = open_state(job, folder)?;
+    Ok(Environment {
+        connectors: connectors(log.clone()),
+        log,
+        state,
+        checkpoints: checkpoints::store(job)?,
+        clock: Arc::new(SystemClock::default()),
+        nonce: uuid::Uuid::new_v4().as_u64_pair().0,
+        spawn: spawn_thread(),
+        parallel: true,
+    })
 }
 
 fn open_state(job: &Job, folder: &StateFolder) -> Result<Arc<dyn StateBackend>, Problem> {
     let mut config = streamshield_state::Config::new(folder.path());
-    let cache_bytes = (job.config().memory_budget_bytes / 8).min(ROCKS_CACHE_BYTES_MAX);
+    let cache_bytes = (usize::try_from(job.memory_budget_bytes).unwrap_or(usize::MAX) / 8).min(ROCKS_CACHE_BYTES_MAX);
     (config.block_cache_bytes, config.write_buffer_bytes) = (cache_bytes, cache_bytes);
     match RocksBackend::new(config) {
         Ok(backend) => Ok(backend),

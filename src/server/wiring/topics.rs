@@ -1,13 +1,11 @@
 //! Topics of a job: what it needs, what is there, and the difference.
 
 use super::PlannedJob;
+use crate::job::identity::Identity;
 use crate::problem::{Place, Problem, Problems};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use streamshield_core::ids::RegionId;
 use streamshield_core::ports::log::{Log, TopicSpec};
-use streamshield_core::ports::state::{OpenedState, StateBackend, StateError, StateErrorKind, WindowTableSpec};
-use streamshield_engine::config::Environment;
 use streamshield_engine::plan::{StageInput, StagePlan};
 use streamshield_engine::runtime::required_topics;
 use streamshield_kafka::KafkaLog;
@@ -35,8 +33,8 @@ pub fn compare(planned: &PlannedJob, log: &Arc<KafkaLog>, problems: &mut Problem
     if !sources_there {
         return None;
     }
-    let environment = Environment { connectors: super::connectors(log.clone()), log: log.clone(), state: Arc::new(NoState) };
-    let specs = match required_topics(&planned.planned.plan, &planned.job.config(), &environment) {
+    let connectors = super::connectors(log.clone());
+    let specs = match required_topics(&planned.planned.plan, &planned.job.config(&Identity::alone(), None), &connectors) {
         Ok(specs) => specs,
         Err(error) => {
             problems.add(Problem::error(error.message).maybe_hint(error.hint));
@@ -108,17 +106,5 @@ fn differences(spec: &TopicSpec, partitions: i32, configs: &std::collections::BT
             Problem::error(format!("topic `{}` has {key}={found}, the job needs {wanted}", spec.name))
                 .hint(format!("kafka-configs.sh --alter --entity-type topics --entity-name {} --add-config {key}={wanted}", spec.name)),
         );
-    }
-}
-
-/// For questions about topics no state is opened.
-struct NoState;
-
-impl StateBackend for NoState {
-    fn open(&self, region: RegionId, _: &[WindowTableSpec]) -> Result<OpenedState, StateError> {
-        Err(StateError { kind: StateErrorKind::Internal, message: format!("no state is opened for a check (region {region})") })
-    }
-    fn delete(&self, _: RegionId) -> Result<(), StateError> {
-        Ok(())
     }
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A job that needs nothing: lines of a file to standard output.
+#[allow(dead_code, reason = "each test binary uses a part")]
 pub const JOB: &str = "\
 name: lines
 kafka:
@@ -132,6 +133,10 @@ impl Running {
             std::thread::sleep(Duration::from_millis(50));
         }
         true
+    }
+
+    pub fn id(&self) -> u32 {
+        self.job.id()
     }
 
     pub fn signal(&self, name: &str) {

@@ -1,5 +1,7 @@
 //! From the tree of a job file to a [`Job`]: every key read once, every mistake reported.
 
+mod replication;
+
 use super::interpolate::Interpolation;
 use super::secret::{Redactor, Secret, is_secret_by_name};
 use super::yaml::{self, Entry, Node, Scalar, Value};
@@ -78,15 +80,16 @@ impl Reader<'_> {
         let name = self.text(&mut root, "name");
         let name_place = name.as_ref().map(|name| Place { file: self.file.clone(), span: name.span.clone() });
         let name = name.and_then(|name| self.checked_name(name));
-        let slo = self.slo(&mut root);
+        let (slo, recovery_place) = self.slo(&mut root);
+        let replication = self.replication(&mut root, &slo, recovery_place);
         let cluster = self.cluster(&mut root);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-        let slots = self.count(&mut root, "slots", 256).map_or(cores, |slots| slots as usize);
+        let slots = self.count(&mut root, "slots", 256).map(|slots| slots as usize);
         let parallelism = self.count(&mut root, "parallelism", 4096).unwrap_or(DEFAULT_PARALLELISM);
         let commit_interval = self.positive_duration(&mut root, "commit_interval");
         let flush_interval = self.positive_duration(&mut root, "flush_interval").map_or(DEFAULT_FLUSH_INTERVAL, |(interval, _)| interval);
         let memory_budget_bytes = self.memory_budget(&mut root).unwrap_or(DEFAULT_MEMORY_BUDGET_BYTES);
-        self.checkpoint(&mut root);
+        let checkpoint = self.checkpoint(&mut root, replication.tier);
         let state_dir = self.text(&mut root, "state_dir").map(|text| PathBuf::from(text.text));
         let sql = self.sql(&mut root);
         let on_bad_record = self
@@ -112,8 +115,11 @@ impl Reader<'_> {
             name: name.unwrap_or_default(),
             name_place,
             slo,
+            replication,
+            checkpoint,
             cluster: cluster?,
-            slots,
+            slots: slots.unwrap_or(cores),
+            slots_by_default: slots.is_none(),
             parallelism,
             commit_interval: commit_interval.map_or(DEFAULT_COMMIT_INTERVAL, |(interval, _)| interval),
             flush_interval,
@@ -141,36 +147,14 @@ impl Reader<'_> {
         }
     }
 
-    fn slo(&mut self, root: &mut Section) -> Slo {
-        let Some(mut section) = self.subsection(root, "slo") else { return Slo::default() };
-        let slo = Slo {
-            completeness: self.parsed(&mut section, "completeness", units::share, "write `99.9 %` or `0.999`").map(|(share, _)| share),
-            max_latency: self.positive_duration(&mut section, "max_latency").map(|(latency, _)| latency),
-            max_recovery: self.positive_duration(&mut section, "max_recovery").map(|(recovery, _)| recovery),
-        };
+    /// The promises, and where `max_recovery` stands.
+    fn slo(&mut self, root: &mut Section) -> (Slo, Option<Range<usize>>) {
+        let Some(mut section) = self.subsection(root, "slo") else { return (Slo::default(), None) };
+        let completeness = self.parsed(&mut section, "completeness", units::share, "write `99.9 %` or `0.999`").map(|(share, _)| share);
+        let max_latency = self.positive_duration(&mut section, "max_latency").map(|(latency, _)| latency);
+        let (max_recovery, recovery_place) = self.positive_duration(&mut section, "max_recovery").unzip();
         self.unknown(section, "Slo");
-        slo
-    }
-
-    fn checkpoint(&mut self, root: &mut Section) {
-        let Some(mut section) = self.subsection(root, "checkpoint") else { return };
-        if let Some((_, span)) = self.positive_duration(&mut section, "interval") {
-            self.problems.add(
-                Problem::warning("`checkpoint.interval` has no effect in this release")
-                    .hint("state lies in `state_dir`, written every `flush_interval`, and a lost one is rebuilt from the inputs")
-                    .at(&self.file, span),
-            );
-        }
-        for key in ["uri", "store", "path", "dir", "retain"] {
-            if let Some(entry) = section.take(key) {
-                self.error(
-                    format!("`checkpoint.{key}`: checkpoints to an object store are not supported yet"),
-                    entry.key_span,
-                    "leave it out: state lies in `state_dir`, and a lost one is rebuilt from the inputs",
-                );
-            }
-        }
-        self.unknown(section, "Checkpoint");
+        (Slo { completeness, max_latency, max_recovery }, recovery_place)
     }
 
     fn cluster(&mut self, root: &mut Section) -> Option<Cluster> {
@@ -200,7 +184,21 @@ impl Reader<'_> {
                 );
             }
         }
-        let (span, mut properties) = (section.span.clone(), BTreeMap::new());
+        let span = section.span.clone();
+        let properties = self.properties(section);
+        if !properties.contains_key("bootstrap.servers") && !self.problems.has_errors() {
+            self.error(
+                "`kafka.bootstrap.servers` is missing".into(),
+                span,
+                "for example `bootstrap.servers: localhost:9092`; or `embedded: true` for a broker inside of this process",
+            );
+        }
+        Some(Cluster::Kafka(properties))
+    }
+
+    /// Keys that are another program's, with values as text. A secret that stands there in plain sight is warned about and never shown.
+    fn properties(&mut self, section: Section) -> BTreeMap<String, Secret> {
+        let mut properties = BTreeMap::new();
         for entry in section.entries {
             let key = entry.key.clone();
             let Some(value) = self.entry_text(entry) else { continue };
@@ -213,14 +211,7 @@ impl Reader<'_> {
             }
             properties.insert(key, Secret::new(value.text));
         }
-        if !properties.contains_key("bootstrap.servers") && !self.problems.has_errors() {
-            self.error(
-                "`kafka.bootstrap.servers` is missing".into(),
-                span,
-                "for example `bootstrap.servers: localhost:9092`; or `embedded: true` for a broker inside of this process",
-            );
-        }
-        Some(Cluster::Kafka(properties))
+        properties
     }
 
     fn embedded(&mut self, mut section: Section) -> Option<Cluster> {

@@ -1,0 +1,96 @@
+//! `streamshield workers`: who runs a job, and to empty one of them before it is stopped.
+
+use super::ExitStatus;
+use super::status::{Stop, finish, open};
+use super::tables;
+use crate::job::secret::Redactor;
+use crate::problem::{Problem, did_you_mean};
+use crate::wiring::control::ControlLog;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use streamshield_core::cluster::ControlRecord;
+use streamshield_core::status::{ClusterStatus, WorkerStatus};
+
+const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+
+/// What is asked of a worker.
+pub struct DrainRequest<'a> {
+    pub worker: &'a str,
+    pub undo: bool,
+    /// How long to wait until it owns nothing; None: not at all.
+    pub wait: Option<Duration>,
+}
+
+pub fn list(path: &Path, json: bool, redactor: &Redactor) -> ExitStatus {
+    let shown = open(path, redactor).map(|(job, control)| {
+        let status = ClusterStatus::assemble(&job.name, &control.cluster);
+        let text = match json {
+            true => serde_json::to_string_pretty(&status.workers).expect("plain data always serializes"),
+            false if status.workers.is_empty() => "no worker is alive".into(),
+            false => tables::workers(&status.workers),
+        };
+        println!("{}", redactor.redact(text.trim_end()));
+    });
+    finish(shown, redactor)
+}
+
+/// Asks for a drain and waits until it is done.
+pub fn drain(path: &Path, request: &DrainRequest<'_>, redactor: &Redactor) -> ExitStatus {
+    let drained = open(path, redactor).and_then(|(job, mut control)| {
+        find(&job.name, &control, request.worker)?;
+        let record = ControlRecord::Drain { worker: request.worker.to_string(), undo: request.undo };
+        control.append(&record).map_err(Stop::failed)?;
+        match (request.undo, request.wait) {
+            (true, _) => println!("worker `{}` takes regions again", request.worker),
+            (false, None) => println!("worker `{}` is draining; `streamshield workers list` shows what it still owns", request.worker),
+            (false, Some(time_max)) => wait_until_empty(&job.name, &mut control, request.worker, time_max)?,
+        }
+        Ok(())
+    });
+    finish(drained, redactor)
+}
+
+fn find(job: &str, control: &ControlLog, name: &str) -> Result<WorkerStatus, Stop> {
+    let workers = ClusterStatus::assemble(job, &control.cluster).workers;
+    if let Some(worker) = workers.iter().find(|worker| worker.worker == name) {
+        return Ok(worker.clone());
+    }
+    let names: Vec<&str> = workers.iter().map(|worker| worker.worker.as_str()).collect();
+    let hint = match did_you_mean(name, names.iter().copied()) {
+        Some(name) => format!("did you mean `{name}`?"),
+        None if names.is_empty() => "no worker is alive".into(),
+        None => format!("there are {}", names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+    };
+    Err(Stop::with(ExitStatus::Usage, Problem::error(format!("job `{job}` has no live worker `{name}`")).hint(hint)))
+}
+
+fn wait_until_empty(job: &str, control: &mut ControlLog, name: &str, time_max: Duration) -> Result<(), Stop> {
+    let deadline = Instant::now() + time_max;
+    loop {
+        control.refresh().map_err(Stop::failed)?;
+        let status = ClusterStatus::assemble(job, &control.cluster);
+        let Some(worker) = status.workers.iter().find(|worker| worker.worker == name) else {
+            println!("worker `{name}` has left");
+            return Ok(());
+        };
+        if worker.regions_owned == 0 {
+            println!("worker `{name}` owns nothing any more: it can be stopped");
+            return Ok(());
+        }
+        if status.workers.iter().all(|worker| worker.draining) {
+            return Err(Stop::with(
+                ExitStatus::Failed,
+                Problem::error(format!("worker `{name}` keeps {} regions: there is no other worker to take them", worker.regions_owned))
+                    .hint("start another worker first, or take it back with --undo"),
+            ));
+        }
+        if Instant::now() > deadline {
+            return Err(Stop::with(
+                ExitStatus::Failed,
+                Problem::error(format!("worker `{name}` still owns {} regions after {time_max:?}", worker.regions_owned))
+                    .hint("it goes on draining; `streamshield status` shows which regions wait for what"),
+            ));
+        }
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}

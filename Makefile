@@ -11,6 +11,7 @@ export PATH := $(PATH):$(HOME)/.cargo/bin
 STREAMSHIELD := $(CARGO_TARGET_DIR)/release/streamshield
 
 DEMO_SECONDS ?=
+SOAK_MINUTES ?= 20
 KILLS ?= 100
 KILL_RECORDS ?=
 EVENTS ?=
@@ -31,6 +32,10 @@ build: bootstrap ## the binary, in $CARGO_TARGET_DIR/release/streamshield
 .PHONY: demo
 demo: build ## hot items of a generated auction, live in the terminal; no broker, no Java (DEMO_SECONDS=10 ends by itself)
 	@$(STREAMSHIELD) run examples/hot-items.yaml $(if $(DEMO_SECONDS),--duration $(DEMO_SECONDS)s) --summary json
+
+.PHONY: demo-failover
+demo-failover: build ## three workers, one killed every 10 s: gaps by phase and a running proof; no broker, no Java (DEMO_SECONDS=60 ends by itself)
+	@$(CARGO_TARGET_DIR)/release/bench demo $(if $(DEMO_SECONDS),--seconds $(DEMO_SECONDS)) $(ARGS)
 
 .PHONY: test
 test: bootstrap ## everything, with a real Apache Kafka on loopback (ARGS="-- name" for some tests)
@@ -55,6 +60,22 @@ bench-latency: build ## Kafka append to committed output, two stages, 20,000 eve
 .PHONY: bench-memory
 bench-memory: build ## 10 million keys in one window, 512 MiB budget → target/bench/memory.json
 	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench memory $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
+
+# The broker lets Kafka Streams use its best settings: short sessions, and transactions of the dead that end soon.
+STREAMS_BROKER := group.min.session.timeout.ms=100 transaction.abort.timed.out.transaction.cleanup.interval.ms=100
+
+.PHONY: bench-failover
+bench-failover: build ## kill -9 of a worker under load, by tier and state, beside Kafka Streams → target/bench/failover.json (ARGS="--tier 1 --kills 50")
+	@scripts/bootstrap.sh streams
+	@KAFKA_HEAP=$${KAFKA_HEAP:-512m} KAFKA_EXTRA="$$(printf '%s\n' $(STREAMS_BROKER))" scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench failover $(ARGS)
+
+.PHONY: bench-overhead
+bench-overhead: build ## what tiers, checkpoints, restores and planned hand-overs cost → target/bench/overhead.json
+	@KAFKA_HEAP=$${KAFKA_HEAP:-512m} scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench overhead $(ARGS)
+
+.PHONY: soak
+soak: build ## a kill every 10 s for SOAK_MINUTES=20: nothing grows, nothing is left → target/bench/soak.json
+	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench soak --minutes $(SOAK_MINUTES) $(ARGS)
 
 .PHONY: fmt
 fmt: ## format the code

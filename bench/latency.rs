@@ -13,7 +13,7 @@ use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use streamshield_tests::support::bids::time_text;
+use streamshield_tests::support::bids::{parse_time, time_text};
 use streamshield_tests::support::client::{Input, Output, create_topic};
 use streamshield_tests::support::figures;
 use streamshield_tests::support::job::{Job, kafka_table};
@@ -116,20 +116,4 @@ fn closing_time_ms(window_end_ms: i64, per_second: u64) -> f64 {
 
 fn now_ms() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |now| now.as_secs_f64() * 1_000.0)
-}
-
-/// `2024-01-01 00:00:00.123` with any fraction, in milliseconds since 1970.
-fn parse_time(text: &str) -> Option<i64> {
-    let text = text.trim_end_matches('Z').replace('T', " ");
-    let (date, time) = text.split_once(' ')?;
-    let mut date = date.split('-').map(|part| part.parse::<i64>().ok());
-    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
-    let mut time = time.split(':');
-    let (hour, minute, second) = (time.next()?.parse::<i64>().ok()?, time.next()?.parse::<i64>().ok()?, time.next()?.parse::<f64>().ok()?);
-    // Days since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
-    let shifted_year = if month <= 2 { year - 1 } else { year };
-    let (era, of_era) = (shifted_year.div_euclid(400), shifted_year.rem_euclid(400));
-    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
-    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
-    Some(((days * 24 + hour) * 60 + minute) * 60_000 + (second * 1_000.0).round() as i64)
 }

@@ -1,5 +1,6 @@
 //! The integration tests, one binary: they start the program as a user would.
 
+mod cluster;
 mod conformance;
 mod conformance_test;
 mod end_to_end;

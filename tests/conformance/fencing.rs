@@ -23,6 +23,7 @@ pub const CHECKS: &[Check] = &[
     Check::new("fencing.offsets_of_a_zombie", 90, zombie_offsets),
     Check::new("fencing.producer_that_vanished", 60, vanished),
     Check::new("fencing.stable_end_follows_init", 60, stable_end),
+    Check::new("fencing.several_at_once", 60, several_at_once),
     Check::new("fencing.timeout_aborts_and_fences", 90, timeout),
     Check::new("fencing.stale_generation", 90, stale_generation),
     Check::new("fencing.raw_requests_of_a_zombie", 60, raw_zombie),
@@ -128,6 +129,44 @@ fn stable_end(env: &Env) -> Result<String> {
     let end = uncommitted.fetch_watermarks(&topic, 0, STEP)?.1;
     expect("stable end and end", (stable, end), (11, 11))?;
     fine()
+}
+
+/// What a quick take-over rests on: producers of one id that were connected before and ask one after the other. The first
+/// that gets its id proves that the old transaction is over, whatever the others are told.
+fn several_at_once(env: &Env) -> Result<String> {
+    let (topic, id) = (env.topic("several", 1)?, env.name("tid"));
+    let successors = [0u64, 30, 80].map(|after_ms| env.transactional(&id, &[]).map(|producer| (producer, after_ms)));
+    let successors = successors.into_iter().collect::<Result<Vec<_>>>()?;
+    for (producer, _) in &successors {
+        producer.client().fetch_metadata(Some(&topic), STEP)?;
+    }
+    let old = env.transactional(&id, &[])?;
+    ok("init the old one", old.init_transactions(STEP))?;
+    begin(&old)?;
+    send_all(&old, &topic, 0, numbered("open", 0..10))?;
+    let started = Instant::now();
+    let (sender, answers) = std::sync::mpsc::channel();
+    for (producer, after_ms) in successors {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            std::thread::sleep(millis(after_ms));
+            let answer = ok("init", producer.init_transactions(STEP));
+            let _ = sender.send(answer); // the first one is enough for the check
+        });
+    }
+    drop(sender);
+    let mut refusals = Vec::new();
+    let first = answers.iter().find_map(|answer| answer.map_err(|error| refusals.push(error)).ok());
+    let elapsed_ms = started.elapsed().as_millis();
+    if first.is_none() {
+        bail!("none of them got an id: {refusals:?}");
+    }
+    let stable = env.consumer(&[("isolation.level", COMMITTED)])?.fetch_watermarks(&topic, 0, STEP)?.1;
+    let end = env.consumer(&[("isolation.level", UNCOMMITTED)])?.fetch_watermarks(&topic, 0, STEP)?.1;
+    expect("stable end and end", (stable, end), (11, 11))?;
+    expect("the old one's commit went well", old.commit_transaction(STEP).is_ok(), false)?;
+    expect("committed", env.decided(&topic, 0)?, vec![])?;
+    Ok(format!("{elapsed_ms} ms"))
 }
 
 fn timeout(env: &Env) -> Result<String> {

@@ -99,6 +99,22 @@ fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, of_year - (153 * shifted + 2) / 5 + 1)
 }
 
+/// `2024-01-01 00:00:00.123` with any fraction, in milliseconds since 1970.
+pub fn parse_time(text: &str) -> Option<i64> {
+    let text = text.trim_end_matches('Z').replace('T', " ");
+    let (date, time) = text.split_once(' ')?;
+    let mut date = date.split('-').map(|part| part.parse::<i64>().ok());
+    let (year, month, day) = (date.next()??, date.next()??, date.next()??);
+    let mut time = time.split(':');
+    let (hour, minute, second) = (time.next()?.parse::<i64>().ok()?, time.next()?.parse::<i64>().ok()?, time.next()?.parse::<f64>().ok()?);
+    // Days since 1970 (Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms").
+    let shifted_year = if month <= 2 { year - 1 } else { year };
+    let (era, of_era) = (shifted_year.div_euclid(400), shifted_year.rem_euclid(400));
+    let of_year = (153 * (if month > 2 { month - 3 } else { month + 9 }) + 2) / 5 + day - 1;
+    let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year - 719_468;
+    Some(((days * 24 + hour) * 60 + minute) * 60_000 + (second * 1_000.0).round() as i64)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -117,6 +133,15 @@ mod tests {
             );
             assert_eq!(value["dateTime"], time_text(bid.time_ms));
         }
+    }
+
+    #[test]
+    fn a_time_that_was_written_is_read_as_the_same() {
+        for time_ms in [0, START_MS + 123, START_MS + 59 * 86_400_000 + 1, 4_102_444_800_100] {
+            assert_eq!(parse_time(&time_text(time_ms)), Some(time_ms));
+        }
+        assert_eq!(parse_time("2024-01-01T00:00:00Z"), Some(START_MS));
+        assert_eq!(parse_time("soon"), None);
     }
 
     #[test]

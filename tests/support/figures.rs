@@ -1,7 +1,7 @@
 //! Figures of benchmarks and long tests, as JSON under `target/bench/`, so that a program can check them.
 
 use anyhow::{Context, Result};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
 /// The repository's root.
@@ -18,4 +18,28 @@ pub fn write(name: &str, figures: &Value) -> Result<PathBuf> {
     std::fs::rename(&part, &path)?;
     println!("figures: {}", path.display());
     Ok(path)
+}
+
+/// The value below which a share of the samples lies; nearest rank.
+pub fn quantile(samples: &[f64], q: f64) -> Option<f64> {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let rank = (sorted.len() as f64 * q).ceil().max(1.0) as usize;
+    sorted.get(rank.min(sorted.len()).checked_sub(1)?).map(|value| (value * 10.0).round() / 10.0)
+}
+
+pub fn quantiles(samples: &[f64]) -> Value {
+    json!({ "p50_ms": quantile(samples, 0.5), "p95_ms": quantile(samples, 0.95), "p99_ms": quantile(samples, 0.99), "max_ms": quantile(samples, 1.0) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_are_nearest_ranks() {
+        let samples: Vec<f64> = (1..=50).map(f64::from).collect();
+        assert_eq!([0.5, 0.99, 1.0].map(|q| quantile(&samples, q)), [Some(25.0), Some(50.0), Some(50.0)]);
+        assert_eq!(quantile(&[], 0.5), None);
+    }
 }

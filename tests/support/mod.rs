@@ -3,6 +3,7 @@
 pub mod bids;
 pub mod broker;
 pub mod client;
+pub mod cluster;
 pub mod figures;
 pub mod http;
 pub mod job;

@@ -163,9 +163,42 @@ fn watch(pid: u32, started: Instant, alive: &Mutex<bool>) -> Ended {
     }
 }
 
+/// What a live process has at the moment.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Usage {
+    pub rss_bytes: u64,
+    pub open_files: u64,
+    pub threads: u64,
+    pub cpu_seconds: f64,
+}
+
+/// None: it has ended.
+pub fn usage(pid: u32) -> Option<Usage> {
+    Some(Usage {
+        rss_bytes: status_number(pid, "VmRSS:")? * 1024,
+        open_files: std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.count() as u64,
+        threads: status_number(pid, "Threads:")?,
+        cpu_seconds: cpu_seconds(pid)?,
+    })
+}
+
+/// User and system time of a live process.
+fn cpu_seconds(pid: u32) -> Option<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name, in parentheses, may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    let ticks = fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?;
+    // SAFETY: sysconf takes a plain number and touches no memory of ours.
+    let per_second = unsafe { libc::sysconf(libc::_SC_CLK_TCK) };
+    (per_second > 0).then(|| ticks as f64 / per_second as f64)
+}
+
 /// `VmHWM` of a live process.
 fn peak_rss_bytes(pid: u32) -> Option<u64> {
+    Some(status_number(pid, "VmHWM:")? * 1024)
+}
+
+fn status_number(pid: u32, key: &str) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
-    Some(line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok()? * 1024)
+    status.lines().find_map(|line| line.strip_prefix(key))?.split_whitespace().next()?.parse().ok()
 }

@@ -57,7 +57,8 @@ impl Runner {
     pub fn start_with(&mut self, job: &Job, arguments: &[&str]) -> Result<Run> {
         let mut job = job.clone();
         if !job.settings.iter().any(|(key, _)| key == "state_dir") {
-            job = job.set("state_dir", self.state_dir().display());
+            let state = self.state_dir().join(&job.name);
+            job = job.set("state_dir", state.display());
         }
         self.starts += 1;
         let file = self.folder.join(format!("{}.yaml", job.name));

@@ -1,0 +1,295 @@
+//! What the tiers cost, what checkpoints cost, and what a planned change of hands costs.
+//!
+//! - **Tiers**: the same load on three workers in each tier, one after the other in one run; CPU seconds of all workers between two moments in the middle.
+//!   Tier 3 is the base: a follower that computes (Tier 1) or applies deltas (Tier 2) comes on top.
+//! - **Checkpoints**: one worker reads a full topic as fast as it can, with checkpoints and without, in turns; the loss in records per second. Checkpoints are more
+//!   frequent than by default, so that a short run has many.
+//! - **Restore**: the workers' folders are deleted between a stop and a start, so all state comes from the store.
+//! - **Hand-over**: a worker joins, leaves and is drained under load; the pause of each region that changes hands is read from its changelog, and only
+//!   those regions move that have to.
+
+use crate::commits::{Change, Commits};
+use crate::failover::{self, WORKERS};
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::time::{Duration, Instant};
+use streamshield_tests::load::feeder::Feeder;
+use streamshield_tests::load::{Load, verify};
+use streamshield_tests::support::client::create_topic_with;
+use streamshield_tests::support::cluster::{Workers, is_settled, owners};
+use streamshield_tests::support::figures::{self, quantile, quantiles};
+use streamshield_tests::support::job::{BOUNDED, Job, kafka_table};
+use streamshield_tests::support::process::usage;
+use streamshield_tests::support::seed::seed;
+use streamshield_tests::support::streamshield::{Runner, call};
+
+const WARM_UP: Duration = Duration::from_secs(5);
+const TIMEOUT: Duration = Duration::from_secs(120);
+const TIER_1_MAX: f64 = 2.1;
+const TIER_2_MAX: f64 = 1.2;
+const CHECKPOINT_COST_MAX: f64 = 0.03;
+const HAND_OVER_P99_MS_MAX: f64 = 250.0;
+
+#[derive(clap::Args)]
+pub struct Options {
+    /// Only these: tiers, checkpoints, restore, handover.
+    #[arg(long, value_delimiter = ',', default_value = "tiers,checkpoints,restore,handover")]
+    only: Vec<String>,
+    #[arg(long, default_value_t = 20_000)]
+    events_per_second: u64,
+    /// Measured time per tier.
+    #[arg(long, default_value_t = 30)]
+    seconds: u64,
+    /// State of the tiers' workers, bytes.
+    #[arg(long, default_value_t = 10_000_000)]
+    state_bytes: u64,
+    /// Records of a run with or without checkpoints.
+    #[arg(long, default_value_t = 6_000_000)]
+    records: u64,
+    /// Joins, leaves and drains.
+    #[arg(long, default_value_t = 8)]
+    rounds: u32,
+    /// State that is restored, bytes.
+    #[arg(long, default_value_t = 500_000_000)]
+    restored_bytes: u64,
+}
+
+pub fn run(servers: &str, options: &Options) -> Result<()> {
+    let seed = seed();
+    let mut value = json!({ "seed": seed });
+    let mut missed = Vec::new();
+    let parts: [(&str, fn(&str, &Options, u64, &Path) -> Result<(Value, Vec<String>)>); 4] =
+        [("tiers", tiers), ("checkpoints", checkpoints), ("restore", restore), ("handover", hand_over)];
+    for (name, measure) in parts.into_iter().filter(|(name, _)| options.only.iter().any(|only| only == name)) {
+        let folder = tempfile::Builder::new().prefix("overhead-").tempdir()?;
+        match measure(servers, options, seed, folder.path()) {
+            Ok((figures, misses)) => {
+                println!("{name}: {figures:#}");
+                value[name] = figures;
+                missed.extend(misses);
+            }
+            Err(error) => {
+                println!("{name}: {error:#}\nlogs: {}", folder.keep().display());
+                missed.push(format!("{name} failed"));
+            }
+        }
+    }
+    value["missed"] = json!(missed);
+    figures::write("overhead.json", &value)?;
+    ensure!(missed.is_empty(), "missed: {}", missed.join("; "));
+    Ok(())
+}
+
+fn load(name: &str, options: &Options, seed: u64) -> Load {
+    let mut load = Load::new(format!("overhead-{name}-{}", std::process::id()), seed);
+    load.events_per_second = options.events_per_second;
+    load
+}
+
+/// Ends a load; the output must be right in a benchmark as well.
+fn finish(servers: &str, load: &Load, mut workers: Workers, feeder: Feeder) -> Result<()> {
+    let fed = feeder.finish()?;
+    let expected = verify::expected(load, &fed);
+    verify::wait_for_rows(servers, load, expected.len() as u64, TIMEOUT).with_context(|| workers.last_words())?;
+    workers.stop_all(Duration::from_secs(30))?;
+    let verdict = verify::compare(servers, load, &fed, &expected)?;
+    ensure!(verdict.is_clean(), "the output is wrong: {verdict:?}");
+    failover::remove_topics(servers, load)
+}
+
+fn tiers(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<(Value, Vec<String>)> {
+    let mut per_tier = Vec::new();
+    for tier in [3, 2, 1] {
+        let mut load = load(&format!("tier{tier}"), options, seed);
+        if options.state_bytes > 0 {
+            load = load.with_state(options.state_bytes);
+        }
+        let folder = folder.join(tier.to_string());
+        std::fs::create_dir(&folder)?;
+        let (mut workers, _) = failover::start_workers(servers, &load, tier, &folder)?;
+        let feeder = Feeder::start(servers, &load)?;
+        std::thread::sleep(WARM_UP);
+        let cpu = |workers: &mut Workers| -> Result<f64> {
+            WORKERS.iter().map(|name| Ok(usage(workers.worker(name)?.process.pid).context("a worker has ended")?.cpu_seconds)).sum()
+        };
+        let (before, started) = (cpu(&mut workers)?, Instant::now());
+        std::thread::sleep(Duration::from_secs(options.seconds));
+        let (cpu_seconds, wall) = (cpu(&mut workers)? - before, started.elapsed().as_secs_f64());
+        println!("tier {tier}: {cpu_seconds:.2} CPU-seconds in {wall:.1} s");
+        finish(servers, &load, workers, feeder)?;
+        per_tier.push((tier, cpu_seconds));
+    }
+    let of = |tier: u32| per_tier.iter().find(|(of, _)| *of == tier).map_or(f64::NAN, |(_, seconds)| *seconds);
+    let (tier_1, tier_2) = (of(1) / of(3), of(2) / of(3));
+    let missed = [(tier_1, TIER_1_MAX, "tier 1"), (tier_2, TIER_2_MAX, "tier 2")].into_iter();
+    let missed =
+        missed.filter(|(ratio, max, _)| !(ratio <= max)).map(|(ratio, max, what)| format!("{what} costs {ratio:.2} × tier 3, not {max}"));
+    let value = json!({
+        "events_per_second": options.events_per_second, "seconds": options.seconds, "state_bytes": options.state_bytes,
+        "cpu_seconds": { "tier_1": of(1), "tier_2": of(2), "tier_3": of(3) }, "tier_1_ratio": tier_1, "tier_2_ratio": tier_2,
+    });
+    Ok((value, missed.collect()))
+}
+
+/// Many keys, so that there is something to save: a window of a day that ends with the input.
+fn checkpoints(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<(Value, Vec<String>)> {
+    const TURNS: usize = 3;
+    let unique = std::process::id();
+    let input = format!("overhead-checkpoints-{unique}");
+    crate::input::fill_bids(servers, &input, options.records)?;
+    let run = |turn: usize, with_store: bool| -> Result<f64> {
+        let name = format!("overhead-checkpoints-{unique}-{turn}-{}", if with_store { "with" } else { "without" });
+        let sink = format!("{name}-out");
+        create_topic_with(servers, &sink, 8, &[])?;
+        let columns = "auction BIGINT, bidder BIGINT, price BIGINT, `dateTime` TIMESTAMP(3), \
+                       WATERMARK FOR `dateTime` AS `dateTime` - INTERVAL '4' SECOND";
+        let sql = kafka_table("bid", columns, &input, &[BOUNDED])
+            + &kafka_table("output", "bidder BIGINT, auction BIGINT, n BIGINT, s BIGINT", &sink, &[])
+            + "INSERT INTO output SELECT bidder, auction, COUNT(*), SUM(price) \
+               FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' DAY)) GROUP BY bidder, auction, window_start, window_end;";
+        let folder = folder.join(&name);
+        std::fs::create_dir_all(folder.join("store"))?;
+        let mut job = Job::new(&name, servers, sql).set("tier", 3);
+        if with_store {
+            job = job.set("checkpoint", format!("{{store: 'file://{}', interval: 3 s}}", folder.join("store").display()));
+        }
+        let (_, ended) = Runner::new(&folder).finish(&job, Duration::from_secs(600))?;
+        streamshield_tests::support::client::delete_topic(servers, &sink)?;
+        let per_second = options.records as f64 / ended.wall_seconds;
+        println!("{name}: {per_second:.0} records/s, {:.1} CPU-seconds", ended.cpu_seconds);
+        Ok(per_second)
+    };
+    let (mut with, mut without) = (Vec::new(), Vec::new());
+    for turn in 0..TURNS {
+        without.push(run(turn, false)?);
+        with.push(run(turn, true)?);
+    }
+    streamshield_tests::support::client::delete_topic(servers, &input)?;
+    let (Some(fast), Some(slow)) = (quantile(&without, 0.5), quantile(&with, 0.5)) else { anyhow::bail!("no runs") };
+    let cost = 1.0 - slow / fast;
+    let _ = seed;
+    let missed = (cost > CHECKPOINT_COST_MAX).then(|| format!("checkpoints cost {:.1} %", cost * 100.0));
+    let value = json!({ "interval_seconds": 3, "records": options.records, "records_per_second_with": with, "records_per_second_without": without, "cost": cost });
+    Ok((value, missed.into_iter().collect()))
+}
+
+fn restore(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<(Value, Vec<String>)> {
+    let load = load("restore", options, seed).with_state(options.restored_bytes);
+    let (mut workers, _) = failover::start_workers(servers, &load, 3, folder)?;
+    let feeder = Feeder::start(servers, &load)?;
+    workers.wait_for("a checkpoint of each region with state", TIMEOUT, |status| {
+        status.regions.iter().filter(|region| region.stateful).all(|region| region.checkpoint.is_some())
+    })?;
+    workers.stop_all(Duration::from_secs(60))?;
+    let started = Instant::now();
+    workers.start_all(&WORKERS)?;
+    workers.wait_settled(WORKERS.len(), failover::SETTLE_TIMEOUT)?;
+    let warm_seconds = started.elapsed().as_secs_f64();
+    workers.stop_all(Duration::from_secs(60))?;
+    WORKERS.iter().try_for_each(|worker| std::fs::remove_dir_all(workers.state_dir(worker)))?;
+    let bytes = folder_bytes(&folder.join("checkpoints"))?;
+    let started = Instant::now();
+    workers.start_all(&WORKERS)?;
+    workers.wait_settled(WORKERS.len(), failover::SETTLE_TIMEOUT)?;
+    let cold_seconds = started.elapsed().as_secs_f64();
+    finish(servers, &load, workers, feeder)?;
+    let seconds = (cold_seconds - warm_seconds).max(0.001);
+    let value = json!({
+        "state_bytes": options.restored_bytes, "store_bytes": bytes, "start_with_state_seconds": warm_seconds, "start_without_state_seconds": cold_seconds,
+        "restored_mb_per_second": options.restored_bytes as f64 / 1e6 / seconds,
+    });
+    Ok((value, Vec::new()))
+}
+
+fn folder_bytes(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in std::fs::read_dir(folder)? {
+        let entry = entry?;
+        bytes += if entry.path().is_dir() { folder_bytes(&entry.path())? } else { entry.metadata()?.len() };
+    }
+    Ok(bytes)
+}
+
+/// What one planned change did.
+struct Planned {
+    what: &'static str,
+    moved: usize,
+    stateful_pauses_ms: Vec<f64>,
+    pauses_ms: Vec<f64>,
+}
+
+fn hand_over(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<(Value, Vec<String>)> {
+    let load = load("handover", options, seed).with_state(options.state_bytes.max(1_000_000));
+    let (mut workers, _) = failover::start_workers(servers, &load, 1, folder)?;
+    let feeder = Feeder::start(servers, &load)?;
+    let commits = Commits::follow(servers, &load.name)?;
+    std::thread::sleep(WARM_UP);
+    let file = workers.job_file().display().to_string();
+    let mut all: Vec<Planned> = Vec::new();
+    for _ in 0..options.rounds {
+        all.push(planned(&mut workers, &commits, "leave", |workers| {
+            workers.stop("w3", TIMEOUT)?;
+            workers.wait_settled(2, TIMEOUT).map(drop)
+        })?);
+        all.push(planned(&mut workers, &commits, "join", |workers| {
+            workers.start("w3")?;
+            workers.wait_for("w3 has its share", TIMEOUT, |status| {
+                is_settled(status, 3) && owners(status).values().any(|owner| owner == "w3")
+            })?;
+            Ok(())
+        })?);
+        all.push(planned(&mut workers, &commits, "drain", |workers| {
+            let drained = call(&workers.folder, &["workers", "drain", &file, "w2", "--wait=60 s"])?;
+            ensure!(drained.status.success(), "{}", String::from_utf8_lossy(&drained.stderr));
+            Ok(())
+        })?);
+        all.push(planned(&mut workers, &commits, "undrain", |workers| {
+            let undone = call(&workers.folder, &["workers", "drain", &file, "w2", "--undo"])?;
+            ensure!(undone.status.success(), "{}", String::from_utf8_lossy(&undone.stderr));
+            workers.wait_for("w2 has its share", TIMEOUT, |status| {
+                is_settled(status, 3) && owners(status).values().any(|owner| owner == "w2")
+            })?;
+            Ok(())
+        })?);
+    }
+    let regular = commits.take_regular_ms();
+    drop(commits);
+    finish(servers, &load, workers, feeder)?;
+    let pauses: Vec<f64> = all.iter().flat_map(|planned| planned.pauses_ms.iter().copied()).collect();
+    let stateful: Vec<f64> = all.iter().flat_map(|planned| planned.stateful_pauses_ms.iter().copied()).collect();
+    let mut by_kind = serde_json::Map::new();
+    for kind in ["leave", "join", "drain", "undrain"] {
+        let of: Vec<&Planned> = all.iter().filter(|planned| planned.what == kind).collect();
+        let pauses: Vec<f64> = of.iter().flat_map(|planned| planned.pauses_ms.iter().copied()).collect();
+        let moved = of.iter().map(|planned| planned.moved).sum::<usize>() as f64 / of.len().max(1) as f64;
+        by_kind.insert(kind.into(), json!({ "n": pauses.len(), "moved_regions": moved, "pause": quantiles(&pauses) }));
+    }
+    let p99 = quantile(&pauses, 0.99);
+    let missed = p99.filter(|p99| *p99 > HAND_OVER_P99_MS_MAX).map(|p99| format!("planned hand-over p99 {p99:.0} ms"));
+    let value = json!({
+        "n": pauses.len(), "p50_ms": quantile(&pauses, 0.5), "p99_ms": p99, "max_ms": quantile(&pauses, 1.0), "window_regions": quantiles(&stateful),
+        "without_change": quantiles(&regular), "by_kind": by_kind, "regions": 2 * load.partitions,
+    });
+    Ok((value, missed.into_iter().collect()))
+}
+
+fn planned(
+    workers: &mut Workers,
+    commits: &Commits,
+    what: &'static str,
+    change: impl FnOnce(&mut Workers) -> Result<()>,
+) -> Result<Planned> {
+    commits.take_changes();
+    let before = owners(&workers.status()?);
+    change(workers).context(what)?;
+    // Their first epochs under the new owner.
+    std::thread::sleep(Duration::from_secs(1));
+    let after = owners(&workers.status()?);
+    let moved = before.iter().filter(|(region, owner)| after.get(*region) != Some(owner)).count();
+    let changes: Vec<Change> = commits.take_changes();
+    let pauses_ms: Vec<f64> = changes.iter().map(|change| change.pause_ms).collect();
+    let stateful = changes.iter().filter(|change| change.region.stage.0 > 0).map(|change| change.pause_ms).collect();
+    println!("{what}: {moved} of {} regions moved, pauses {:.0?} ms", before.len(), pauses_ms);
+    Ok(Planned { what, moved, stateful_pauses_ms: stateful, pauses_ms })
+}

@@ -1,0 +1,129 @@
+//! The sending side of a load, on a thread of its own.
+
+use super::{BULK_TIME_MS, Event, Key, Load, WINDOW_MS};
+use crate::support::client::Input;
+use anyhow::{Context, Result};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// How late the schedule is looked at: less than a window by far.
+const TURN: Duration = Duration::from_millis(1);
+const LINGER: Duration = Duration::from_millis(1);
+/// From the bulk keys' window to that of the closing records, which no watermark reaches.
+const OWN_WINDOW_AHEAD_MS: i64 = 86_400_000;
+
+/// What was sent, all that the right output depends on.
+#[derive(Clone, Copy, Debug)]
+pub struct Fed {
+    pub start_ms: i64,
+    /// Records of the open loop.
+    pub sent: u64,
+    /// Whether all windows were closed at the end.
+    pub is_closed: bool,
+    /// The longest that a record was handed over later than it was due.
+    pub late_ms_max: i64,
+}
+
+/// Sends until it is told to finish.
+pub struct Feeder {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    start_ms: i64,
+    thread: Option<JoinHandle<Result<Fed>>>,
+}
+
+/// Sends the first record of each bulk key, as fast as it goes.
+pub fn fill(servers: &str, load: &Load) -> Result<()> {
+    let input = Input::new(servers)?;
+    let mut buffer = Vec::new();
+    let now_ms = wall_ms();
+    for n in 0..load.bulk_keys {
+        let event = load.bulk_event(n);
+        // A watermark of the past closes nothing.
+        load.write(&event, now_ms - 3_600_000, &mut buffer);
+        input.send(&load.input(), Some(event.partition), None, Some(&buffer))?;
+    }
+    input.flush()
+}
+
+impl Feeder {
+    /// The first record is due at the next full second.
+    pub fn start(servers: &str, load: &Load) -> Result<Feeder> {
+        let start_ms = (wall_ms() / 1_000 + 1) * 1_000;
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let mut sender = Sender { input: Input::with_linger(servers, LINGER)?, load: load.clone(), start_ms, buffer: Vec::new() };
+        let (stopped, count) = (stop.clone(), sent.clone());
+        let thread = std::thread::Builder::new().name("feeder".into()).spawn(move || sender.run(&stopped, &count))?;
+        Ok(Feeder { stop, sent, start_ms, thread: Some(thread) })
+    }
+
+    pub fn start_ms(&self) -> i64 {
+        self.start_ms
+    }
+
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Ends the load with records that close all windows.
+    pub fn finish(mut self) -> Result<Fed> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().context("finished already")?;
+        thread.join().map_err(|_| anyhow::anyhow!("the feeder panicked"))?
+    }
+}
+
+impl Drop for Feeder {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+struct Sender {
+    input: Input,
+    load: Load,
+    start_ms: i64,
+    buffer: Vec<u8>,
+}
+
+impl Sender {
+    fn run(&mut self, stop: &AtomicBool, sent: &AtomicU64) -> Result<Fed> {
+        let topic = self.load.input();
+        let (mut next, mut late_ms_max) = (0_u64, 0);
+        while !stop.load(Ordering::Relaxed) {
+            let now_ms = wall_ms();
+            let due = ((now_ms - self.start_ms).max(0) as u64) * self.load.events_per_second / 1_000;
+            if next < due {
+                late_ms_max = late_ms_max.max(now_ms - self.load.due_ms(self.start_ms, next));
+            }
+            while next < due {
+                let event = self.load.event(next);
+                self.load.write(&event, self.load.due_ms(self.start_ms, next), &mut self.buffer);
+                self.input.send(&topic, Some(event.partition), None, Some(&self.buffer))?;
+                next += 1;
+            }
+            sent.store(next, Ordering::Relaxed);
+            std::thread::sleep(TURN);
+        }
+        self.input.flush()?;
+        self.close(&topic)?;
+        Ok(Fed { start_ms: self.start_ms, sent: next, is_closed: true, late_ms_max })
+    }
+
+    /// One record per partition whose watermark closes everything, the bulk keys' window too; its own window stays open.
+    fn close(&mut self, topic: &str) -> Result<()> {
+        for partition in 0..self.load.partitions {
+            let event = Event { key: Key::End, value: 0, partition };
+            self.load.write_at(&event, BULK_TIME_MS + OWN_WINDOW_AHEAD_MS, BULK_TIME_MS + WINDOW_MS, &mut self.buffer);
+            self.input.send(topic, Some(partition), None, Some(&self.buffer))?;
+        }
+        self.input.flush()
+    }
+}
+
+/// Milliseconds since 1970.
+pub fn wall_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
+}

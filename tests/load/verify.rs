@@ -1,0 +1,242 @@
+//! What must come out of a load, and what came: to the row.
+
+use super::feeder::Fed;
+use super::{BULK_TIME_MS, Key, Load, WINDOW_MS};
+use crate::support::bids::parse_time;
+use crate::support::client::{Output, ends, topics};
+use anyhow::{Result, ensure};
+use rdkafka::message::Message;
+use serde::Deserialize;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+use streamshield_core::epoch::EpochRecord;
+use streamshield_core::ids::RegionId;
+
+/// Key and window end → count and sum.
+pub type Counts = HashMap<(Key, i64), (u64, i64)>;
+
+/// A row of the output.
+#[derive(Deserialize)]
+pub struct Row<'a> {
+    #[serde(borrow)]
+    pub k: Cow<'a, str>,
+    #[serde(borrow)]
+    we: Cow<'a, str>,
+    pub n: u64,
+    pub s: i64,
+}
+
+impl Row<'_> {
+    pub fn parse(payload: &[u8]) -> Result<Row<'_>> {
+        Ok(serde_json::from_slice(payload)?)
+    }
+
+    pub fn window_end_ms(&self) -> Option<i64> {
+        parse_time(&self.we)
+    }
+
+    fn group(&self) -> Option<(Key, i64)> {
+        Some((Key::parse(&self.k)?, self.window_end_ms()?))
+    }
+}
+
+/// What came out. All of `lost`, `doubled`, `wrong` and `foreign` must be 0.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Verdict {
+    pub records: u64,
+    pub rows: u64,
+    /// Records that are missing in, or doubled by, the counts of the output.
+    pub lost: u64,
+    pub doubled: u64,
+    /// Groups whose counts are right and whose sum or number of rows is not.
+    pub wrong: u64,
+    /// Rows that no record explains.
+    pub foreign: u64,
+}
+
+impl Verdict {
+    pub fn is_clean(&self) -> bool {
+        self.lost + self.doubled + self.wrong + self.foreign == 0
+    }
+}
+
+/// The right output of all windows that are closed.
+pub fn expected(load: &Load, fed: &Fed) -> Counts {
+    let mut counts = Counts::new();
+    let mut count = |key: Key, window_end: i64, value: i64| {
+        let entry = counts.entry((key, window_end)).or_default();
+        entry.0 += 1;
+        entry.1 += value;
+    };
+    let end_of = |time_ms: i64| (time_ms.div_euclid(WINDOW_MS) + 1) * WINDOW_MS;
+    for n in 0..load.bulk_keys {
+        let event = load.bulk_event(n);
+        count(event.key, end_of(BULK_TIME_MS), event.value);
+    }
+    for n in 0..fed.sent {
+        let event = load.event(n);
+        let time_ms = if matches!(event.key, Key::Hot(_)) { load.due_ms(fed.start_ms, n) } else { BULK_TIME_MS };
+        count(event.key, end_of(time_ms), event.value);
+    }
+    counts
+}
+
+/// Waits until as many rows are committed as must come. An error says how many there are.
+pub fn wait_for_rows(servers: &str, load: &Load, rows: u64, quiet_max: Duration) -> Result<()> {
+    let mut seen = 0;
+    let outcome = Output::follow(servers, &load.output())?.visit_until(quiet_max, &mut |message, _| {
+        seen += u64::from(message.is_some());
+        seen >= rows
+    });
+    outcome.map_err(|error| error.context(format!("{seen} of {rows} rows are committed")))
+}
+
+/// Reads the whole committed output and compares.
+pub fn compare(servers: &str, load: &Load, fed: &Fed, expected: &Counts) -> Result<Verdict> {
+    let mut verdict = Verdict { records: fed.sent + load.bulk_keys, ..Verdict::default() };
+    let mut found: HashMap<(Key, i64), (u64, i64, u32)> = HashMap::with_capacity(expected.len());
+    let mut broken = None;
+    Output::follow(servers, &load.output())?.visit_to_end(&mut |message| {
+        verdict.rows += 1;
+        match Row::parse(message.payload().unwrap_or_default()).map(|row| (row.group(), row.n, row.s)) {
+            Ok((Some(group), count, sum)) if expected.contains_key(&group) => {
+                let entry = found.entry(group).or_default();
+                *entry = (entry.0 + count, entry.1 + sum, entry.2 + 1);
+            }
+            Ok((group, count, _)) => {
+                println!("a row that no record explains: {group:?}, count {count}");
+                verdict.foreign += 1;
+            }
+            Err(error) => broken = Some(error),
+        }
+    })?;
+    ensure!(broken.is_none(), "the output is no JSON: {broken:?}");
+    let mut shown = 0;
+    for (group, &(count, sum)) in expected {
+        let (counted, summed, rows) = found.get(group).copied().unwrap_or_default();
+        verdict.lost += count.saturating_sub(counted);
+        verdict.doubled += counted.saturating_sub(count);
+        if counted == count && (summed != sum || rows != 1) {
+            verdict.wrong += 1;
+        }
+        if (counted, summed, rows) != (count, sum, 1) && shown < 10 {
+            shown += 1;
+            println!("{group:?}: {rows} rows with count {counted} and sum {summed}, expected one with {count} and {sum}");
+        }
+    }
+    Ok(verdict)
+}
+
+/// A reader of the output that proves, while the load lasts, that each row comes once and its windows follow without a gap.
+///
+/// Counts are checked against the schedule: a window's records are known as soon as it is over.
+pub struct RunningProof {
+    load: Load,
+    start_ms: i64,
+    /// Counted by the schedule: the next record that is not in `open`.
+    next: u64,
+    /// Groups that have not come yet.
+    open: HashMap<(Key, i64), (u64, i64)>,
+    pub rows: u64,
+    pub records: u64,
+    pub doubled: u64,
+    pub wrong: u64,
+}
+
+impl RunningProof {
+    pub fn new(load: &Load, start_ms: i64) -> RunningProof {
+        RunningProof { load: load.clone(), start_ms, next: 0, open: HashMap::new(), rows: 0, records: 0, doubled: 0, wrong: 0 }
+    }
+
+    /// Takes a row. What comes twice, or never was to come, is `doubled`.
+    pub fn take(&mut self, payload: &[u8]) -> Result<()> {
+        let row = Row::parse(payload)?;
+        let Some(group) = row.group() else { anyhow::bail!("no row of this load: {}", String::from_utf8_lossy(payload)) };
+        self.schedule_up_to(group.1);
+        self.rows += 1;
+        match self.open.remove(&group) {
+            None => self.doubled += row.n,
+            Some((count, sum)) => {
+                self.records += row.n;
+                self.doubled += row.n.saturating_sub(count);
+                self.wrong += u64::from((row.n, row.s) != (count, sum) && row.n <= count);
+            }
+        }
+        Ok(())
+    }
+
+    fn schedule_up_to(&mut self, window_end: i64) {
+        loop {
+            let due_ms = self.load.due_ms(self.start_ms, self.next);
+            if due_ms >= window_end {
+                return;
+            }
+            let event = self.load.event(self.next);
+            self.next += 1;
+            let end = (due_ms.div_euclid(WINDOW_MS) + 1) * WINDOW_MS;
+            let entry = self.open.entry((event.key, end)).or_default();
+            *entry = (entry.0 + 1, entry.1 + event.value);
+        }
+    }
+
+    /// Records of windows that ended before this moment and whose rows have not come.
+    pub fn missing_before(&self, time_ms: i64) -> u64 {
+        self.open.iter().filter(|((_, end), _)| *end <= time_ms).map(|(_, (count, _))| count).sum()
+    }
+}
+
+/// Breaks of E-1, E-2 and E-5 in the changelogs of a job. What was trimmed is not looked for.
+pub fn broken_epochs(servers: &str, job: &str) -> Result<Vec<String>> {
+    let changelogs = topics(servers)?.into_iter().filter(|topic| topic.starts_with(job) && topic.ends_with("-changelog"));
+    let mut problems = Vec::new();
+    for topic in changelogs {
+        let mut last: HashMap<RegionId, EpochRecord> = HashMap::new();
+        Output::follow(servers, &topic)?.visit_to_end(&mut |message| {
+            // Deltas lie between the records.
+            if message.key() != Some(b"epoch") {
+                return;
+            }
+            let record = match EpochRecord::decode(message.payload().unwrap_or_default()) {
+                Ok(record) => record,
+                Err(error) => return problems.push(format!("{topic}: {error}")),
+            };
+            if let Some(previous) = last.get(&record.region) {
+                problems.extend(previous.check_successor(&record).err());
+            }
+            last.insert(record.region, record);
+        })?;
+        if last.is_empty() {
+            problems.push(format!("{topic} holds no epoch"));
+        }
+    }
+    Ok(problems)
+}
+
+/// How many epochs an incarnation has committed.
+pub fn epochs_of(servers: &str, job: &str, incarnation: u64) -> Result<u64> {
+    let mut epochs = 0;
+    for topic in topics(servers)?.into_iter().filter(|topic| topic.starts_with(job) && topic.ends_with("-changelog")) {
+        Output::follow(servers, &topic)?.visit_to_end(&mut |message| {
+            let record = message.payload().and_then(|payload| EpochRecord::decode(payload).ok());
+            epochs += u64::from(record.is_some_and(|record| record.incarnation.0 == incarnation));
+        })?;
+    }
+    Ok(epochs)
+}
+
+/// A committed offset that stays below the end: an open transaction that nobody will end (I11 of the fault catalogue).
+pub fn hanging_transactions(servers: &str, prefix: &str, patience: Duration) -> Result<Vec<String>> {
+    let deadline = Instant::now() + patience;
+    loop {
+        let hanging: Vec<String> = ends(servers, prefix)?
+            .into_iter()
+            .filter(|end| end.stable < end.high)
+            .map(|end| format!("{}-{}: stable up to {}, end {}", end.topic, end.partition, end.stable, end.high))
+            .collect();
+        if hanging.is_empty() || Instant::now() > deadline {
+            return Ok(hanging);
+        }
+        std::thread::sleep(Duration::from_millis(200));
+    }
+}

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# bootstrap.sh [build|kafka|flink]…: makes sure that what the project needs is on this machine (default: build).
+# bootstrap.sh [build|kafka|flink|streams|s3|hdfs|lint]…: makes sure that what the project needs is on this machine (default: build).
 #
 #   build   Rust, a C and a C++ compiler, make, libclang, pkg-config, headers of OpenSSL and zlib
 #   kafka   a JDK from 17 on and Maven, for tests and benchmarks with a real broker
-#   flink   the same, for the peer of `make bench`
+#   flink   the same, for the peer of `make bench`; streams for that of `make bench-failover`
+#   s3      Python from 3.10 on with venv, for the S3 server of the tests
+#   hdfs    a JDK from 17 on and Maven, for the HDFS of the tests
 #   lint    rustfmt and clippy
 #
 # What is there is left alone and costs a few milliseconds. What is missing is installed by apt-get where that is possible
@@ -67,6 +69,11 @@ check_java() {
   have mvn || need maven "Apache Maven"
 }
 
+check_python() {
+  if have python3 && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then return 0; fi
+  need python3-venv "Python from 3.10 on with venv"
+}
+
 install_missing() {
   [ "${#missing_packages[@]}" -gt 0 ] || return 0
   if ! have apt-get || [ "$(id -u)" != 0 ]; then
@@ -119,9 +126,10 @@ install_lint() {
 for what in "$@"; do
   case $what in
     build) check_build ;;
-    kafka | flink) check_java ;;
+    kafka | flink | streams | hdfs) check_java ;;
+    s3) check_python ;;
     lint) ;;
-    *) echo "usage: bootstrap.sh [build|kafka|flink|lint]…" >&2; exit 2 ;;
+    *) echo "usage: bootstrap.sh [build|kafka|flink|streams|s3|hdfs|lint]…" >&2; exit 2 ;;
   esac
 done
 install_missing

@@ -4,7 +4,7 @@
 # Done once: Maven copies into a folder beside it that is renamed when it is complete, so that an interrupted download is
 # never taken for a finished one. The folder carries the pom's checksum: a changed version fetches anew.
 set -euo pipefail
-name=${1:?which: kafka or flink}
+name=${1:?which: kafka, flink, streams or hdfs}
 here=$(cd "$(dirname "$0")" && pwd)
 pom=$here/$name/pom.xml
 cache=${STREAMSHIELD_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/streamshield}

@@ -130,7 +130,7 @@ const EXCHANGE_BUFFER_BYTES: usize = 16 << 20;
 const FOLLOWER_BUFFER_BYTES: usize = 8 << 20;
 /// Replicas compare digests at flush epochs: at least this often (E-4).
 const DIGEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
-/// Checkpoints that wait for their turn (M-1); a region has one at a time.
+/// Between two turns of a start.
 const START_PAUSE: Duration = Duration::from_millis(5);
 const CONTROL_IDLE: Duration = Duration::from_millis(20);
 

@@ -2,7 +2,7 @@
 //!
 //! | topic | partitions | holds |
 //! |---|---|---|
-//! | `<job>-control` | 1 | genesis and ownership, `LogAppendTime` |
+//! | `<job>-control` | 1 | genesis and membership, `LogAppendTime` |
 //! | `<job>-<stage>-changelog` | one per region | epoch records |
 //! | `<job>-<exchange>-repartition` | the exchange's | Arrow batches between stages |
 //! | `<job>-dead-letter`, `<job>-late` | 1 | refused records, late rows; only when the job asks for them |

@@ -5,11 +5,13 @@ mod allocators;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-fn main() -> std::process::ExitCode {
+use streamshield::cli::{self, ExitStatus};
+
+fn main() {
     allocators::tune();
     if let Err(problem) = streamshield_engine::crash_points::arm_from_environment() {
         eprintln!("{problem}");
-        return std::process::ExitCode::from(2);
+        ExitStatus::Usage.leave();
     }
-    streamshield::cli::main()
+    cli::main().leave()
 }

@@ -20,9 +20,9 @@ use crate::logging::{self, LogFormat};
 use crate::problem::Problems;
 use crate::wiring::{self, PlannedJob};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 use std::time::Duration;
 use streamshield_core::ids::{Epoch, RegionId};
 
@@ -41,9 +41,16 @@ pub enum ExitStatus {
     Killed = 130,
 }
 
-impl From<ExitStatus> for ExitCode {
-    fn from(status: ExitStatus) -> ExitCode {
-        ExitCode::from(status as u8)
+impl ExitStatus {
+    /// Ends the process without the destructors of the C++ libraries. Threads that belong to RocksDB may still run here, and would
+    /// lock what those have destroyed: the process would abort instead of ending with its code. Nothing is lost by it: all that has to last is in
+    /// the log or synced by now.
+    pub fn leave(self) -> ! {
+        // Nobody is left to be told of a pipe that has gone.
+        let _ = std::io::stdout().flush();
+        let _ = std::io::stderr().flush();
+        // SAFETY: ends the process, whatever its threads do.
+        unsafe { libc::_exit(self as i32) }
     }
 }
 
@@ -309,14 +316,14 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses the command line and obeys it.
-pub fn main() -> ExitCode {
+pub fn main() -> ExitStatus {
     let cli = Cli::parse();
     let redactor = Redactor::default();
     let Cli { log_format, metrics_addr, command } = cli;
     if !matches!(command, Command::Run(_) | Command::Worker(_)) {
         logging::init(log_format, true, &redactor);
     }
-    let status = match command {
+    match command {
         Command::Run(arguments) => run::run(&arguments, metrics_addr, log_format, &redactor),
         Command::Worker(arguments) => run::run_worker(&arguments, metrics_addr, log_format, &redactor),
         Command::Check { job, offline, workers } => {
@@ -338,8 +345,7 @@ pub fn main() -> ExitCode {
             println!("streamshield {}", env!("CARGO_PKG_VERSION"));
             ExitStatus::Ok
         }
-    };
-    status.into()
+    }
 }
 
 fn run_checkpoints(command: CheckpointsCommand, redactor: &Redactor) -> ExitStatus {

@@ -27,7 +27,7 @@ pub fn listen(runtime: &tokio::runtime::Runtime) -> std::io::Result<StopRequest>
         tracing::info!("draining; a second signal ends at once");
         next(&mut terminate, &mut interrupt).await;
         // Like a crash: whatever is not committed is done again at the next start.
-        std::process::exit(ExitStatus::Killed as i32);
+        ExitStatus::Killed.leave();
     });
     Ok(request)
 }

@@ -127,7 +127,7 @@ fn the_demo_ends_by_itself_with_a_summary() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let example = root().join("examples").join("hot-items.yaml");
     let example = example.to_str().context("a path as text")?;
-    let output = call(folder.path(), &["run", example, "--duration", "3s", "--summary", "json"])?;
+    let output = call(folder.path(), &["run", example, "--duration", "6s", "--summary", "json"])?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     ensure!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
     let summary: Value = serde_json::from_str(text.lines().last().context("it prints something")?)?;

@@ -13,6 +13,8 @@ const TURN: Duration = Duration::from_millis(1);
 const LINGER: Duration = Duration::from_millis(1);
 /// From the bulk keys' window to that of the closing records, which no watermark reaches.
 const OWN_WINDOW_AHEAD_MS: i64 = 86_400_000;
+/// A watermark so far in the past closes nothing.
+const PAST_MS: i64 = 3_600_000;
 
 /// What was sent, all that the right output depends on.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,23 @@ pub struct Feeder {
     thread: Option<JoinHandle<Result<Fed>>>,
 }
 
+/// One record per partition, of a window that never closes.
+pub fn open(servers: &str, load: &Load) -> Result<()> {
+    let input = Input::new(servers)?;
+    send_to_all(&input, load, wall_ms() - PAST_MS)
+}
+
+/// The records of the window that never closes, with this watermark.
+fn send_to_all(input: &Input, load: &Load, watermark_ms: i64) -> Result<()> {
+    let mut buffer = Vec::new();
+    for partition in 0..load.partitions {
+        let event = Event { key: Key::End, value: 0, partition };
+        load.write_at(&event, BULK_TIME_MS + OWN_WINDOW_AHEAD_MS, watermark_ms, &mut buffer);
+        input.send(&load.input(), Some(partition), None, Some(&buffer))?;
+    }
+    input.flush()
+}
+
 /// Sends the first record of each bulk key, as fast as it goes.
 pub fn fill(servers: &str, load: &Load) -> Result<()> {
     let input = Input::new(servers)?;
@@ -41,8 +60,7 @@ pub fn fill(servers: &str, load: &Load) -> Result<()> {
     let now_ms = wall_ms();
     for n in 0..load.bulk_keys {
         let event = load.bulk_event(n);
-        // A watermark of the past closes nothing.
-        load.write(&event, now_ms - 3_600_000, &mut buffer);
+        load.write(&event, now_ms - PAST_MS, &mut buffer);
         input.send(&load.input(), Some(event.partition), None, Some(&buffer))?;
     }
     input.flush()
@@ -108,18 +126,9 @@ impl Sender {
             std::thread::sleep(TURN);
         }
         self.input.flush()?;
-        self.close(&topic)?;
+        // A watermark that closes everything, the bulk keys' window too.
+        send_to_all(&self.input, &self.load, BULK_TIME_MS + WINDOW_MS)?;
         Ok(Fed { start_ms: self.start_ms, sent: next, is_closed: true, late_ms_max })
-    }
-
-    /// One record per partition whose watermark closes everything, the bulk keys' window too; its own window stays open.
-    fn close(&mut self, topic: &str) -> Result<()> {
-        for partition in 0..self.load.partitions {
-            let event = Event { key: Key::End, value: 0, partition };
-            self.load.write_at(&event, BULK_TIME_MS + OWN_WINDOW_AHEAD_MS, BULK_TIME_MS + WINDOW_MS, &mut self.buffer);
-            self.input.send(topic, Some(partition), None, Some(&self.buffer))?;
-        }
-        self.input.flush()
     }
 }
 

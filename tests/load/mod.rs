@@ -60,7 +60,7 @@ pub struct Event {
 pub enum Key {
     Hot(u64),
     Bulk(u64),
-    /// Of the records that close everything.
+    /// Of the records that open a partition, and that close everything.
     End,
 }
 
@@ -84,9 +84,12 @@ impl Load {
         format!("{}-output", self.name)
     }
 
+    /// Topics with one record in each partition of the input. A partition without any holds no watermark back, so what comes into it
+    /// first, while its region is on its way to another worker, could be late behind the others, and right to be.
     pub fn create_topics(&self, servers: &str) -> Result<()> {
         create_topic_with(servers, &self.input(), self.partitions, &[("retention.ms", "-1")])?;
-        create_topic_with(servers, &self.output(), self.partitions, &[("retention.ms", "-1")])
+        create_topic_with(servers, &self.output(), self.partitions, &[("retention.ms", "-1")])?;
+        feeder::open(servers, self)
     }
 
     /// Two stages. Region `p` of the second one writes partition `p` of the output, and nobody else does.

@@ -19,10 +19,6 @@ use streamshield_tests::support::client::{Output, topics};
 #[derive(Clone, Copy, Debug)]
 pub struct Change {
     pub region: RegionId,
-    pub from: Incarnation,
-    pub to: Incarnation,
-    /// When the new owner's first epoch could be read.
-    pub at: Instant,
     pub pause_ms: f64,
 }
 
@@ -84,11 +80,6 @@ impl Commits {
     pub fn take_regular_ms(&self) -> Vec<f64> {
         std::mem::take(&mut self.seen.lock().regular_ms)
     }
-
-    /// Who wrote the newest epoch of each region.
-    pub fn writers(&self) -> BTreeMap<RegionId, (Incarnation, Instant)> {
-        self.seen.lock().last.iter().map(|(region, last)| (*region, (last.incarnation, last.at))).collect()
-    }
 }
 
 impl Seen {
@@ -101,8 +92,7 @@ impl Seen {
         }
         let pause_ms = now.saturating_duration_since(before.at).as_secs_f64() * 1e3;
         if before.incarnation != record.incarnation {
-            let (region, from, to) = (record.region, before.incarnation, record.incarnation);
-            self.changes.push(Change { region, from, to, at: now, pause_ms });
+            self.changes.push(Change { region: record.region, pause_ms });
         } else if self.regular_ms.len() < REGULAR_MAX {
             self.regular_ms.push(pause_ms);
         }

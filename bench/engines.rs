@@ -42,6 +42,18 @@ impl Engine {
 
     /// Runs a bounded job to its end.
     pub fn run(self, servers: &str, name: &str, sql: &str, folder: &Path) -> Result<Ended> {
+        self.run_observed(servers, name, sql, folder, |_| Ok(()))
+    }
+
+    /// The same; who observes is told the process id.
+    pub fn run_observed(
+        self,
+        servers: &str,
+        name: &str,
+        sql: &str,
+        folder: &Path,
+        observe: impl FnOnce(u32) -> Result<()>,
+    ) -> Result<Ended> {
         match self {
             Engine::Streamshield => {
                 let mut job = Job::new(name, servers, sql);
@@ -50,10 +62,11 @@ impl Engine {
                     let (key, value) = setting.split_once('=').context("BENCH_JOB_SETTINGS is key=value,…")?;
                     job = job.set(key, value);
                 }
-                let (_, ended) = Runner::new(folder).finish(&job, TIMEOUT)?;
-                Ok(ended)
+                let mut run = Runner::new(folder).start(&job)?;
+                observe(run.process.pid)?;
+                expect_good_end(&mut run.process, name)
             }
-            Engine::Flink => flink(name, sql, folder),
+            Engine::Flink => flink(name, sql, folder, observe),
         }
     }
 }
@@ -66,13 +79,18 @@ pub fn prepare_flink() -> Result<()> {
     Ok(())
 }
 
-fn flink(name: &str, sql: &str, folder: &Path) -> Result<Ended> {
+fn flink(name: &str, sql: &str, folder: &Path, observe: impl FnOnce(u32) -> Result<()>) -> Result<Ended> {
     let file = folder.join(format!("{name}.sql"));
     std::fs::write(&file, sql)?;
     let mut command = Command::new(figures::root().join("scripts").join("flink.sh"));
     command.arg("run").arg(&file).arg(folder.join(format!("{name}-flink")));
     let mut process = Process::start(command, folder, &format!("{name}-flink-log"))?;
+    observe(process.pid)?;
+    expect_good_end(&mut process, name)
+}
+
+fn expect_good_end(process: &mut Process, name: &str) -> Result<Ended> {
     let ended = process.expect_end(TIMEOUT)?;
-    ensure!(ended.status.success(), "Flink: {}\n{}", ended.status, process.last_words());
+    ensure!(ended.status.success(), "{name}: {}\n{}", ended.status, process.last_words());
     Ok(ended)
 }

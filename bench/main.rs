@@ -13,6 +13,7 @@ mod latency;
 mod memory;
 mod nexmark;
 mod overhead;
+mod profile;
 mod soak;
 
 use anyhow::{Context, Result};

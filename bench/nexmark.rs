@@ -4,7 +4,7 @@
 //! of the process, its start included. What an empty run takes is measured too and given beside it, since a JVM's start weighs on short runs.
 
 use crate::engines::{Engine, prepare_flink};
-use crate::input;
+use crate::{input, profile};
 use anyhow::{Context, Result, ensure};
 use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::{Value, json};
@@ -22,10 +22,13 @@ pub struct Options {
     /// Without Apache Flink, or with it alone.
     #[arg(long, value_delimiter = ',', default_value = "streamshield,flink")]
     engines: Vec<String>,
+    /// Also say what our processor time is spent on, in runs of their own with `perf`.
+    #[arg(long)]
+    profile: bool,
 }
 
-struct Query {
-    name: &'static str,
+pub struct Query {
+    pub name: &'static str,
     sink_columns: &'static str,
     select: &'static str,
 }
@@ -88,7 +91,8 @@ pub fn run(servers: &str, options: &Options) -> Result<()> {
         println!("{}: an empty run takes {:.2} CPU-seconds", engine.name(), start.cpu_seconds);
         starts.push((engine, start.cpu_seconds));
     }
-    for query in QUERIES.iter().filter(|query| options.queries.iter().any(|name| name == query.name)) {
+    let queries: Vec<&Query> = QUERIES.iter().filter(|query| options.queries.iter().any(|name| name == query.name)).collect();
+    for query in &queries {
         for &engine in &engines {
             let figure = measure(servers, engine, query, &bids, folder.path())?;
             println!(
@@ -104,26 +108,40 @@ pub fn run(servers: &str, options: &Options) -> Result<()> {
         let rows: Vec<u64> = figures.iter().filter(|figure| figure.query == query.name).map(|figure| figure.rows).collect();
         ensure!(rows.windows(2).all(|pair| pair[0] == pair[1]) && rows[0] > 0, "{}: the engines disagree, rows {rows:?}", query.name);
     }
-    delete_topic(servers, &bids)?;
-    report(options.events, &figures, &starts)
+    report(options.events, &figures, &starts)?;
+    if options.profile {
+        profile::run(servers, &queries, &bids, folder.path())?;
+    }
+    delete_topic(servers, &bids)
 }
 
 fn measure(servers: &str, engine: Engine, query: &Query, topic: &str, folder: &Path) -> Result<Figure> {
-    let name = format!("{}-{}-{topic}", query.name, engine.name());
-    let sink = format!("{name}-out");
-    create_topic(servers, &sink, input::PARTITIONS)?;
-    let ended = engine.run(servers, &name, &sql(servers, engine, query, topic, &sink), folder).with_context(|| name.clone())?;
-    let rows = count(servers, &sink)?;
-    // The disk may be small: eight outputs of all events are several gigabytes.
-    delete_topic(servers, &sink)?;
-    Ok(Figure {
-        query: query.name,
-        engine,
-        cpu_seconds: ended.cpu_seconds,
-        wall_seconds: ended.wall_seconds,
-        peak_rss_bytes: ended.peak_rss_bytes,
-        rows,
+    with_sink(servers, query, engine, topic, |name, sql| {
+        let ended = engine.run(servers, name, sql, folder).with_context(|| name.to_string())?;
+        Ok(Figure {
+            query: query.name,
+            engine,
+            cpu_seconds: ended.cpu_seconds,
+            wall_seconds: ended.wall_seconds,
+            peak_rss_bytes: ended.peak_rss_bytes,
+            rows: count(servers, &sink_of(name))?,
+        })
     })
+}
+
+fn sink_of(name: &str) -> String {
+    format!("{name}-out")
+}
+
+/// Runs something with the name and the SQL of a job that has an empty topic for its output. The topic goes at once, since the disk may
+/// be small: eight outputs of all events are several gigabytes.
+pub fn with_sink<T>(servers: &str, query: &Query, engine: Engine, topic: &str, run: impl FnOnce(&str, &str) -> Result<T>) -> Result<T> {
+    let name = format!("{}-{}-{topic}", query.name, engine.name());
+    let sink = sink_of(&name);
+    create_topic(servers, &sink, input::PARTITIONS)?;
+    let outcome = run(&name, &sql(servers, engine, query, topic, &sink));
+    delete_topic(servers, &sink)?;
+    outcome
 }
 
 fn sql(servers: &str, engine: Engine, query: &Query, topic: &str, sink: &str) -> String {

@@ -5,7 +5,7 @@ use super::{SETTLE_TIMEOUT, WORKERS};
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use streamshield_core::status::{ClusterStatus, PhasesMs, Takeover};
+use streamshield_core::status::{ClusterStatus, PhasesMs};
 use streamshield_tests::load::feeder::wall_ms;
 use streamshield_tests::support::cluster::{Killed, Workers, describe, owners};
 
@@ -29,7 +29,6 @@ pub struct Kill {
     pub others_ms: Option<f64>,
     /// Of the window region with the longest gap.
     pub phases: Option<PhasesMs>,
-    pub takeovers: usize,
 }
 
 impl Kill {
@@ -65,10 +64,9 @@ pub fn one(workers: &mut Workers, observer: &Observer, tier: u32, pause: Duratio
     let others_ms = others.map(|partition| observer.longest_silence_ms(partition, killed.at, until)).reduce(f64::max);
     let gaps_ms: BTreeMap<String, f64> = gaps.into_iter().map(|(partition, gap)| (format!("s1/{partition}"), gap)).collect();
     let worst = gaps_ms.iter().max_by(|a, b| a.1.total_cmp(b.1)).map(|(region, _)| region.clone()).unwrap_or_default();
-    let takeovers = wait_for_phases(workers, &before, &worst);
-    let phases = takeovers.iter().find(|takeover| takeover.region == worst).map(|takeover| takeover.phases_ms);
+    let phases = wait_for_phases(workers, &before, &worst);
     workers.start(&victim)?;
-    Ok(Kill { number, victim, gaps_ms, fresh_ms, others_ms, phases, takeovers: takeovers.len() })
+    Ok(Kill { number, victim, gaps_ms, fresh_ms, others_ms, phases })
 }
 
 fn partition(region: &str) -> u32 {
@@ -116,19 +114,20 @@ fn check_patience(workers: &mut Workers, killed: &Killed, what: &str) -> Result<
     Ok(())
 }
 
-/// The take-overs since `before`, with the phases of the worst region once its new owner has reported them.
-fn wait_for_phases(workers: &Workers, before: &ClusterStatus, worst: &str) -> Vec<Takeover> {
+/// The phases of the worst region's take-over since `before`, once its new owner has reported them all.
+fn wait_for_phases(workers: &Workers, before: &ClusterStatus, worst: &str) -> Option<PhasesMs> {
     let deadline = Instant::now() + PHASES_PATIENCE;
     let seen = before.offset.unwrap_or(-1);
-    let mut takeovers = Vec::new();
+    let mut phases = None;
     while Instant::now() < deadline {
         if let Ok(status) = workers.status() {
-            takeovers = status.takeovers.into_iter().filter(|takeover| takeover.offset > seen).collect();
-            if takeovers.iter().any(|takeover| takeover.region == worst && takeover.phases_ms.total().is_some()) {
+            let takeover = status.takeovers.into_iter().find(|takeover| takeover.offset > seen && takeover.region == worst);
+            phases = takeover.map(|takeover| takeover.phases_ms);
+            if phases.is_some_and(|phases| phases.total().is_some()) {
                 break;
             }
         }
         std::thread::sleep(Duration::from_millis(100));
     }
-    takeovers
+    phases
 }

@@ -116,7 +116,7 @@ fn one(instances: &mut Instances<'_>, observer: &Observer, pause: Duration, numb
     }
     instances.start(place)?;
     let fresh_ms = fresh.into_values().fold(0.0, f64::max);
-    Ok(Kill { number, victim, gaps_ms, fresh_ms, others_ms: None, phases: None, takeovers: affected.len() })
+    Ok(Kill { number, victim, gaps_ms, fresh_ms, others_ms: None, phases: None })
 }
 
 impl Instances<'_> {

@@ -146,6 +146,10 @@ impl KafkaReader {
     pub(crate) fn take_batch(&mut self, partition: &TopicPartition, limit: &TakeLimit) -> Result<BatchTaken, LogError> {
         let client = self.connect()?;
         self.serve(&client)?;
+        if !self.open.contains_key(partition) {
+            // The client refused it when it was made, or when the partition was put back: its own error says why.
+            self.start(&client, partition)?;
+        }
         let position = self.positions.get_mut(partition).ok_or_else(|| unassigned(partition))?;
         if let Some(failed) = &position.failed {
             return Err(failed.clone());

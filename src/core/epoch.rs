@@ -129,6 +129,29 @@ impl EpochRecord {
         }
         Ok(())
     }
+
+    /// For those who check a whole log: what must hold of a region's first record.
+    pub fn check_first(&self) -> Result<(), String> {
+        if self.epoch != Epoch::GENESIS {
+            return Err(format!("E-1: {} begins with epoch {}", self.region, self.epoch));
+        }
+        if !self.steps.is_empty() {
+            return Err(format!("E-2: {} takes steps in its first epoch, which only states where it starts", self.region));
+        }
+        Ok(())
+    }
+
+    /// For those who check a whole log: [`check_successor`](Self::check_successor), and that the clock goes on and nothing follows the end.
+    pub fn check_next(&self, next: &EpochRecord) -> Result<(), String> {
+        self.check_successor(next)?;
+        if next.now_ms < self.now_ms {
+            return Err(format!("E-4: {} epoch {} takes the clock back from {} to {}", next.region, next.epoch, self.now_ms, next.now_ms));
+        }
+        if self.finished && !next.steps.is_empty() {
+            return Err(format!("E-2: {} epoch {} takes steps after the region had finished", next.region, next.epoch));
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]

@@ -10,12 +10,14 @@
 //! - [`epoch`]: the epoch record, the proof of what was committed (E-1 … E-4).
 //! - [`tiers`]: from the promised recovery to a tier, and what its workers agree on.
 //! - [`status`]: the view of all workers and regions, for people.
+//! - [`mutants`]: guards that a test build can switch off.
 //! - [`table`]: a SQL table as connectors see it.
 //! - [`ports`]: the traits between engine, connectors and state.
 
 pub mod cluster;
 pub mod epoch;
 pub mod ids;
+pub mod mutants;
 pub mod ports;
 pub mod status;
 pub mod table;

@@ -17,13 +17,24 @@ use std::time::Duration;
 /// Most replicas that a job may ask for: more than two cost a whole job each and outlive nothing that two do not.
 pub const REPLICAS_MAX: u32 = 2;
 
-/// Followers hear of a lost worker within this; the heartbeats of Tier 3 cost a tenth.
+/// How soon a lost worker is known. To be wrong costs a fence and a take-over, so a worker may miss four heartbeats in Tier 1, where a second is all there is, and
+/// the heartbeats of Tier 3 cost a twentieth.
+const FASTEST_HEARTBEAT_MS: u64 = 50;
+const FASTEST_EXPIRY_MS: u64 = 250;
 const FAST_HEARTBEAT_MS: u64 = 100;
 const FAST_EXPIRY_MS: u64 = 350;
 const SLOW_HEARTBEAT_MS: u64 = 1_000;
 const SLOW_EXPIRY_MS: u64 = 5_000;
 /// An owner that was asked to hand a region over has a few commits to finish, and a broker that may be slow.
 const RELEASE_TIMEOUT_MS: u64 = 10_000;
+
+/// Take-overs are done by then, and so is the restart of a process.
+const BALANCE_DELAY_MS: u64 = 2_000;
+/// Gigabytes of state come from a store in this time, and whoever has not got them by then has no place to hold.
+const WARM_UP_TIMEOUT_MS: u64 = 600_000;
+/// Workers that are started together join within less; one that does not come at all delays nothing for longer.
+const START_WAIT_MS: u64 = 3_000;
+const START_WAIT_UNKNOWN_MS: u64 = 500;
 
 /// In Tier 3 half of the bound is gone when the loss is known (5 s of 10 s), and the other half holds the restore and the replay of what came since the
 /// checkpoint. Replay runs several times as fast as the load came in, so ten seconds of it take one or two.
@@ -114,10 +125,32 @@ pub fn followers(tier: Tier, replicas: Option<u32>) -> Result<u32, TierError> {
 /// What all workers of the job agree on.
 pub fn settings(tier: Tier, followers: u32) -> Settings {
     let (heartbeat_interval_ms, expiry_ms) = match tier {
-        Tier::ActiveActive | Tier::ActiveStandby => (FAST_HEARTBEAT_MS, FAST_EXPIRY_MS),
+        Tier::ActiveActive => (FASTEST_HEARTBEAT_MS, FASTEST_EXPIRY_MS),
+        Tier::ActiveStandby => (FAST_HEARTBEAT_MS, FAST_EXPIRY_MS),
         Tier::Checkpoints => (SLOW_HEARTBEAT_MS, SLOW_EXPIRY_MS),
     };
-    Settings { tier, followers, heartbeat_interval_ms, expiry_ms, release_timeout_ms: RELEASE_TIMEOUT_MS }
+    Settings {
+        tier,
+        followers,
+        heartbeat_interval_ms,
+        expiry_ms,
+        release_timeout_ms: RELEASE_TIMEOUT_MS,
+        workers_expected: 1,
+        start_wait_ms: 0,
+        balance_delay_ms: BALANCE_DELAY_MS,
+        warm_up_timeout_ms: WARM_UP_TIMEOUT_MS,
+    }
+}
+
+/// The same for a job that several workers start: the first one waits for the others, so that nothing has to be moved right after the start. 0: nobody has said
+/// how many there will be.
+pub fn expecting(workers: u32, settings: Settings) -> Settings {
+    let start_wait_ms = match workers {
+        0 => START_WAIT_UNKNOWN_MS,
+        1 => 0,
+        _ => START_WAIT_MS,
+    };
+    Settings { workers_expected: workers, start_wait_ms, ..settings }
 }
 
 /// Time between two checkpoints of a region unless the job says otherwise.

@@ -82,6 +82,7 @@ impl Cluster {
             }
         }
         self.expire_keepers(&mut turn);
+        self.look_at_the_time(&mut turn);
         if self.state.version != version {
             self.settle(&mut turn);
             self.index.digests.set(Piece::Membership, &self.state.membership);
@@ -154,10 +155,36 @@ impl Cluster {
         }
     }
 
+    /// What was put off and is due by the log clock.
+    fn look_at_the_time(&mut self, turn: &mut Turn) {
+        let now_ms = self.state.clock.now_ms;
+        if self.call_off_slow_moves(&mut turn.effects) {
+            self.balance_later();
+        }
+        let expected = self.state.settings.as_ref().map_or(0, |settings| settings.workers_expected as usize);
+        let are_all_there = expected > 0 && self.state.members.len() >= expected;
+        if self.state.starts_at_ms.is_some_and(|at_ms| now_ms >= at_ms || are_all_there) {
+            self.state.starts_at_ms = None;
+            self.state.version += 1;
+            turn.rebalance = true;
+        }
+        if self.state.balances_at_ms.is_some_and(|at_ms| now_ms >= at_ms) {
+            self.state.balances_at_ms = None;
+            self.state.version += 1;
+            turn.rebalance = true;
+        }
+    }
+
+    /// Loads may be uneven, but something else comes first.
+    fn balance_later(&mut self) {
+        let delay_ms = self.state.settings.as_ref().map_or(0, |settings| settings.balance_delay_ms);
+        self.state.balances_at_ms = Some(self.state.clock.now_ms.saturating_add(delay_ms));
+    }
+
     fn expire(&mut self, incarnation: Incarnation, cause: ExpiryCause, turn: &mut Turn) {
         turn.effects.push(Effect::Expired { incarnation, cause });
         self.remove_member(incarnation, Standing::Expired, Why::Expired);
-        turn.rebalance = true;
+        self.balance_later();
     }
 
     fn take(&mut self, record: ControlRecord, turn: &mut Turn) -> Verdict {
@@ -179,7 +206,7 @@ impl Cluster {
                     self.release_all(incarnation);
                 }
                 self.remove_member(incarnation, Standing::Left, Why::Left);
-                turn.rebalance = true;
+                self.balance_later();
                 Verdict::Valid
             }
             ControlRecord::Drain { worker, undo } => self.drain(&worker, !undo, turn),
@@ -246,14 +273,21 @@ impl Cluster {
         self.state.membership.highest = self.state.membership.highest.max(Some(incarnation));
         if let Some(reason) = self.refusal(&joined) {
             turn.effects.push(Effect::JoinRefused { incarnation, reason: reason.clone() });
-            self.remember(incarnation, Gone { nonce: joined.nonce, at: turn.at, standing: Standing::Refused(reason), rack: None });
+            self.remember(
+                incarnation,
+                Gone { nonce: joined.nonce, worker: joined.worker, at: turn.at, standing: Standing::Refused(reason), rack: None },
+            );
             return Verdict::Valid;
         }
         if let Some(earlier) = self.index.workers.get(&joined.worker).copied() {
             turn.effects.push(Effect::Replaced { incarnation: earlier, by: incarnation });
             self.remove_member(earlier, Standing::Replaced(incarnation), Why::Replaced);
+            self.balance_later();
         }
         if self.state.members.is_empty() {
+            let Settings { workers_expected, start_wait_ms, .. } = joined.settings;
+            self.state.starts_at_ms =
+                (workers_expected != 1 && start_wait_ms > 0).then(|| self.state.clock.now_ms.saturating_add(start_wait_ms));
             self.index.digests.set(Piece::Settings, &joined.settings);
             self.state.settings = Some(joined.settings);
         }
@@ -414,7 +448,7 @@ impl Cluster {
         self.change_region(id, |region| {
             // The warmest there is.
             if region.follower_count() < followers_wanted {
-                region.followers.push(Follower { slot: owner.slot, ready: false, replaces: None });
+                region.followers.push(Follower::new(owner.slot, false));
             }
         });
         let log_clock_ms = self.state.clock.now_ms;
@@ -436,9 +470,10 @@ impl Cluster {
         }
         let reason = shortened(reason);
         let mut failures = 0;
+        self.balance_later();
         self.change_region(id, |region| {
-            turn.rebalance |= region.moving.is_some();
             region.failures += 1;
+            region.failures_ever = region.failures_ever.saturating_add(1);
             region.lose_owner(Why::Failed);
             failures = region.failures;
             if !retry || failures >= FAILURES_MAX {
@@ -456,8 +491,8 @@ impl Cluster {
         if !self.is_owner(incarnation, id, assignment) || self.state.regions.get(&id).is_some_and(|region| region.finished) {
             return Verdict::Ignored;
         }
+        self.balance_later();
         self.change_region(id, |region| {
-            turn.rebalance |= region.moving.is_some();
             region.finished = true;
             region.stay();
         });
@@ -478,7 +513,10 @@ impl Cluster {
             });
         }
         turn.effects.push(Effect::Fenced { slot, by: incarnation });
-        turn.rebalance = true;
+        // Its regions may be moved from now on.
+        if self.state.balances_at_ms.is_none() {
+            self.balance_later();
+        }
         Verdict::Valid
     }
 
@@ -504,11 +542,20 @@ impl Cluster {
 
     /// Everything that has to follow from a change: owners for orphans, enough followers, even loads.
     fn settle(&mut self, turn: &mut Turn) {
+        if self.state.starts_at_ms.is_some() {
+            return;
+        }
         self.place_orphans(turn.at, &mut turn.effects);
-        self.place_followers();
-        if turn.rebalance {
+        // To build a follower costs its worker as much as to work, and the region of one that is back soon has its state there: after a loss, that waits as well.
+        if self.state.balances_at_ms.is_none() {
+            self.place_followers();
+        }
+        if turn.rebalance && self.state.balances_at_ms.is_none() {
             self.plan_moves(turn.at, &mut turn.effects);
             self.plan_follower_moves();
+        } else if self.state.balances_at_ms.is_none() && (self.next_move().is_some() || self.next_follower_move().is_some()) {
+            // Nothing that is wanted is forgotten, whatever made it so.
+            self.balance_later();
         }
     }
 }

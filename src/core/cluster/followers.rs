@@ -24,7 +24,7 @@ impl Cluster {
         let too_few: Vec<RegionId> = self.index.by_followers.range(..(wanted, first)).map(|(_, id)| *id).collect();
         for id in too_few {
             while let Some(slot) = self.follower_for(id, wanted) {
-                self.change_region(id, |region| region.followers.push(Follower { slot, ready: false, replaces: None }));
+                self.change_region(id, |region| region.followers.push(Follower::new(slot, false)));
             }
         }
         let too_many: Vec<RegionId> = self.index.by_followers.range((wanted + 1, first)..).map(|(_, id)| *id).collect();
@@ -69,7 +69,7 @@ impl Cluster {
         }
     }
 
-    fn next_follower_move(&self) -> Option<(RegionId, Follower)> {
+    pub(super) fn next_follower_move(&self) -> Option<(RegionId, Follower)> {
         if self.state.members.len() <= self.followers_wanted() + 1 {
             return None;
         }
@@ -92,7 +92,9 @@ impl Cluster {
                 let Some(region) = self.state.regions.get(id) else { continue };
                 let is_settled = region.moving.is_none() && region.followers.iter().all(|follower| follower.replaces.is_none());
                 if is_settled && fits(region.weight()) && !busy_with(region).contains(to) && self.keeps_racks_apart(region, *to, *from) {
-                    return Some((*id, Follower { slot: self.quietest_slot(*to), ready: false, replaces: Some(slot) }));
+                    let since_ms = self.state.clock.now_ms;
+                    let follower = Follower { slot: self.quietest_slot(*to), ready: false, replaces: Some(slot), since_ms };
+                    return Some((*id, follower));
                 }
             }
         }

@@ -65,6 +65,8 @@ pub(super) struct Index {
     pub heard: BTreeSet<(u64, Incarnation)>,
     /// Regions that their owner was asked to release, by the time it was asked.
     pub releasing: BTreeSet<(u64, RegionId)>,
+    /// Regions for which somebody is to become warm, by the time that began.
+    pub warming: BTreeSet<(u64, RegionId)>,
     /// Members that are not draining, by load.
     pub by_load: BTreeSet<(u64, Incarnation)>,
     /// The same, by the load that they would have with one region more: who is first is given the next one.
@@ -217,6 +219,7 @@ impl Index {
                 self.by_followers.insert((region.follower_count(), id));
             }
         }
+        self.warming.extend(region.warming_since_ms().map(|since_ms| (since_ms, id)));
         for slot in &region.must_fence {
             self.unfenced.entry(*slot).or_default().insert(id);
         }
@@ -271,6 +274,9 @@ impl Index {
                 self.releasing.remove(&(since_ms, id));
             }
             self.by_followers.remove(&(region.follower_count(), id));
+        }
+        if let Some(since_ms) = region.warming_since_ms() {
+            self.warming.remove(&(since_ms, id));
         }
         for slot in &region.must_fence {
             if let Some(regions) = self.unfenced.get_mut(slot) {

@@ -34,6 +34,9 @@ pub fn problems(cluster: &Cluster) -> Vec<Problem> {
         let broken = region_rules(cluster, region).into_iter().filter(|(holds, _, _)| !holds);
         problems.extend(broken.map(|(_, invariant, what)| Problem { invariant, region: Some(id), what: what.into() }));
     }
+    if cluster.is_forgetful() {
+        problems.push(Problem { invariant: "C-1", region: None, what: "a move is wanted that nothing will start".into() });
+    }
     let rebuilt = Cluster::from_state(cluster.state.clone());
     if rebuilt.index != cluster.index {
         let what =
@@ -51,11 +54,16 @@ fn region_rules(cluster: &Cluster, region: &Region) -> Vec<(bool, &'static str, 
     let followers: Vec<SlotId> = region.followers.iter().map(|follower| follower.slot).collect();
     let follower_members: BTreeSet<_> = followers.iter().map(|slot| slot.incarnation).collect();
     let is_anybody_alive = cluster.members().next().is_some();
+    let is_starting = cluster.starts_at_ms().is_some();
     vec![
         (owner.is_none_or(|owner| is_slot(&owner.slot)), "O-1", "its owner is not a live slot"),
         (owner.is_none_or(|owner| Some(owner.assignment) <= cluster.applied()), "O-1", "it is owned from a record on that was not read"),
         (owner.is_none() || region.quarantined.is_none(), "O-1", "it is quarantined and has an owner"),
-        (owner.is_some() || region.quarantined.is_some() || !is_anybody_alive, "O-1", "it has no owner though somebody is alive"),
+        (
+            owner.is_some() || region.quarantined.is_some() || !is_anybody_alive || is_starting,
+            "O-1",
+            "it has no owner though somebody is alive",
+        ),
         (owner.is_none() || region.lost.is_none(), "O-1", "it has an owner and is lost"),
         (region.must_fence.iter().all(|slot| cluster.member(slot.incarnation).is_none()), "O-1", "a live slot is to be fenced"),
         (target.is_none_or(|slot| is_slot(&slot)), "O-1", "it moves to a slot that is not live"),
@@ -91,7 +99,7 @@ pub struct Witness {
 impl Witness {
     /// A record that may end a slot's hold of a region, seen before it is applied.
     pub fn before(&mut self, cluster: &Cluster, record: &super::ControlRecord) {
-        use super::ControlRecord::{Failed, Fenced, Released};
+        use super::ControlRecord::{Failed, Fenced, Left, Released};
         match record {
             Released { incarnation, region, assignment, .. } | Failed { incarnation, region, assignment, .. } => {
                 let owner = cluster.region(*region).and_then(|region| region.owner);
@@ -100,10 +108,20 @@ impl Witness {
                     holders.remove(&owner.slot);
                 }
             }
+            // A clean leave is the release of all that it owns.
+            Left { incarnation, clean: true } if cluster.member(*incarnation).is_some() => {
+                self.holders.values_mut().for_each(|holders| holders.retain(|slot| slot.incarnation != *incarnation));
+            }
             Fenced { incarnation, slot } if cluster.member(*incarnation).is_some() && cluster.member(slot.incarnation).is_none() => {
                 self.holders.values_mut().for_each(|holders| {
                     holders.remove(slot);
                 });
+            }
+            Left { incarnation, clean: true } if cluster.member(*incarnation).is_some() => {
+                let owners = cluster.regions().filter_map(|(id, region)| Some((id, region.owner?.slot)));
+                for (id, slot) in owners.filter(|(_, slot)| slot.incarnation == *incarnation) {
+                    self.holders.entry(id).or_default().remove(&slot);
+                }
             }
             _ => {}
         }

@@ -36,7 +36,8 @@
 //!
 //! ```
 //! use streamshield_core::{cluster::*, ids::*};
-//! let settings = Settings { tier: Tier::Checkpoints, followers: 0, heartbeat_interval_ms: 100, expiry_ms: 350, release_timeout_ms: 5_000 };
+//! let settings = Settings { tier: Tier::Checkpoints, followers: 0, heartbeat_interval_ms: 100, expiry_ms: 350, release_timeout_ms: 5_000, workers_expected: 1, start_wait_ms: 0,
+//!     balance_delay_ms: 0, warm_up_timeout_ms: 0 };
 //! let genesis = Genesis {
 //!     splits: Default::default(), exchange_partitions: Default::default(),
 //!     stages: [(0, StageShape { regions: 2, stateful: true, is_source: true })].into(),
@@ -70,6 +71,7 @@ mod index;
 pub mod invariants;
 mod moves;
 mod observed;
+mod owners;
 mod query;
 pub mod record;
 mod snapshot;
@@ -82,6 +84,7 @@ mod scenario_test;
 
 pub use apply::FAILURES_MAX;
 pub use effect::{Effect, ExpiryCause};
+pub use owners::OwnerHistory;
 pub use query::{Entry, Owned};
 pub use record::{ControlRecord, Genesis, GenesisSplit, Joined, Settings, SlotId, StageShape, Tier};
 pub use snapshot::ReplayError;

@@ -3,7 +3,8 @@
 //! Only the surplus moves. A member gives when its load is above its fair share (by its slots), one takes when it is below, and a move has to
 //! make the fuller of the two emptier than it was: so the sum of squares falls with every move, and it ends with members that differ by less than one region. Loads are counted as they
 //! will be when all moves under way are done; at most [`ARRIVING_MAX`](super::index::ARRIVING_MAX) of them go to one member at a time, the next
-//! starts with the record that ends one. Nothing is started by time.
+//! starts with the record that ends one. After a loss or a failure they wait (`balance_delay_ms`): the slots have regions to take over then, and a worker that is
+//! started again takes back what it had.
 //!
 //! A target that follows the region already is warm, so its owner is asked to release at once; any other first catches up and says `ready`.
 
@@ -17,16 +18,40 @@ use crate::ids::{Incarnation, Offset, RegionId};
 impl Cluster {
     /// Starts moves until loads are even or as many are under way as may be.
     pub(super) fn plan_moves(&mut self, at: Offset, effects: &mut Vec<Effect>) {
-        while let Some((id, to)) = self.next_drained().or_else(|| self.next_surplus()) {
+        while let Some((id, to)) = self.next_move() {
             self.start_move(id, to, at, effects);
         }
+    }
+
+    pub(super) fn next_move(&self) -> Option<(RegionId, SlotId)> {
+        self.next_drained().or_else(|| self.next_surplus())
+    }
+
+    /// Calls off whose target has not become warm in time, and followers that were to take another's place: they hold places that others could use.
+    pub(super) fn call_off_slow_moves(&mut self, effects: &mut Vec<Effect>) -> bool {
+        let Some(timeout_ms) = self.state.settings.as_ref().map(|settings| settings.warm_up_timeout_ms).filter(|ms| *ms > 0) else {
+            return false;
+        };
+        let now_ms = self.state.clock.now_ms;
+        let is_slow = |since_ms: u64| now_ms.saturating_sub(since_ms) > timeout_ms;
+        let slow: Vec<RegionId> = self.index.warming.iter().take_while(|(since_ms, _)| is_slow(*since_ms)).map(|(_, id)| *id).collect();
+        for id in &slow {
+            self.change_region(*id, |region| {
+                if let Some(moving) = region.moving.filter(|moving| !moving.ready && is_slow(moving.since_ms)) {
+                    effects.push(Effect::MoveCalledOff { region: *id, to: moving.to });
+                    region.stay();
+                }
+                region.followers.retain(|follower| follower.replaces.is_none() || !is_slow(follower.since_ms));
+            });
+        }
+        !slow.is_empty()
     }
 
     fn start_move(&mut self, id: RegionId, to: SlotId, at: Offset, effects: &mut Vec<Effect>) {
         let now_ms = self.state.clock.now_ms;
         self.change_region(id, |region| {
             let ready = region.followers.iter().any(|follower| follower.slot == to && follower.ready);
-            region.moving = Some(Move { to, since: at, ready });
+            region.moving = Some(Move { to, since: at, since_ms: now_ms, ready });
             if let Some(owner) = &mut region.owner {
                 owner.release_since_ms = ready.then_some(now_ms);
                 effects.push(Effect::MoveStarted { region: id, from: owner.slot, to });
@@ -55,19 +80,22 @@ impl Cluster {
         if !is_below_share(taker, self.index.load, self.index.capacity) {
             return None;
         }
-        for (_, from) in self.index.by_load.iter().rev() {
-            let giver = &self.index.members[from];
-            if !is_above_share(giver, self.index.load, self.index.capacity) {
-                return None;
-            }
-            let found = self.region_for(*from, to, |weight| {
-                weight > 0 && (taker.load + weight) * u64::from(giver.slots) < giver.load * u64::from(taker.slots)
-            });
-            if let Some(id) = found {
-                return Some((id, self.slot_for(to, id)));
-            }
-        }
-        None
+        // A giver that fell below its own share would be given to in turn: regions would move between those who have nothing to do with it.
+        let found = self.surplus_for(to, taker, true).or_else(|| self.surplus_for(to, taker, false))?;
+        Some((found, self.slot_for(to, found)))
+    }
+
+    /// Of the fullest member that has something for the taker, and keeps its share if that is asked for.
+    fn surplus_for(&self, to: Incarnation, taker: &MemberIndex, keeps_share: bool) -> Option<RegionId> {
+        let (load, capacity) = (self.index.load, self.index.capacity);
+        let givers = self.index.by_load.iter().rev().map(|(_, from)| (*from, &self.index.members[from]));
+        givers.take_while(|(_, giver)| is_above_share(giver, load, capacity)).find_map(|(from, giver)| {
+            self.region_for(from, to, |weight| {
+                let evens = (taker.load + weight) * u64::from(giver.slots) < giver.load * u64::from(taker.slots);
+                let left = u128::from(giver.load.saturating_sub(weight)) * u128::from(capacity);
+                weight > 0 && evens && (!keeps_share || left >= u128::from(load) * u128::from(giver.slots))
+            })
+        })
     }
 
     /// The one that the taker follows already, else one from the giver's fullest slot.

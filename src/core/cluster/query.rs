@@ -54,6 +54,31 @@ impl Cluster {
         self.state.clock.suspension.is_some()
     }
 
+    /// Everything is where it should be: every region is with an owner that nobody has to be fenced for, nothing moves, and no move is wanted or put off.
+    pub fn is_at_rest(&self) -> bool {
+        let is_put_off = self.state.starts_at_ms.is_some() || self.state.balances_at_ms.is_some();
+        let is_on_its_way = self.index.members.values().any(|member| member.arriving > 0);
+        let is_nobodys = !self.index.orphans.is_empty() || !self.index.unfenced.is_empty();
+        !is_put_off && !is_on_its_way && !is_nobodys && self.next_move().is_none() && self.next_follower_move().is_none()
+    }
+
+    /// A move is wanted, and neither one under way nor time will start it. Must not be.
+    pub(super) fn is_forgetful(&self) -> bool {
+        let will_be_looked_at = self.state.starts_at_ms.is_some() || self.state.balances_at_ms.is_some();
+        let is_wanted = self.next_move().is_some() || self.next_follower_move().is_some();
+        !will_be_looked_at && is_wanted && self.index.members.values().all(|member| member.arriving == 0)
+    }
+
+    /// Until then, by the log clock, regions are not given away: the workers that are expected have not all joined.
+    pub fn starts_at_ms(&self) -> Option<u64> {
+        self.state.starts_at_ms
+    }
+
+    /// When loads are evened out, by the log clock. None: nothing was put off.
+    pub fn balances_at_ms(&self) -> Option<u64> {
+        self.state.balances_at_ms
+    }
+
     pub fn genesis(&self) -> Option<&Genesis> {
         self.state.genesis.as_ref()
     }
@@ -80,6 +105,12 @@ impl Cluster {
 
     pub fn member(&self, incarnation: Incarnation) -> Option<&Member> {
         self.state.members.get(&incarnation)
+    }
+
+    /// What the worker is or was called; None: it is not remembered.
+    pub fn worker_name(&self, incarnation: Incarnation) -> Option<&str> {
+        let live = self.state.members.get(&incarnation).map(|member| &member.worker);
+        live.or_else(|| self.state.gone.get(&incarnation).map(|gone| &gone.worker)).map(String::as_str).filter(|name| !name.is_empty())
     }
 
     /// Whether this live member has the smallest incarnation: it does what one of them has to do.

@@ -39,6 +39,10 @@ fn joined() -> impl Strategy<Value = ControlRecord> {
                     heartbeat_interval_ms: 100,
                     expiry_ms: 350,
                     release_timeout_ms: 1_000,
+                    workers_expected: 2,
+                    start_wait_ms: 300,
+                    balance_delay_ms: 200,
+                    warm_up_timeout_ms: 500,
                 },
                 http: None,
             })
@@ -163,6 +167,10 @@ fn foretold_fencers_are_right(cluster: &Cluster) -> Result<(), TestCaseError> {
         let mut later = cluster.clone();
         let payload = ControlRecord::Left { incarnation: gone, clean: false }.encode();
         later.apply(Entry { offset: cluster.applied().map_or(0, |offset| offset + 1), append_time_ms: None, payload: &payload });
+        if later.members().len() + 1 < cluster.members().len() {
+            // Its last word ended a suspension of expiry, and others went with it.
+            continue;
+        }
         for member in later.members().map(|member| member.incarnation) {
             let foretold: Vec<SlotId> = cluster.may_have_to_fence(member).into_iter().filter(|slot| slot.incarnation == gone).collect();
             let has_to: Vec<SlotId> = later.to_fence(member).into_iter().filter(|slot| slot.incarnation == gone).collect();

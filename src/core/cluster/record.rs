@@ -51,6 +51,18 @@ pub struct Settings {
     pub expiry_ms: u64,
     /// An owner that was asked to release a region and does not within this much of log clock is expired.
     pub release_timeout_ms: u64,
+    /// While nobody else was alive, regions are given away when so many workers have joined; 0 and 1: to the first one at once.
+    #[serde(default)]
+    pub workers_expected: u32,
+    /// Or after this much of log clock, whoever is there then.
+    #[serde(default)]
+    pub start_wait_ms: u64,
+    /// After a loss or a failure, loads are evened out after this much of log clock: taking over comes first, and who was lost may be back by then.
+    #[serde(default)]
+    pub balance_delay_ms: u64,
+    /// A move whose target is not ready within this much of log clock is called off; so is a follower that was to take another's place. 0: never.
+    #[serde(default)]
+    pub warm_up_timeout_ms: u64,
 }
 
 /// What is fixed for the life of a job; the first such record in the log wins.

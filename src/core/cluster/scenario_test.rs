@@ -70,6 +70,10 @@ impl Runner {
             "clock" => {
                 writeln!(out, "{} ms, expiry suspended: {}", self.cluster.log_clock_ms(), self.cluster.is_expiry_suspended()).unwrap()
             }
+            "rest" => {
+                let (starts, balances) = (self.cluster.starts_at_ms(), self.cluster.balances_at_ms());
+                writeln!(out, "at rest: {}, starts at: {starts:?}, balances at: {balances:?}", self.cluster.is_at_rest()).unwrap()
+            }
             "counts" => writeln!(
                 out,
                 "malformed {}, ignored {}, level {}, highest {:?}",
@@ -150,6 +154,10 @@ impl Runner {
                     heartbeat_interval_ms: words.named("heartbeat", 100),
                     expiry_ms: words.named("expiry", 350),
                     release_timeout_ms: words.named("release", 1_000),
+                    workers_expected: words.named("expect", 1) as u32,
+                    start_wait_ms: words.named("wait", 0),
+                    balance_delay_ms: words.named("balance", 0),
+                    warm_up_timeout_ms: words.named("warm", 0),
                 },
                 http: None,
             }),
@@ -158,7 +166,7 @@ impl Runner {
                 let digest = words.named.get("digest").map_or(self.cluster.digest(), |digest| Digest(digest.parse().unwrap()));
                 ControlRecord::Heartbeat { incarnation: words.incarnation(1), at, digest }
             }
-            "left" => ControlRecord::Left { incarnation: words.incarnation(1), clean: false },
+            "left" => ControlRecord::Left { incarnation: words.incarnation(1), clean: words.plain.get(2) == Some(&"clean") },
             "drain" | "undrain" => ControlRecord::Drain { worker: words.plain[1].into(), undo: words.plain[0] == "undrain" },
             "ready" => ControlRecord::Ready { incarnation: words.incarnation(1), region: words.region(2), epoch },
             "released" => {

@@ -28,6 +28,12 @@ pub(super) struct State {
     pub membership: Membership,
     pub genesis: Option<Genesis>,
     pub settings: Option<Settings>,
+    /// Some: the first of several workers has joined, and regions are given away at this log clock or when all are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_at_ms: Option<u64>,
+    /// Some: loads are evened out at this log clock.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balances_at_ms: Option<u64>,
     pub members: BTreeMap<Incarnation, Member>,
     pub gone: BTreeMap<Incarnation, Gone>,
     #[serde(with = "pairs")]
@@ -84,6 +90,9 @@ pub struct Member {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Gone {
     pub nonce: u64,
+    /// Its name, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub worker: String,
     /// Of the record with which it went.
     pub at: Offset,
     pub standing: Standing,
@@ -129,9 +138,12 @@ pub struct Region {
     /// It failed too often or for good, with the reason; has no owner until the next join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,
-    /// Since the last join.
+    /// Since the last join: what counts for the quarantine.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
+    /// Ever, for people.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub failures_ever: u32,
     /// The newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<(Epoch, Durability)>,
@@ -139,6 +151,10 @@ pub struct Region {
 
 fn is_zero(count: &u32) -> bool {
     *count == 0
+}
+
+fn is_zero_ms(ms: &u64) -> bool {
+    *ms == 0
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -156,6 +172,9 @@ pub struct Owner {
 pub struct Move {
     pub to: SlotId,
     pub since: Offset,
+    /// Log clock of that record.
+    #[serde(default)]
+    pub since_ms: u64,
     /// The target is warm, and the owner is asked to release.
     pub ready: bool,
 }
@@ -168,6 +187,9 @@ pub struct Follower {
     /// Some: when it is ready, it takes the place of this other follower.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<SlotId>,
+    /// Of one that is to take another's place: since when, by the log clock.
+    #[serde(default, skip_serializing_if = "is_zero_ms")]
+    pub since_ms: u64,
 }
 
 /// How a region came to be without an owner.
@@ -201,6 +223,12 @@ pub struct Takeover {
     pub log_clock_ms: u64,
 }
 
+impl Follower {
+    pub(super) fn new(slot: SlotId, ready: bool) -> Follower {
+        Follower { slot, ready, replaces: None, since_ms: 0 }
+    }
+}
+
 impl Region {
     pub(super) fn new(stateful: bool, is_source: bool) -> Self {
         Region {
@@ -214,6 +242,7 @@ impl Region {
             finished: false,
             quarantined: None,
             failures: 0,
+            failures_ever: 0,
             checkpoint: None,
         }
     }
@@ -233,9 +262,16 @@ impl Region {
         Some(self.moving.map_or(owner.slot, |moving| moving.to))
     }
 
-    /// Whether a rebalance may take it from its owner.
+    /// Whether a rebalance may take it from its owner. One that has failed stays where it works, until the next join.
     pub(super) fn is_movable(&self) -> bool {
-        self.owner.is_some() && self.moving.is_none() && !self.finished && self.must_fence.is_empty()
+        self.owner.is_some() && self.moving.is_none() && !self.finished && self.must_fence.is_empty() && self.failures == 0
+    }
+
+    /// Since when somebody is to become warm who holds a place: the target of a move, or a follower that is to replace another.
+    pub(super) fn warming_since_ms(&self) -> Option<u64> {
+        let moving = self.moving.filter(|moving| !moving.ready).map(|moving| moving.since_ms);
+        let replacing = self.followers.iter().filter(|follower| follower.replaces.is_some()).map(|follower| follower.since_ms);
+        moving.into_iter().chain(replacing).min()
     }
 
     /// Calls a planned move off: the owner keeps the region.
@@ -253,7 +289,7 @@ impl Region {
         if let Some(target) = self.moving.take() {
             match self.followers.iter_mut().find(|follower| follower.slot == target.to) {
                 Some(follower) => follower.ready |= target.ready,
-                None => self.followers.push(Follower { slot: target.to, ready: target.ready, replaces: None }),
+                None => self.followers.push(Follower::new(target.to, target.ready)),
             }
         }
     }
@@ -336,7 +372,7 @@ impl Cluster {
             self.index.digests.remove(Piece::Awaited(incarnation));
         }
         let at = self.state.applied.unwrap_or_default();
-        self.remember(incarnation, Gone { nonce: member.nonce, at, standing, rack: member.rack });
+        self.remember(incarnation, Gone { nonce: member.nonce, worker: member.worker, at, standing, rack: member.rack });
     }
 
     /// Keeps what became of an incarnation, and forgets the oldest of which nothing is left to fence.
@@ -367,7 +403,8 @@ impl Cluster {
     pub(super) fn digest_clock(&mut self) {
         let clock = &self.state.clock;
         let suspended_until_ms = clock.suspension.as_ref().map(|suspension| suspension.until_ms);
-        self.index.digests.set(Piece::Clock, &(clock.now_ms, clock.last_append_ms, suspended_until_ms));
+        let due = (self.state.starts_at_ms, self.state.balances_at_ms);
+        self.index.digests.set(Piece::Clock, &(clock.now_ms, clock.last_append_ms, suspended_until_ms, due));
     }
 
     /// Index and digest of a state that came from a snapshot.

@@ -71,6 +71,10 @@ fn joined(incarnation: u64, followers: u32) -> ControlRecord {
             heartbeat_interval_ms: HEARTBEAT_MS,
             expiry_ms: 5_000,
             release_timeout_ms: 10_000,
+            workers_expected: 1,
+            start_wait_ms: 0,
+            balance_delay_ms: 0,
+            warm_up_timeout_ms: 0,
         },
         http: Some(format!("10.0.{}.{}:8080", incarnation / 256, incarnation % 256)),
     })

@@ -100,6 +100,10 @@ pub struct CheckpointError {
 
 /// Checkpoints of one job.
 pub trait CheckpointStore: Send + Sync {
+    /// Whose uploads they are from now on: a worker says so once it is a member, and at each later start.
+    fn set_incarnation(&self, incarnation: Incarnation) {
+        let _ = incarnation;
+    }
     /// Uploads what no restorable checkpoint of this writer names yet, then writes the manifest. While the store is away it goes to the local
     /// folder; Ok then says `Local`.
     fn save(&self, request: &CheckpointRequest) -> Result<Saved, CheckpointError>;

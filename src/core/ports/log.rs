@@ -112,6 +112,11 @@ impl Wakeup {
         self.condition.notify_one();
     }
 
+    /// Lowers it and says whether it was raised: for whoever gives turns to many and waits for none.
+    pub fn take(&self) -> bool {
+        std::mem::take(&mut *self.raised.lock().unwrap_or_else(|poisoned| poisoned.into_inner()))
+    }
+
     /// Waits until raised or until the time is over, and lowers it.
     pub fn wait(&self, timeout: Duration) {
         let deadline = Instant::now() + timeout;
@@ -144,6 +149,12 @@ pub struct ReaderOptions {
     pub headers: bool,
     /// Bound of what the client buffers for this reader, over all its partitions, in bytes (M-1).
     pub buffer_bytes: usize,
+    /// How many partitions there can be for it, where that is known; 0: not known. Buffers are sized for twice as many as are assigned, at most for
+    /// this many, so that taking over those of another reader does not mean to start over.
+    pub partitions_max: usize,
+    /// How long the broker may sit on a question that it has nothing for; None: the client's default. Short where the *end* of a partition is waited
+    /// for, which is told by an answer without messages.
+    pub wait_max: Option<Duration>,
     /// Extra client properties (a table's `properties.*`), over those of the job.
     pub properties: BTreeMap<String, String>,
 }
@@ -265,6 +276,10 @@ pub trait Log: Send + Sync {
     /// None when the topic does not exist.
     fn describe_topic(&self, topic: &str) -> Result<Option<TopicDescription>, LogError>;
     fn bounds(&self, partition: &TopicPartition, isolation: Isolation) -> Result<Bounds, LogError>;
+    /// Where these partitions end; all of them are asked for at the same time.
+    fn ends(&self, partitions: &[TopicPartition], isolation: Isolation) -> Result<Vec<Offset>, LogError> {
+        partitions.iter().map(|partition| Ok(self.bounds(partition, isolation)?.high)).collect()
+    }
     /// Resolves a start position to an offset.
     fn resolve(&self, partition: &TopicPartition, start: StartAt) -> Result<Offset, LogError>;
     /// Committed offset of a consumer group, if it has one (`scan.startup.mode = group-offsets`).

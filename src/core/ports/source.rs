@@ -100,6 +100,11 @@ pub trait SourceReader: Send {
     fn remove_split(&mut self, split: SplitId);
     /// Takes what is there now, without waiting. A record larger than the limit is still taken alone.
     fn take(&mut self, split: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError>;
+    /// Whether nothing that is committed waits at or behind this position. Asked before a split counts as idle: being slow ourselves is not idleness.
+    /// A source that makes its rows itself has nothing waiting.
+    fn stands_at_end(&self, _split: SplitId, _position: Offset) -> bool {
+        true
+    }
     /// When a split that is `Idle` by its own choice (a rate limit) will have something; None: the wakeup tells.
     fn ready_in(&self) -> Option<Duration> {
         None
@@ -123,7 +128,7 @@ pub trait SourceConnector: Send + Sync {
     fn metadata_type(&self, key: &str) -> Option<DataType>;
     /// Columns that the connector fills by itself when a table declares none (Nexmark): name, type, nullable.
     fn open(&self, request: SourceRequest) -> Result<Arc<dyn Source>, SourceError>;
-    /// Kafka only: consumer group and topic for lag tools, `(topic, group)`.
+    /// Kafka only: consumer group and topic for lag tools, `(topic, group)`. An empty group is the job's.
     fn group(&self, _table: &TableDefinition) -> Option<(String, String)> {
         None
     }

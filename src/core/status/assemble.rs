@@ -15,6 +15,7 @@ impl ClusterStatus {
         let regions: Vec<RegionView> = cluster.regions().map(|(id, region)| assembly.region(id, region)).collect();
         let mut workers: Vec<WorkerStatus> = cluster.members().map(|member| assembly.worker(member)).collect();
         workers.sort_by(|a, b| (&a.worker, a.incarnation).cmp(&(&b.worker, b.incarnation)));
+        let in_ms = |at_ms: u64| at_ms.saturating_sub(cluster.log_clock_ms());
         let mut takeovers: Vec<Takeover> = cluster.takeovers().map(|takeover| assembly.takeover(takeover)).collect();
         takeovers.sort_by_key(|takeover| std::cmp::Reverse((takeover.offset, takeover.region.clone())));
         ClusterStatus {
@@ -24,6 +25,9 @@ impl ClusterStatus {
             level: cluster.level(),
             offset: cluster.applied(),
             log_clock_ms: cluster.log_clock_ms(),
+            at_rest: cluster.is_at_rest(),
+            starts_in_ms: cluster.starts_at_ms().map(in_ms),
+            balances_in_ms: cluster.balances_at_ms().map(in_ms),
             totals: assembly.totals(&regions),
             workers,
             regions,
@@ -85,9 +89,9 @@ impl<'a> Assembly<'a> {
         assembly
     }
 
-    /// The worker's name; of one that is gone, its slot.
+    /// The worker's name; of one that is forgotten, its slot.
     fn worker_of(&self, slot: SlotId) -> String {
-        self.cluster.member(slot.incarnation).map_or_else(|| slot.to_string(), |member| member.worker.clone())
+        self.cluster.worker_name(slot.incarnation).map_or_else(|| slot.to_string(), str::to_string)
     }
 
     fn worker(&self, member: &Member) -> WorkerStatus {
@@ -134,7 +138,7 @@ impl<'a> Assembly<'a> {
             followers: self.followers(&name, region, said.map(|report| report.epoch)),
             checkpoint,
             stopped: said.and_then(|report| report.stopped.clone()),
-            failures: region.failures,
+            failures: region.failures_ever,
             region: name,
         }
     }

@@ -34,6 +34,15 @@ pub struct ClusterStatus {
     /// Of the last record that was taken into account.
     pub offset: Option<Offset>,
     pub log_clock_ms: u64,
+    /// Every region is with its owner, nothing moves, and no move is wanted or put off.
+    #[serde(default)]
+    pub at_rest: bool,
+    /// Regions are given away in this time, or when all workers that are expected are there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub starts_in_ms: Option<u64>,
+    /// Loads are evened out in this time: it was put off because something was lost or has changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub balances_in_ms: Option<u64>,
     pub totals: Totals,
     /// Live ones, by name.
     pub workers: Vec<WorkerStatus>,

@@ -141,6 +141,32 @@ pub(crate) fn offset_for_time(query: &Query, partition: &TopicPartition, timesta
     }
 }
 
+/// Where partitions end, by the isolation of the client: one question to each of their leaders.
+pub(crate) fn ends(query: &Query, partitions: &[TopicPartition]) -> Result<Vec<Offset>, LogError> {
+    if partitions.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut list = TopicPartitionList::with_capacity(partitions.len());
+    for partition in partitions {
+        // In a question for the offset at a time, -1 is "the latest" in Kafka's protocol, and librdkafka passes it on.
+        list.add_partition_offset(&partition.topic, partition.partition, RdOffset::End)
+            .map_err(|error| log_error(&format!("end of {partition}"), &error))?;
+    }
+    let found = query.offsets_for_times(list, QUERY_TIMEOUT).map_err(|error| log_error("ends of partitions", &error))?;
+    partitions
+        .iter()
+        .map(|partition| {
+            let what = format!("end of {partition}");
+            let element = found.find_partition(&partition.topic, partition.partition).ok_or_else(|| code_error(&what, Code::Fail))?;
+            element.error().map_err(|error| log_error(&what, &error))?;
+            match element.offset() {
+                RdOffset::Offset(offset) => Ok(offset),
+                _ => Err(code_error(&what, Code::Fail)),
+            }
+        })
+        .collect()
+}
+
 /// Deletes what lies before the given offsets.
 pub(crate) fn delete_records(admin: &Admin, before: &[(TopicPartition, Offset)]) -> Result<(), LogError> {
     if before.is_empty() {

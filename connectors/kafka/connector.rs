@@ -61,7 +61,7 @@ impl SourceConnector for KafkaConnector {
     fn group(&self, table: &TableDefinition) -> Option<(String, String)> {
         // Groups of another cluster are not written: the job's log would commit them in its own.
         let options = TableOptions::read(table).ok().filter(|options| !options.is_elsewhere(self.log.servers()))?;
-        Some((options.topic, options.group?))
+        Some((options.topic, options.group.unwrap_or_default()))
     }
 }
 

@@ -223,6 +223,10 @@ impl Log for KafkaLog {
         Ok(Bounds { low, high })
     }
 
+    fn ends(&self, partitions: &[TopicPartition], isolation: Isolation) -> Result<Vec<Offset>, LogError> {
+        admin::ends(&*self.query(isolation)?, partitions)
+    }
+
     fn resolve(&self, partition: &TopicPartition, start: StartAt) -> Result<Offset, LogError> {
         match start {
             StartAt::Offset(offset) => Ok(offset),
@@ -276,12 +280,11 @@ impl Log for KafkaLog {
     fn fencer(&self, transactional_id: &str) -> Result<Box<dyn Fencer>, LogError> {
         let mut fencer = KafkaFencer::new(&self.properties, transactional_id)?;
         fencer.connect()?;
-        self.clients.lock().prepared.extend(fencer.clients().iter().map(Arc::downgrade));
+        self.clients.lock().prepared.extend(fencer.client().map(Arc::downgrade));
         Ok(Box::new(fencer))
     }
 
     fn fence(&self, transactional_id: &str) -> Result<(), LogError> {
-        // Each of its producers connects on a thread of its own.
         Box::new(KafkaFencer::new(&self.properties, transactional_id)?).fence()
     }
 

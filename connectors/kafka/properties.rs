@@ -16,6 +16,8 @@ const TRANSACTION_TIMEOUT_MS: u64 = 30_000;
 const SOCKET_TIMEOUT_MS: u64 = 10_000;
 /// librdkafka demands that `socket.timeout.ms` stays below the transaction's time-out plus this.
 const SOCKET_TIMEOUT_MARGIN_MS: u64 = 100;
+/// How long a broker may sit on a fetch that it has nothing for.
+const FETCH_WAIT: Duration = Duration::from_millis(100);
 /// Bound of one writer's queue in kilobytes (M-1).
 const WRITER_QUEUE_KBYTES: &str = "32768";
 /// Bound of one writer's queue in messages (M-1).
@@ -167,14 +169,18 @@ impl Properties {
     }
 
     /// A reader whose partitions may buffer this many bytes each.
-    pub fn reader(&self, partition_bytes: usize) -> ClientConfig {
+    pub fn reader(&self, partition_bytes: usize, wait_max: Option<Duration>) -> ClientConfig {
         let mut config = self.base("reader");
         // librdkafka counts payloads; its own structures weigh about as much again for small messages.
         let queue_kbytes = (partition_bytes / 2 / 1024).clamp(64, 1_000_000);
         let fetch_bytes = (queue_kbytes * 1024).clamp(65_536, 1_048_576).to_string();
-        for (key, value) in
-            [("fetch.wait.max.ms", "100"), ("fetch.min.bytes", "1"), ("fetch.queue.backoff.ms", "10"), ("fetch.error.backoff.ms", "100")]
-        {
+        let wait_ms = wait_max.unwrap_or(FETCH_WAIT).as_millis().to_string();
+        for (key, value) in [
+            ("fetch.wait.max.ms", wait_ms.as_str()),
+            ("fetch.min.bytes", "1"),
+            ("fetch.queue.backoff.ms", "10"),
+            ("fetch.error.backoff.ms", "100"),
+        ] {
             self.default(&mut config, key, value);
         }
         self.default(&mut config, "max.partition.fetch.bytes", &fetch_bytes);
@@ -313,6 +319,6 @@ mod tests {
         assert_eq!(config.get("socket.timeout.ms"), Some("3100"));
         assert_eq!(config.get("message.timeout.ms"), Some("3000"));
         config.create_native_config().expect("accepted");
-        properties.reader(1 << 20).create_native_config().expect("accepted");
+        properties.reader(1 << 20, None).create_native_config().expect("accepted");
     }
 }

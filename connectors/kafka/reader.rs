@@ -77,7 +77,7 @@ pub struct KafkaReader {
 impl KafkaReader {
     pub(crate) fn new(properties: &Properties, options: ReaderOptions, wakeup: Arc<Wakeup>) -> Result<Self, LogError> {
         let properties = properties.with(&options.properties)?;
-        properties.reader(BUFFER_BYTES).create_native_config().map_err(|error| log_error("make a reader", &error))?;
+        properties.reader(BUFFER_BYTES, options.wait_max).create_native_config().map_err(|error| log_error("make a reader", &error))?;
         Ok(KafkaReader { properties, options, wakeup, positions: BTreeMap::new(), open: BTreeMap::new(), client: None, capacity: 0 })
     }
 
@@ -88,10 +88,10 @@ impl KafkaReader {
         }
         self.open.clear();
         self.client = None;
-        self.capacity = self.positions.len().next_power_of_two();
+        self.capacity = capacity(self.positions.len(), self.options.partitions_max);
         let buffer_bytes = if self.options.buffer_bytes == 0 { BUFFER_BYTES } else { self.options.buffer_bytes };
         let events = ClientEvents::waking(Arc::clone(&self.wakeup));
-        let config = self.properties.reader(buffer_bytes / self.capacity);
+        let config = self.properties.reader(buffer_bytes / self.capacity, self.options.wait_max);
         let client: ReaderClient = config.create_with_context(events).map_err(|error| log_error("make a reader", &error))?;
         let client = Arc::new(client);
         self.client = Some(Arc::clone(&client));
@@ -173,6 +173,18 @@ impl KafkaReader {
         }
         let taken = Taken { next: position.next, messages: cut.messages.len(), bytes: cut.bytes, at_end: position.at_end };
         Ok(BatchTaken { past_end: cut.past_end, batch: FetchedBatch::new(cut.messages, client), taken })
+    }
+}
+
+/// A client has room for so many, if there can be that many: smaller shares would save nothing.
+const CAPACITY_MIN: usize = 16;
+
+/// Partitions that a new client is made for. One that becomes too small is replaced, which costs a connection and all that was fetched: so it has
+/// room for twice as many, as after the loss of another reader, if there can be that many.
+fn capacity(assigned: usize, partitions_max: usize) -> usize {
+    match partitions_max {
+        0 => assigned.next_power_of_two(),
+        most => (2 * assigned).next_power_of_two().max(CAPACITY_MIN).min(most).max(assigned),
     }
 }
 
@@ -316,4 +328,19 @@ fn one(partition: &TopicPartition, offset: Option<Offset>) -> Result<TopicPartit
             .map_err(|error| log_error(&format!("read {partition}"), &error))?,
     }
     Ok(list)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::capacity;
+
+    #[test]
+    fn a_reader_has_room_for_what_another_one_leaves() {
+        assert_eq!(capacity(10, 100), 32);
+        assert_eq!(capacity(2, 100), 16);
+        assert_eq!(capacity(2, 6), 6, "there are no more");
+        assert_eq!(capacity(6, 6), 6);
+        assert_eq!(capacity(3, 0), 4, "not known how many there can be");
+        assert_eq!(capacity(7, 6), 7, "the topic has grown");
+    }
 }

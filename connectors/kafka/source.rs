@@ -22,6 +22,8 @@ use streamshield_core::ports::log::*;
 use streamshield_core::ports::source::*;
 use streamshield_core::table::{OptionError, SourceRequest};
 
+/// The end of a partition that is written in transactions lies behind the last record by its commit marker.
+const CONTROL_MARKERS: Offset = 1;
 /// Bound of what one reader of a table buffers, over its partitions, in bytes (M-1).
 const BUFFER_BYTES: usize = 24 << 20;
 
@@ -115,12 +117,14 @@ impl Source for KafkaSource {
         let options = ReaderOptions {
             headers: self.request.keep_origins || self.reads_headers(),
             buffer_bytes: BUFFER_BYTES,
-            properties: BTreeMap::new(),
+            partitions_max: self.partitions().unwrap_or(0),
+            ..Default::default()
         };
         let reader = self.log.kafka_reader(options, wakeup).map_err(|error| self.error(error))?;
         let topic = self.options.topic.as_str().into();
         Ok(Box::new(KafkaTableReader {
             reader,
+            log: Arc::clone(&self.log),
             topic,
             options: self.options.clone(),
             request: self.request.clone(),
@@ -130,6 +134,13 @@ impl Source for KafkaSource {
 }
 
 impl KafkaSource {
+    /// None: the broker does not say at the moment.
+    fn partitions(&self) -> Option<usize> {
+        let query = self.log.query(Isolation::ReadCommitted).ok()?;
+        let partitions = admin::partitions(&query, &self.options.topic).ok()??;
+        usize::try_from(partitions).ok()
+    }
+
     fn reads_headers(&self) -> bool {
         use streamshield_core::table::ColumnKind;
         self.request.columns.iter().any(|column| matches!(&column.kind, ColumnKind::Metadata { key, .. } if key == "headers"))
@@ -147,6 +158,7 @@ struct OpenSplit {
 /// Reads some partitions of a table.
 struct KafkaTableReader {
     reader: KafkaReader,
+    log: Arc<KafkaLog>,
     topic: Arc<str>,
     options: TableOptions,
     request: SourceRequest,
@@ -172,6 +184,12 @@ impl SourceReader for KafkaTableReader {
         {
             tracing::debug!(target: "kafka", partition = %split.partition, "{error}");
         }
+    }
+
+    fn stands_at_end(&self, id: SplitId, position: Offset) -> bool {
+        let partition = TopicPartition::new(Arc::clone(&self.topic), id as i32);
+        let bounds = self.log.bounds(&partition, Isolation::ReadCommitted);
+        bounds.is_ok_and(|bounds| bounds.high <= position.max(bounds.low) + CONTROL_MARKERS)
     }
 
     fn take(&mut self, id: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {

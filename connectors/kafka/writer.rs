@@ -20,6 +20,7 @@
 
 use crate::context::WriterEvents;
 use crate::errors::{code_error, kind_of, log_error};
+use crate::fencer::close_aside;
 use crate::produce::{TopicHandle, WriterClient, flush};
 use crate::properties::Properties;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
@@ -28,18 +29,24 @@ use rdkafka::producer::{BaseRecord, Producer, PurgeConfig};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use streamshield_core::mutants;
 use streamshield_core::ports::log::{CommitOutcome, LogError, LogErrorKind, MessageSet, OutMessage, TransactionalWriter};
 
 /// How long a producer may take to get its id and fence its predecessor.
 const INIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// One try of it; in between the client's events are served.
-const INIT_TRY: Duration = Duration::from_secs(5);
+/// One try of it, the first and the longest. An abort takes 5 to 60 ms on a busy broker, and longer on one that is in trouble.
+const INIT_TRY_MIN: Duration = Duration::from_millis(5);
+const INIT_TRY_MAX: Duration = Duration::from_millis(250);
+/// From one try to the next: about 25 tries in the first half second.
+const INIT_TRY_GROWTH: f64 = 1.1;
 /// How long `send` waits for room in a full queue.
 const QUEUE_FULL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an abort may take; the successor's InitProducerId aborts as well.
 const ABORT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long to wait for room in a full queue at a time.
 const TICK: Duration = Duration::from_millis(1);
+/// How long the line of an answer that the client has heard may be on its way to us.
+const LINE_TIMEOUT: Duration = Duration::from_millis(20);
 /// How often reports of failed messages are served while a commit waits for its messages.
 const FLUSH_MS: i32 = 20;
 
@@ -62,7 +69,7 @@ impl KafkaWriter {
         let what = format!("make the writer '{transactional_id}'");
         let client: WriterClient =
             properties.writer(transactional_id).create_with_context(WriterEvents::default()).map_err(|error| log_error(&what, &error))?;
-        init_transactions(&client, &what)?;
+        request_producer_id(&client, INIT_TIMEOUT).map_err(|error| log_error(&what, &error))?;
         let timeout = properties.transaction_timeout();
         Ok(KafkaWriter {
             topics: BTreeMap::new(),
@@ -94,6 +101,14 @@ impl KafkaWriter {
             }
             before = left;
             self.client.poll(Duration::ZERO);
+        }
+    }
+
+    /// The client writes further lines while it is served, so that [`Self::serve`] may stop before the answer's own line.
+    fn serve_answers(&self, expected: usize) {
+        let deadline = Instant::now() + LINE_TIMEOUT;
+        while self.client.context().end_txn.count() < expected && Instant::now() < deadline {
+            self.client.poll(TICK);
         }
     }
 
@@ -149,6 +164,16 @@ impl KafkaWriter {
         match kind_of(code) {
             LogErrorKind::Fenced => CommitOutcome::Fenced(why),
             _ => CommitOutcome::InDoubt(why),
+        }
+    }
+}
+
+impl Drop for KafkaWriter {
+    /// Closing a client waits for what it may still have to say, up to half a second. After a doubtful commit the successor is waited for, and what it does first
+    /// (InitProducerId) shuts this one out wherever it stands: so that one is closed aside.
+    fn drop(&mut self) {
+        if self.spent.is_some() {
+            close_aside((std::mem::take(&mut self.topics), Arc::clone(&self.client)));
         }
     }
 }
@@ -224,13 +249,19 @@ impl TransactionalWriter for KafkaWriter {
         }
         // A time-out of zero would mean an endless wait inside of rdkafka's flush.
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
-        let result = self.client.commit_transaction(left);
+        let mut result = self.client.commit_transaction(left);
+        // What librdkafka's manual says: ask again, with the same producer.
+        while mutants::is_on("keep-producer") && result.as_ref().is_err_and(is_retriable) {
+            result = self.client.commit_transaction(left);
+        }
         self.serve();
         if let Err(error) = result {
             return self.outcome_of(error);
         }
         // Without messages there is no transaction at the coordinator and no EndTxn.
-        match self.client.context().end_txn.doubt(usize::from(self.sent > 0)) {
+        let expected = usize::from(self.sent > 0);
+        self.serve_answers(expected);
+        match self.client.context().end_txn.doubt(expected) {
             None => CommitOutcome::Committed,
             Some(doubt) => {
                 self.spent = Some(doubt.clone());
@@ -254,22 +285,29 @@ impl TransactionalWriter for KafkaWriter {
     }
 }
 
-/// Gets a producer id, which fences all earlier producers of the same transactional id.
-fn init_transactions(client: &WriterClient, what: &str) -> Result<(), LogError> {
-    let deadline = Instant::now() + INIT_TIMEOUT;
+/// Gets a producer id, which fences all earlier producers of the same transactional id and ends their transactions.
+///
+/// While the broker ends one, it answers CONCURRENT_TRANSACTIONS, and librdkafka waits for 500 ms then. A call that is repeated after its time-out
+/// asks at once, unless an answer is outstanding; so the time-outs are short.
+pub(crate) fn request_producer_id(client: &WriterClient, timeout: Duration) -> Result<(), KafkaError> {
+    let deadline = Instant::now() + timeout;
+    let mut patience = INIT_TRY_MIN;
     loop {
         // Tokens are handed over by the event queue.
         client.poll(Duration::ZERO);
-        let error = match client.init_transactions(INIT_TRY) {
+        let error = match client.init_transactions(patience) {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
-        let retriable = matches!(&error, KafkaError::Transaction(native) if native.is_retriable());
-        if !retriable || Instant::now() >= deadline {
-            return Err(log_error(what, &error));
+        if !is_retriable(&error) || Instant::now() >= deadline {
+            return Err(error);
         }
-        tracing::debug!(target: "kafka", "{what}: {error}; trying again");
+        patience = patience.mul_f64(INIT_TRY_GROWTH).min(INIT_TRY_MAX);
     }
+}
+
+fn is_retriable(error: &KafkaError) -> bool {
+    matches!(error, KafkaError::Transaction(native) if native.is_retriable())
 }
 
 fn headers(list: &[(String, Vec<u8>)]) -> Option<OwnedHeaders> {

@@ -1,25 +1,29 @@
 //! A commit whose answer is lost must be in doubt, although librdkafka retries it and reports success (KIP-890).
 
-use crate::proxy::{Cut, Proxy};
 use crate::support::*;
+use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use streamshield_core::ports::log::*;
+use streamshield_proxy::{Action, ApiKey, KafkaProxy, Options, Rule};
 
-fn commit_with_cut(cut: Cut) {
+fn commit_with_cut(cut: Action) {
     let Some(servers) = servers() else { return };
-    let proxy = Proxy::start(&servers);
+    let broker = servers.to_socket_addrs().expect("an address").next().expect("an address");
+    let proxy = KafkaProxy::start(Options::new("doubt", broker)).expect("start");
+    proxy.advertise(broker, proxy.address());
+    let end_txns = proxy.add(Rule::new(ApiKey::EndTxn, Action::Observe));
     let direct = connect(&servers, &[]);
-    let log = connect(&proxy.address, &[]);
+    let log = connect(&proxy.address().to_string(), &[]);
     let (topic, id) = (topic(&direct, "doubt", 1), unique("doubt"));
     let mut writer = log.writer(&id).expect("writer");
     commit(&mut *writer, &values(&topic, ["clean".to_string()]));
-    assert_eq!(proxy.end_txns(), 1, "the client goes through the proxy");
+    assert_eq!(end_txns.counters().fired, 1, "the client goes through the proxy");
 
     writer.begin().expect("begin");
     writer.send_set(&values(&topic, ["doubtful".to_string()])).expect("send");
-    proxy.cut_next(cut);
+    let cut = proxy.add(Rule::new(ApiKey::EndTxn, cut).times(1));
     let outcome = writer.commit();
-    assert!(proxy.end_txns() >= 2, "the cut took place");
+    assert!(end_txns.counters().fired >= 2 && cut.counters().fired == 1, "the cut took place");
     let CommitOutcome::InDoubt(why) = outcome else { panic!("{outcome:?}") };
     println!("in doubt: {why}");
     assert_eq!(writer.begin().expect_err("a writer in doubt is not used again").kind, LogErrorKind::Fenced);
@@ -36,10 +40,10 @@ fn commit_with_cut(cut: Cut) {
 
 #[test]
 fn a_commit_whose_answer_is_lost_is_in_doubt() {
-    commit_with_cut(Cut::Answer);
+    commit_with_cut(Action::CutResponse);
 }
 
 #[test]
 fn a_commit_whose_request_is_lost_is_in_doubt() {
-    commit_with_cut(Cut::Request);
+    commit_with_cut(Action::CutRequest);
 }

@@ -8,7 +8,6 @@ mod control;
 mod doubt;
 mod fencing;
 mod measure;
-mod proxy;
 mod reading;
 mod restart;
 mod support;

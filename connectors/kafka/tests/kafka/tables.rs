@@ -113,6 +113,20 @@ fn a_bounded_scan_ends_behind_markers_and_aborted_messages() {
 }
 
 #[test]
+fn a_split_stands_at_its_end_when_nothing_committed_waits_in_it() {
+    let log = log_or_return!();
+    let topic = topic(&log, "waiting", 2);
+    let mut writer = log.writer(&unique("waiting")).expect("writer");
+    commit(&mut *writer, &values(&topic, (0..3).map(|id| person(id, "a"))));
+    settled(&log, &TopicPartition::new(Arc::clone(&topic), 0));
+    // The table names no group.
+    let source = open(&log, &table(&topic, &[], &[]), false);
+    let reader = source.reader(Arc::new(Wakeup::default())).expect("reader");
+    let answers = [(0, 0), (0, 2), (0, 3), (1, 0)].map(|(split, position)| reader.stands_at_end(split, position));
+    assert_eq!(answers, [false, false, true, true]);
+}
+
+#[test]
 fn bad_records_and_tombstones_are_told_apart_with_their_originals() {
     let log = log_or_return!();
     let topic = topic(&log, "bad", 1);

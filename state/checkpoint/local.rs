@@ -19,6 +19,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use streamshield_core::ids::RegionId;
+use streamshield_core::mutants;
 use xxhash_rust::xxh3::Xxh3;
 
 const MANIFEST: &str = "manifest.json";
@@ -239,7 +240,8 @@ impl Held {
             // Table files never change: one inode for both, and the checksum is of what is linked.
             let linked = file.name.ends_with(".sst") && std::fs::hard_link(&from, &to).is_ok();
             let (size, checksum) = if linked { hash_and_copy(&to, None)? } else { hash_and_copy(&from, Some(&to))? };
-            if size != file.size || checksum != file.checksum {
+            let is_right = checksum == file.checksum || mutants::is_on("restore-without-checksum");
+            if size != file.size || !is_right {
                 return Err(StoreError::damaged(format!("file {} has {size} bytes of {} or a wrong checksum", from.display(), file.size)));
             }
         }

@@ -232,6 +232,10 @@ impl Shared {
 pub(crate) type Manifests = BTreeMap<ManifestName, Result<Arc<Manifest>, Unusable>>;
 
 impl CheckpointStore for ObjectCheckpoints {
+    fn set_incarnation(&self, incarnation: Incarnation) {
+        ObjectCheckpoints::set_incarnation(self, incarnation);
+    }
+
     fn save(&self, request: &CheckpointRequest) -> Result<Saved, CheckpointError> {
         self.save_checkpoint(request)
     }

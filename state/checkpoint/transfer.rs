@@ -21,6 +21,7 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use streamshield_core::mutants;
 use tokio::task::{JoinHandle, JoinSet, spawn_blocking};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -193,7 +194,7 @@ pub(crate) async fn download(
         (sink, hasher) = absorb(sink, hasher, bytes, &target).await?;
         drop(permit);
     }
-    if hasher.digest128() != expected.checksum {
+    if hasher.digest128() != expected.checksum && !mutants::is_on("restore-without-checksum") {
         return Err(StoreError::damaged(format!("file {}: its checksum is wrong", expected.object)));
     }
     Ok(expected.size)

@@ -1,8 +1,12 @@
 //! A planned job for people and programs: stages, exchanges, state.
 
 use crate::Planned;
+use crate::types::words;
 use crate::windows::describe;
+use datafusion_physical_expr::utils::collect_columns;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use streamshield_core::table::{ColumnKind, TableDefinition};
 use streamshield_engine::plan::{Aggregate, Emit, Operator, StageInput, StageOutput, StagePlan, WatermarkPlan};
 
 /// The stages as text.
@@ -122,7 +126,7 @@ fn output_text(planned: &Planned, stage: &StagePlan) -> String {
     }
 }
 
-/// The same as JSON.
+/// The same as JSON, with what a program needs to feed the job: the tables without their secrets.
 pub fn json(planned: &Planned) -> serde_json::Value {
     let plan = &planned.plan;
     let stages: Vec<serde_json::Value> = plan
@@ -134,10 +138,57 @@ pub fn json(planned: &Planned) -> serde_json::Value {
                 "input": input_text(planned, stage),
                 "operators": stage.operators.iter().map(operator_text).collect::<Vec<_>>(),
                 "output": output_text(planned, stage),
+                "source": source_json(stage),
+                "sink": sink_json(stage),
+                "row_for_row": is_row_for_row(stage),
             })
         })
         .collect();
     serde_json::json!({ "fingerprint": plan.fingerprint.to_string(), "stages": stages, "warnings": plan.warnings })
+}
+
+/// Each row that can be read gives one row of a sink.
+fn is_row_for_row(stage: &StagePlan) -> bool {
+    let keeps_rows = stage.operators.iter().all(|operator| matches!(operator, Operator::Project(_)));
+    matches!((&stage.input, &stage.output), (StageInput::Source(_), StageOutput::Sink(_))) && keeps_rows
+}
+
+/// Options that say how messages look; others may hold secrets.
+const SHOWN_OPTIONS: [&str; 8] =
+    ["topic", "format", "value.format", "key.format", "key.fields", "key.fields-prefix", "value.fields-include", "scan.startup.mode"];
+
+fn table_json(table: &TableDefinition) -> serde_json::Value {
+    let columns: Vec<serde_json::Value> = table
+        .columns
+        .iter()
+        .filter(|column| column.kind == ColumnKind::Physical)
+        .map(|column| {
+            let field = &column.field;
+            serde_json::json!({ "name": field.name(), "type": words(field.data_type()), "nullable": field.is_nullable() })
+        })
+        .collect();
+    let shown = table.options.iter().filter(|(key, _)| SHOWN_OPTIONS.contains(&key.as_str()));
+    let options: BTreeMap<&String, &String> = shown.collect();
+    serde_json::json!({ "table": table.name, "connector": table.connector(), "columns": columns, "options": options })
+}
+
+fn source_json(stage: &StagePlan) -> Option<serde_json::Value> {
+    let StageInput::Source(source) = &stage.input else { return None };
+    let mut json = table_json(&source.table);
+    // The columns of the record that event time and watermark are made of.
+    let mut event_time = BTreeSet::new();
+    if let Some(WatermarkPlan::EventTime { time_column, expression, .. }) = &source.watermark {
+        let watermark = expression.list.iter().flat_map(collect_columns).map(|column| column.index());
+        let made_of = watermark.chain([*time_column]).filter_map(|index| source.project.expressions.list.get(index));
+        event_time.extend(made_of.flat_map(collect_columns).map(|column| column.name().to_owned()));
+    }
+    json["event_time"] = serde_json::json!(event_time);
+    Some(json)
+}
+
+fn sink_json(stage: &StagePlan) -> Option<serde_json::Value> {
+    let StageOutput::Sink(sink) = &stage.output else { return None };
+    Some(table_json(&sink.table))
 }
 
 /// The same for Graphviz.

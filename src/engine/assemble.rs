@@ -20,7 +20,7 @@ use streamshield_core::ids::{Epoch, RegionId, StageId};
 use streamshield_core::ports::Connectors;
 use streamshield_core::ports::log::{TopicDescription, TopicPartition, TopicSpec};
 use streamshield_core::ports::sink::Sink;
-use streamshield_core::ports::source::Source;
+use streamshield_core::ports::source::{Source, SourceErrorKind};
 use streamshield_core::ports::state::WindowTableSpec;
 use streamshield_core::table::{SinkRequest, SourceRequest};
 use streamshield_core::watermark::{UpstreamWatermark, Watermark};
@@ -32,6 +32,19 @@ const OPEN_EPOCHS_SHARE: usize = 16;
 
 /// Of a region that no slot owns.
 pub const NOT_ASSIGNED: i64 = -1;
+
+/// A source did not say what it holds.
+pub struct Undiscovered {
+    pub error: EngineError,
+    /// It may do so in a moment.
+    pub retry: bool,
+}
+
+impl From<Undiscovered> for EngineError {
+    fn from(undiscovered: Undiscovered) -> Self {
+        undiscovered.error
+    }
+}
 
 /// A plan with its tables opened.
 pub struct Job {
@@ -79,12 +92,13 @@ impl Job {
     }
 
     /// Finds the splits of all sources: the genesis of a job that has none.
-    pub fn discover(&self) -> Result<Genesis, EngineError> {
+    pub fn discover(&self) -> Result<Genesis, Undiscovered> {
         let mut splits = BTreeMap::new();
         for (stage, source) in &self.sources {
-            let found = source.discover().map_err(|error| EngineError {
-                message: format!("the source of stage {} can't be read: {error}", self.plan.stages[stage.0 as usize].name),
-                hint: Some("does the topic or file exist, and may this user read it?".into()),
+            let found = source.discover().map_err(|error| {
+                let message = format!("the source of stage {} can't be read: {error}", self.plan.stages[stage.0 as usize].name);
+                let hint = Some("does the topic or file exist, and may this user read it?".into());
+                Undiscovered { retry: error.kind == SourceErrorKind::Retry, error: EngineError { message, hint } }
             })?;
             splits.insert(stage.0, found.iter().map(|split| GenesisSplit { id: split.id, start: split.start, end: split.end }).collect());
         }
@@ -197,6 +211,7 @@ impl Job {
             flush_wanted: false,
             in_flight: 0,
             leaving: false,
+            released_at: None,
             hurry: false,
             finished: false,
             failed: None,
@@ -248,12 +263,13 @@ fn has_state(stage: &StagePlan) -> bool {
 
 /// Creates what is missing and compares what is there.
 pub fn ensure_topics(environment: &Environment, specs: &[TopicSpec]) -> Result<(), EngineError> {
-    let created = retrying("create the job's topics", || environment.log.create_topics(specs))?;
+    let clock = environment.clock.as_ref();
+    let created = retrying(clock, "create the job's topics", || environment.log.create_topics(specs))?;
     if !created.is_empty() {
         tracing::info!(topics = created.join(", "), "created topics");
     }
     for spec in specs.iter().filter(|spec| !created.contains(&spec.name)) {
-        let found = retrying("describe a topic", || environment.log.describe_topic(&spec.name))?;
+        let found = retrying(clock, "describe a topic", || environment.log.describe_topic(&spec.name))?;
         let Some(found) = found else { continue };
         if let Some(difference) = difference(spec, &found) {
             return Err(EngineError {

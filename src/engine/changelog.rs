@@ -3,20 +3,21 @@
 //! ```text
 //! … delta delta epoch(record: 2 chunks) │ epoch(record) │ delta epoch(record: 1 chunk) … high watermark
 //! ```
-//! The end is the high watermark, taken after all fences; the last stable offset must reach it ([`StableEnd`]). The end of a partition under
-//! read committed is only the last stable offset: an open transaction hides behind it.
+//! The end is the high watermark, taken after all fences; the last stable offset must reach it: somebody who follows has read up to there, anybody
+//! else asks ([`StableEnd`]). The end of a partition under read committed is only the last stable offset: an open transaction hides behind it.
 
 use crate::content::DELTA_KEY;
 use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::Offset;
+use streamshield_core::mutants;
 use streamshield_core::ports::log::{
     Isolation, Log, LogError, LogErrorKind, LogReader, MessageView, ReaderOptions, TakeLimit, TopicPartition, Wakeup,
 };
 
 /// How long an open transaction of somebody fenced may hold the last stable offset back before it is an alarm.
-const STABLE_TIME_MAX: Duration = Duration::from_secs(30);
+pub const STABLE_TIME_MAX: Duration = Duration::from_secs(30);
 const TAKE: TakeLimit = TakeLimit { messages: 10_000, bytes: 8 << 20, end: None };
 const TAIL_BUFFER_BYTES: usize = 4 << 20;
 
@@ -55,18 +56,30 @@ impl StableEnd {
     pub fn turn(&mut self, log: &dyn Log, now: Duration) -> Result<Option<Offset>, LogError> {
         let high = match self.high {
             Some(high) => high,
+            None if mutants::is_on("end-is-lso") => *self.high.insert(log.bounds(&self.partition, Isolation::ReadCommitted)?.high),
             None => *self.high.insert(log.bounds(&self.partition, Isolation::ReadUncommitted)?.high),
         };
         if log.bounds(&self.partition, Isolation::ReadCommitted)?.high >= high {
             return Ok(Some(high));
         }
         if now.saturating_sub(self.since) > STABLE_TIME_MAX {
-            let message =
-                format!("O-1: {} has an open transaction of a producer that nobody fenced (before offset {high})", self.partition);
-            return Err(LogError::new(LogErrorKind::Fatal, message));
+            return Err(held_open(&self.partition, high));
         }
         Ok(None)
     }
+}
+
+/// Whether a reader that has not come to the end after all fences is held up by an open transaction: then somebody was not fenced.
+pub fn check_stable(log: &dyn Log, partition: &TopicPartition, end: Offset) -> Result<(), LogError> {
+    if log.bounds(partition, Isolation::ReadCommitted)?.high >= end {
+        return Ok(());
+    }
+    Err(held_open(partition, end))
+}
+
+fn held_open(partition: &TopicPartition, end: Offset) -> LogError {
+    let message = format!("O-1: {partition} has an open transaction of a producer that nobody fenced (before offset {end})");
+    LogError::new(LogErrorKind::Fatal, message)
 }
 
 /// Reads what some changelogs hold from given positions to their stable ends, and keeps the last record of each.
@@ -114,7 +127,14 @@ impl Tail {
         }
         let reader = self.reader.as_mut().expect("made above");
         for part in self.parts.iter_mut().filter(|part| !part.is_read()) {
-            part.read(reader.as_mut())?;
+            match part.read(reader.as_mut()) {
+                // Trimmed meanwhile, behind a checkpoint (K-2): so what was there is of epochs that are known to be committed.
+                Err(error) if error.kind == LogErrorKind::OutOfRange => {
+                    part.position = part.position.max(log.bounds(&part.partition, Isolation::ReadUncommitted)?.low);
+                    reader.assign(&part.partition, part.position)?;
+                }
+                read => read?,
+            }
         }
         if self.parts.iter().all(TailPart::is_read) {
             return Ok(Some(self.parts.iter_mut().map(|part| (part.last.take(), part.stable.unwrap_or(part.position))).collect()));

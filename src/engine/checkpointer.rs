@@ -26,11 +26,15 @@ use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, SlotId};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Offset, RegionId};
+use streamshield_core::mutants;
 use streamshield_core::ports::checkpoint::{CheckpointRequest, CheckpointStore, Durability};
-use streamshield_core::ports::log::{Log, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{Isolation, Log, TopicPartition, Wakeup};
 use streamshield_core::ports::state::StoreCopier;
 
 const IDLE: Duration = Duration::from_millis(200);
+/// Checkpoints that wait for their turn (M-1); the regions behind them are asked again later.
+pub const CHECKPOINT_JOBS_MAX: usize = 256;
+const QUEUE_FULL_PAUSE: Duration = Duration::from_secs(1);
 /// How long a record may take to be read back before the upkeep is left for the next time.
 const READ_BACK_TIME_MAX: Duration = Duration::from_secs(10);
 
@@ -44,7 +48,8 @@ pub struct CheckpointJob {
     region: RegionId,
     slot: SlotId,
     assignment: Offset,
-    content: Content,
+    /// None once it was taken: the store of a region may be opened anew only when nobody else holds it.
+    content: Option<Content>,
     changelog: TopicPartition,
     input: Option<TopicPartition>,
     news: Sender<CheckpointNews>,
@@ -115,13 +120,15 @@ impl Checkpoints {
             region: region.id,
             slot: self.slot,
             assignment: region.assignment,
-            content,
+            content: Some(content),
             changelog: region.changelog.clone(),
             input,
             news: self.news.clone(),
             news_wakeup: self.news_wakeup.clone(),
         };
-        let _ = self.jobs.send(job);
+        if self.jobs.try_send(job).is_err() {
+            *self.due.entry(region.id).or_insert(Due { at: None, epoch: None }) = Due { at: Some(now + QUEUE_FULL_PAUSE), epoch: None };
+        }
         self.wakeup.raise();
     }
 
@@ -184,10 +191,10 @@ impl Actor for Checkpointer {
 }
 
 impl Checkpointer {
-    fn save(&mut self, job: CheckpointJob) {
+    fn save(&mut self, mut job: CheckpointJob) {
         self.copies += 1;
         let directory = self.scratch.join(format!("checkpoint-{}-{}-{}", job.region.stage, job.region.partition, self.copies));
-        let saved = self.request(&job, &directory).and_then(|request| match request {
+        let saved = self.request(&mut job, &directory).and_then(|request| match request {
             Some(request) => self.store.save(&request).map(|saved| Some((request, saved))).map_err(|error| error.message),
             None => Ok(None),
         });
@@ -221,10 +228,11 @@ impl Checkpointer {
         }
     }
 
-    /// What to save; None when nothing was ever written to the store.
-    fn request(&self, job: &CheckpointJob, directory: &std::path::Path) -> Result<Option<CheckpointRequest>, String> {
-        let (record, changelog_from, directory) = match &job.content {
-            Content::Record { record, changelog_from } => ((**record).clone(), *changelog_from, None),
+    /// What to save; None when nothing was ever written to the store. From the copy on nothing here holds the region's store, however long the upload takes.
+    fn request(&self, job: &mut CheckpointJob, directory: &std::path::Path) -> Result<Option<CheckpointRequest>, String> {
+        let Some(content) = job.content.take() else { return Ok(None) };
+        let (record, changelog_from, directory) = match content {
+            Content::Record { record, changelog_from } => (*record, changelog_from, None),
             Content::Store(copier) => {
                 let stored = copier.copy_to(directory).map_err(|error| error.message)?;
                 let Some(stored) = stored else { return Ok(None) };
@@ -280,6 +288,10 @@ impl Checkpointer {
 
     /// K-2: only behind the oldest checkpoint that is remote.
     fn trim(&self, job: &CheckpointJob) -> Result<(), String> {
+        if mutants::is_on("purge-early") {
+            let end = self.log.bounds(&job.changelog, Isolation::ReadCommitted).map_err(|error| error.message)?.high;
+            return self.log.trim(&[(job.changelog.clone(), end)]).map_err(|error| error.message);
+        }
         let known = self.store.list(job.region).map_err(|error| error.message)?;
         let Some(oldest) = known.iter().find(|info| info.durability == Durability::Remote) else { return Ok(()) };
         let mut before = vec![(job.changelog.clone(), oldest.changelog_from)];

@@ -1,4 +1,4 @@
-//! Time, asked for and never waited for: an actor says when it wants its next turn.
+//! Time, asked for and hardly ever waited for: an actor says when it wants its next turn.
 //!
 //! The engine has two times. The *wall clock* goes into epochs as their `now` (and never back, see `Region::open`). The *steady time* measures
 //! intervals. A simulation gives both by the same trait, so the engine's own code decides on a time that a seed controls.
@@ -10,6 +10,8 @@ pub trait Clock: Send + Sync {
     fn wall_ms(&self) -> i64;
     /// Since some fixed moment; never goes back.
     fn steady(&self) -> Duration;
+    /// Lets time pass between two tries of a start, which nobody gives turns to yet. Nothing else waits in this way.
+    fn pause(&self, time: Duration);
 }
 
 /// This machine's clocks.
@@ -30,5 +32,9 @@ impl Clock for SystemClock {
 
     fn steady(&self) -> Duration {
         self.began.elapsed()
+    }
+
+    fn pause(&self, time: Duration) {
+        std::thread::sleep(time);
     }
 }

@@ -37,12 +37,15 @@ use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, SlotId};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Offset, RegionId};
+use streamshield_core::mutants;
 use streamshield_core::ports::log::{CommitOutcome, Isolation, Log, LogError, LogErrorKind, TransactionalWriter, Wakeup};
 use streamshield_core::ports::sink::SinkContent;
 use streamshield_core::ports::state::Flush;
 
 /// Batches of sealed epochs that may wait for the broker (M-1).
 pub const SEALED_AHEAD_MAX: usize = 2;
+/// News of batches that a slot has not heard yet: of all that may be under way, and of the end (M-1).
+pub const NEWS_MAX: usize = SEALED_AHEAD_MAX + 2;
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(20);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Longest sleep without work; a new batch or a record that was read back wakes it.
@@ -172,7 +175,7 @@ impl Committer {
     }
 
     fn confirm(&mut self, writer: Box<dyn TransactionalWriter>, offset: Offset) -> Result<bool, Trouble> {
-        if !self.membership.has_read(offset) {
+        if !self.membership.has_read(offset) && !mutants::is_on("skip-confirm") {
             self.stage = Stage::Confirming { writer, offset };
             return Ok(false);
         }
@@ -181,7 +184,7 @@ impl Committer {
         }
         let now = self.clock.steady();
         self.stage = match &self.batch {
-            Some(batch) if batch.in_doubt => {
+            Some(batch) if batch.in_doubt && !mutants::is_on("double-emit") => {
                 let from = |epoch: &SealedEpoch| {
                     let from = self.changelog_ends.get(&epoch.record.region).map_or(0, |noted| noted.end);
                     (epoch.changelog.clone(), from)
@@ -202,8 +205,12 @@ impl Committer {
         let batch = self.batch.as_mut().expect("only a batch is resolved");
         let mut committed = 0;
         for (epoch, (last, end)) in batch.epochs.iter().zip(&found) {
-            committed += usize::from(is_in_log(epoch, last.as_ref(), self.slot)?);
-            self.changelog_ends.insert(epoch.record.region, Noted { end: *end, at: self.clock.steady() });
+            if is_in_log(epoch, last.as_ref(), self.slot)? {
+                // Its end is as it was noted: what lies behind the record does not hold it.
+                committed += 1;
+            } else {
+                self.changelog_ends.insert(epoch.record.region, Noted { end: *end, at: self.clock.steady() });
+            }
         }
         let all = batch.epochs.len();
         assert!(committed == 0 || committed == all, "E-3: a transaction is torn: {committed} of {all} epochs are in the log");
@@ -227,7 +234,9 @@ impl Committer {
                 }
             }
         }
+        let began = self.clock.steady();
         self.note_ends()?;
+        let noted = self.clock.steady();
         let batch = self.batch.as_mut().expect("taken above");
         for epoch in &mut batch.epochs {
             if let Some(SinkContent::External(content)) = &mut epoch.sink {
@@ -246,7 +255,15 @@ impl Committer {
         fail_point!("engine::after_produce");
         fail_point!("engine::before_commit");
         batch.in_doubt = true;
-        match writer.commit() {
+        let sent = self.clock.steady();
+        let mut outcome = writer.commit();
+        let committed = self.clock.steady();
+        let ms = |from: Duration, to: Duration| to.saturating_sub(from).as_millis() as u64;
+        tracing::debug!(slot = %self.slot, epochs = batch.epochs.len(), waited_ms = ms(batch.since, began), noted_ms = ms(began, noted), sent_ms = ms(noted, sent), committed_ms = ms(sent, committed), "transaction");
+        if mutants::is_on("ignore-fenced") && matches!(outcome, CommitOutcome::Fenced(_)) {
+            outcome = CommitOutcome::Committed;
+        }
+        match outcome {
             CommitOutcome::Committed => {
                 batch.in_doubt = false;
                 self.stage = Stage::Publishing { writer };
@@ -261,17 +278,28 @@ impl Committer {
         }
     }
 
-    /// Where the changelogs end before a flush or a first epoch is written, and now and then: the records of the batch lie at or behind that.
+    /// Where the changelogs end before a flush is written, and now and then: the records of the batch lie at or behind that. Of a region that has
+    /// just come it is known: what its nursery has read up to.
     fn note_ends(&mut self) -> Result<(), LogError> {
         let (batch, now) = (self.batch.as_ref().expect("a batch is under way"), self.clock.steady());
+        let is_fresh = |noted: &Noted| now.saturating_sub(noted.at) < NOTED_TIME_MAX;
+        let mut asked = Vec::new();
         for epoch in &batch.epochs {
             let region = epoch.record.region;
-            let is_fresh = |noted: &Noted| now.saturating_sub(noted.at) < NOTED_TIME_MAX;
-            if epoch.flush.is_some() || !self.changelog_ends.get(&region).is_some_and(is_fresh) {
-                let end = self.log.bounds(&epoch.changelog, Isolation::ReadUncommitted)?.high;
-                self.changelog_ends.insert(region, Noted { end, at: now });
+            let noted = self.changelog_ends.entry(region).or_insert(Noted { end: epoch.changelog_from, at: now });
+            if noted.end < epoch.changelog_from {
+                *noted = Noted { end: epoch.changelog_from, at: now };
+            }
+            if epoch.flush.is_some() || !is_fresh(&self.changelog_ends[&region]) {
+                asked.push((region, epoch.changelog.clone()));
             }
         }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<_> = asked.iter().map(|(_, partition)| partition.clone()).collect();
+        let ends = self.log.ends(&partitions, Isolation::ReadUncommitted)?;
+        self.changelog_ends.extend(asked.into_iter().zip(ends).map(|((region, _), end)| (region, Noted { end, at: now })));
         Ok(())
     }
 
@@ -386,7 +414,8 @@ impl Trouble {
 impl From<LogError> for Trouble {
     fn from(error: LogError) -> Self {
         match error.kind {
-            LogErrorKind::Retry | LogErrorKind::Fenced => Trouble::Away(error.message),
+            // Missing: the job's topics were there when it started; a busy client may not know of one at the moment.
+            LogErrorKind::Retry | LogErrorKind::Fenced | LogErrorKind::Missing => Trouble::Away(error.message),
             _ => Trouble::failed(format!("an epoch can't be written, or its outcome not read: {error}"), None),
         }
     }

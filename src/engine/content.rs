@@ -18,7 +18,8 @@ use arrow_schema::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use streamshield_core::epoch::EpochRecord;
-use streamshield_core::ids::Epoch;
+use streamshield_core::ids::{Epoch, Offset};
+use streamshield_core::mutants;
 use streamshield_core::ports::log::{LogError, LogErrorKind, OutMessage, TopicPartition, TransactionalWriter};
 use streamshield_core::ports::sink::SinkContent;
 use streamshield_core::ports::state::Flush;
@@ -45,6 +46,8 @@ pub struct ExchangeContent {
 pub struct SealedEpoch {
     pub record: EpochRecord,
     pub changelog: TopicPartition,
+    /// Its record will lie in the changelog at or behind this.
+    pub changelog_from: Offset,
     /// What the epoch changed, for the changelog (Tier 2).
     pub delta: Option<Vec<u8>>,
     pub exchange: Option<ExchangeContent>,
@@ -68,7 +71,7 @@ pub fn send_all(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) ->
         if let Some(SinkContent::Messages(messages)) = &epoch.sink {
             writer.send_set(messages)?;
         }
-        for message in &epoch.messages {
+        for message in epoch.messages.iter().filter(|_| !mutants::is_on("drop-dead-letter")) {
             writer.send(message)?;
         }
     }

@@ -18,8 +18,12 @@
 //! |---|---|
 //! | `engine::step` | the code of one region panics in a step |
 //! | `engine::diverge` | a replica's state differs from its owner's digest |
+//!
+//! `STREAMSHIELD_FAIL_AT=engine::step_of:s1/0` makes every step of one region panic, on whichever worker it is: a region that kills what it runs on.
 
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use streamshield_core::ids::{RegionId, StageId};
 
 pub const VARIABLE: &str = "STREAMSHIELD_CRASH_AT";
 pub const POINTS: [&str; 5] =
@@ -28,6 +32,17 @@ pub const POINTS: [&str; 5] =
 pub const FAIL_VARIABLE: &str = "STREAMSHIELD_FAIL_AT";
 /// Points of parts that fail, and how: the action in the words of the crate `fail`.
 const FAILURES: [(&str, &str); 2] = [("engine::step", "panic"), ("engine::diverge", "return")];
+
+/// Every step of one region fails; the point is followed by its name in place of a passing.
+const FAIL_REGION: &str = "engine::step_of";
+static FAILING_REGION: OnceLock<RegionId> = OnceLock::new();
+
+/// Panics in a step of the region that was chosen to fail.
+pub(crate) fn pass_step_of(region: RegionId) {
+    if FAILING_REGION.get() == Some(&region) {
+        panic!("fail point {FAIL_REGION}:{region}");
+    }
+}
 
 /// Arms the points that the environment names, if it does. Says what is wrong with a value that it can't use.
 pub fn arm_from_environment() -> Result<(), String> {
@@ -43,12 +58,21 @@ pub fn arm_from_environment() -> Result<(), String> {
 /// `point:passing`; the part fails at that passing, and at no other.
 fn arm_failure(value: &str) -> Result<(), String> {
     let names = || FAILURES.map(|(point, _)| point).join(", ");
-    let wrong = || format!("{FAIL_VARIABLE}={value}: write POINT:PASSING, where POINT is one of {}", names());
+    let wrong = || format!("{FAIL_VARIABLE}={value}: write POINT:PASSING, where POINT is one of {}; or {FAIL_REGION}:REGION", names());
     let (point, passing) = value.rsplit_once(':').ok_or_else(wrong)?;
+    if point == FAIL_REGION {
+        return FAILING_REGION.set(parse_region(passing).ok_or_else(wrong)?).map_err(|_| wrong());
+    }
     let passing: u64 = passing.parse().ok().filter(|passing| *passing > 0).ok_or_else(wrong)?;
     let (_, action) = FAILURES.iter().find(|(known, _)| *known == point).ok_or_else(wrong)?;
     let before = if passing > 1 { format!("{}*off->", passing - 1) } else { String::new() };
     fail::cfg(point, &format!("{before}1*{action}->off"))
+}
+
+/// `s1/0`
+fn parse_region(text: &str) -> Option<RegionId> {
+    let (stage, partition) = text.strip_prefix('s')?.split_once('/')?;
+    Some(RegionId { stage: StageId(stage.parse().ok()?), partition: partition.parse().ok()? })
 }
 
 /// `point:passing`; `die` runs at that passing.
@@ -100,6 +124,17 @@ mod tests {
         for value in ["engine::before_begin:1", "engine::step", "engine::step:0"] {
             assert!(arm_failure(value).is_err(), "{value}");
         }
+    }
+
+    #[test]
+    fn the_steps_of_one_region_fail_and_no_others() {
+        for value in ["engine::step_of:1-0", "engine::step_of:s1", "engine::step_of:7"] {
+            assert!(arm_failure(value).is_err(), "{value}");
+        }
+        arm_failure("engine::step_of:s7/1").expect("armed");
+        let region = |partition| RegionId { stage: StageId(7), partition };
+        pass_step_of(region(0));
+        assert!(std::panic::catch_unwind(|| pass_step_of(region(1))).is_err());
     }
 
     #[test]

@@ -11,7 +11,7 @@
 //! - `region`, `step`: one stage × one partition; its steps and its seal (E-1, E-2, E-5).
 //! - `content`, `commit`: sealed epochs and their one transaction (E-3).
 //! - `changelog`, `follower`: the proof of what was committed, and the state that follows it (E-4).
-//! - `membership`, `heart`, `steward`, `nursery`, `takeover`: the control log, and what a worker does because of it (O-1, C-1).
+//! - `membership`, `heart`, `steward`, `reporter`, `nursery`, `takeover`: the control log, and what a worker does because of it (O-1, C-1).
 //! - `checkpointer`: region checkpoints and the trim behind them (K-1, K-2).
 //! - [`turn`], [`clock`]: everything that runs takes turns and asks for the time, so that a simulation can run it.
 //! - [`runtime`]: start, status, stop.
@@ -36,6 +36,7 @@ pub mod operators;
 pub mod plan;
 mod progress;
 mod region;
+mod reporter;
 pub mod runtime;
 mod slot;
 mod stateless;
@@ -44,3 +45,4 @@ mod steward;
 mod takeover;
 pub mod topics;
 pub mod turn;
+mod usage;

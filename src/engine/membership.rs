@@ -9,13 +9,14 @@
 //! proves nothing, since brokers report a coordinator's time-out in the same words. The view only moves forward, and what it takes away
 //! from an incarnation (its membership) never comes back, so an actor that looks at a later state than it had to is only more careful (O-1).
 
+use crate::clock::Clock;
 use crate::runtime::EngineError;
 use crate::topics;
 use parking_lot::{Mutex, RwLock};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streamshield_core::cluster::{Cluster, ControlRecord, Effect, Entry, ExpiryCause, Standing};
 use streamshield_core::ids::{Incarnation, Offset};
 use streamshield_core::ports::log::{
@@ -26,7 +27,9 @@ use streamshield_core::ports::log::{
 const TAKE: TakeLimit = TakeLimit { messages: 10_000, bytes: 8 << 20, end: None };
 const BUFFER_BYTES: usize = 4 << 20;
 /// How long the log may be silent before a start is given up.
-const START_DEADLINE: Duration = Duration::from_secs(60);
+pub const START_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a broker may not have heard of a topic that was created.
+const MISSING_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Position in the control log, and what it said up to there.
 pub struct Membership {
@@ -230,14 +233,21 @@ impl ControlReading {
 }
 
 /// Repeats a call while the log says "try again", up to the start deadline. For starts only: nobody takes turns yet.
-pub fn retrying<T>(what: &str, mut call: impl FnMut() -> Result<T, LogError>) -> Result<T, EngineError> {
-    let deadline = Instant::now() + START_DEADLINE;
+///
+/// What is asked for has just been created, by this worker or by another one: of several brokers some hear of it later, and say until then that it is missing.
+pub fn retrying<T>(clock: &dyn Clock, what: &str, mut call: impl FnMut() -> Result<T, LogError>) -> Result<T, EngineError> {
+    let began = clock.steady();
+    let is_passing = |kind: LogErrorKind| match kind {
+        LogErrorKind::Retry => clock.steady() < began + START_DEADLINE,
+        LogErrorKind::Missing => clock.steady() < began + MISSING_DEADLINE,
+        _ => false,
+    };
     let mut pause = Duration::from_millis(20);
     loop {
         match call() {
-            Err(error) if error.kind == LogErrorKind::Retry && Instant::now() < deadline => {
+            Err(error) if is_passing(error.kind) => {
                 tracing::debug!(%error, "could not {what}, trying again");
-                std::thread::sleep(pause);
+                clock.pause(pause);
                 pause = (pause * 2).min(Duration::from_secs(1));
             }
             Err(error) => {

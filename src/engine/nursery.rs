@@ -15,7 +15,7 @@
 //! On failure: a region that can't be brought up is tried again after a pause; an owned one that fails again and again is given back to the control log with the
 //! reason, which gives it to another worker or quarantines it. A follower that diverged is rebuilt and not ready until then (E-4).
 
-use crate::changelog::StableEnd;
+use crate::changelog::{STABLE_TIME_MAX, check_stable};
 use crate::follower::{FollowError, Follower, check_plan, decode_stored};
 use crate::membership::Membership;
 use crate::progress::Progress;
@@ -32,8 +32,9 @@ use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, Genesis, SlotId, Tier, Why};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Incarnation, Offset, RegionId};
+use streamshield_core::mutants;
 use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointErrorKind, CheckpointStore, Restored};
-use streamshield_core::ports::log::{Isolation, Log, LogReader, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{Isolation, Log, LogErrorKind, LogReader, TopicPartition, Wakeup};
 use streamshield_core::ports::state::StateBackend;
 
 /// Followers that have nothing to do are looked at this often; new records in their changelogs wake the nursery.
@@ -42,6 +43,8 @@ const IDLE: Duration = Duration::from_millis(50);
 const WAITING: Duration = Duration::from_millis(3);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// How long a take-over may keep new followers from being begun: one whose region has no input never commits.
+const FOLLOWERS_DEFERRED_MAX: Duration = Duration::from_secs(2);
 /// Tries of bringing an owned region up before it is given back.
 const TRIES_MAX: u32 = 4;
 const REPLICA_OFFSETS_EVERY: Duration = Duration::from_secs(1);
@@ -110,6 +113,11 @@ struct Task {
     /// The local store was given up: a checkpoint or the log itself.
     without_store: bool,
     without_checkpoint: bool,
+    /// Of a checkpoint of a region without state, to begin behind: the changelog is new.
+    restored: Option<EpochRecord>,
+    /// The assignment that was given back, and why. The record may be in the log from the first try on, whatever was answered, and then the
+    /// region is another's without any fence: under this assignment it never goes to the slot (O-1).
+    given_back: Option<(Offset, String)>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -126,9 +134,17 @@ enum Role {
 
 enum Phase {
     Opening,
-    Fetching { answer: Receiver<Result<Option<Restored>, CheckpointError>>, directory: PathBuf },
+    Fetching {
+        answer: Receiver<Result<Option<Restored>, CheckpointError>>,
+        directory: PathBuf,
+    },
     Following(Box<Follower>),
-    Finishing { follower: Box<Follower>, end: StableEnd, stable: Option<Offset> },
+    /// `end`: the high watermark, once it was asked for; `since`: how long it has been waited for.
+    Finishing {
+        follower: Box<Follower>,
+        end: Option<Offset>,
+        since: Duration,
+    },
 }
 
 impl Actor for Nursery {
@@ -142,13 +158,17 @@ impl Actor for Nursery {
             return Turn::Ended(outcome);
         }
         let (mut moved, mut waits) = (false, false);
-        for id in self.charges.tasks.keys().copied().collect::<Vec<_>>() {
+        for id in self.in_order_of_need() {
             match self.tend(id) {
                 Ok(Tended::Moved) => moved = true,
                 Ok(Tended::Waits) => waits = true,
                 Ok(Tended::Quiet) => {}
                 Err(outcome) => return Turn::Ended(outcome),
             }
+        }
+        match self.ask_for_ends() {
+            Ok(asked) => moved |= asked,
+            Err(outcome) => return Turn::Ended(outcome),
         }
         let is_settled = self.charges.tasks.values().all(|task| matches!(task.role, Role::Follower { .. }));
         if is_settled && self.shared.slot_settled(self.slot.slot) {
@@ -167,6 +187,16 @@ enum Tended {
 }
 
 impl Nursery {
+    /// Owned regions first. To open a store takes this thread tens of milliseconds: a new follower is not begun while owned ones are on their way or have not
+    /// committed yet.
+    fn in_order_of_need(&self) -> Vec<RegionId> {
+        let tasks = &self.charges.tasks;
+        let (owned, followed): (Vec<_>, Vec<_>) = tasks.iter().partition(|(_, task)| matches!(task.role, Role::Owner { .. }));
+        let is_busy = self.takeovers.are_under_way(self.now(), FOLLOWERS_DEFERRED_MAX);
+        let followed = followed.into_iter().filter(|(_, task)| !(is_busy && matches!(task.phase, Phase::Opening)));
+        owned.into_iter().chain(followed).map(|(id, _)| *id).collect()
+    }
+
     fn now(&self) -> Duration {
         self.settings.clock.steady()
     }
@@ -264,12 +294,21 @@ impl Nursery {
             self.charges.tasks.insert(id, task);
             return Ok(Tended::Quiet);
         }
+        if let (Role::Owner { assignment, .. }, Some((given_back, reason))) = (task.role, &task.given_back)
+            && assignment == *given_back
+        {
+            // Until it is read that the region has another owner, or this one anew.
+            self.give_back(id, assignment, reason);
+            task.resume_at = now + RETRY_PAUSE_MAX;
+            self.charges.tasks.insert(id, task);
+            return Ok(Tended::Quiet);
+        }
         let phase = std::mem::replace(&mut task.phase, Phase::Opening);
         let result = match phase {
             Phase::Opening => self.open(id, &mut task),
             Phase::Fetching { answer, directory } => self.fetched(id, &mut task, answer, directory),
             Phase::Following(follower) => self.follow(id, &mut task, follower),
-            Phase::Finishing { follower, end, stable } => self.finish(id, &mut task, follower, end, stable),
+            Phase::Finishing { follower, end, since } => self.finish(id, &mut task, follower, end, since),
         };
         match result {
             Ok(Some((phase, tended))) => {
@@ -288,6 +327,21 @@ impl Nursery {
         let now = self.now();
         let (mut region, tables) = self.job.region(id, &self.genesis, self.settings.clone()).map_err(|error| refused(&error))?;
         let bounds = self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?;
+        if !region.has_tables && bounds.high == 0 {
+            // The very first start, unless the job was made from another one's checkpoints.
+            if self.checkpoints.is_some() && !task.without_checkpoint {
+                return Ok(Some((self.fetch(id), Tended::Moved)));
+            }
+            let restored = task.restored.take().filter(|record| record.region == id);
+            if let Some(record) = &restored {
+                check_plan(&region, record)?;
+                if let Input::Exchange(_) = region.input {
+                    return Err(of_another_log(&region, 0, 0));
+                }
+            }
+            self.changelog.assign(&region.changelog, 0)?;
+            return Ok(Some((Phase::Following(Box::new(Follower::first(region, restored, now))), Tended::Moved)));
+        }
         if !region.has_tables {
             let from = bounds.low.max(bounds.high - TAIL_MESSAGES * (1 << (2 * task.tries.min(8))));
             return self.begin(region, None, from, now).map(Some);
@@ -312,6 +366,9 @@ impl Nursery {
         if let Some((_, record)) = &base {
             // Refused before anything is deleted: the old plan can still go on with it.
             check_plan(&region, record)?;
+        }
+        if let Some((from, _)) = base.as_ref().filter(|(from, _)| *from > bounds.high) {
+            return Err(of_another_log(&region, *from, bounds.high));
         }
         let too_old = match &base {
             None => bounds.low > 0,
@@ -372,7 +429,13 @@ impl Nursery {
                 }
                 let info = &restored.info;
                 tracing::info!(region = %id, epoch = info.epoch.0, bytes = restored.bytes_fetched, seconds = restored.seconds, "restored a checkpoint");
-                self.state.adopt(id, &directory)?;
+                let has_state = self.genesis.stages.get(&id.stage.0).is_some_and(|stage| stage.stateful);
+                if has_state {
+                    self.state.adopt(id, &directory)?;
+                } else {
+                    task.restored = EpochRecord::decode(&restored.record).ok();
+                    let _ = std::fs::remove_dir_all(&directory);
+                }
             }
             Ok(None) => tracing::debug!(region = %id, "there is no checkpoint"),
             Err(error) if error.kind == CheckpointErrorKind::Retry && task.tries < TRIES_MAX => {
@@ -392,8 +455,7 @@ impl Nursery {
         match task.role {
             Role::Owner { fences_open: true, .. } => {}
             Role::Owner { .. } => {
-                let end = StableEnd::new(follower.region.changelog.clone(), now);
-                return Ok(Some((Phase::Finishing { follower, end, stable: None }, Tended::Moved)));
+                return Ok(Some((Phase::Finishing { follower, end: None, since: now }, Tended::Waits)));
             }
             Role::Follower { is_ready: false } if follower.is_caught_up() => self.say_ready(id, task, follower.region.epoch),
             Role::Follower { .. } => {}
@@ -412,25 +474,61 @@ impl Nursery {
         }
     }
 
-    /// Everybody who could still write is fenced: to the end, and over to the slot.
+    /// Where the changelogs of all regions end that are only waiting for that: one question for all of them, after their fences.
+    fn ask_for_ends(&mut self) -> Result<bool, JobOutcome> {
+        let waiting = |(id, task): (&RegionId, &Task)| match &task.phase {
+            Phase::Finishing { follower, end: None, .. } => Some((*id, follower.region.changelog.clone())),
+            _ => None,
+        };
+        let asked: Vec<(RegionId, TopicPartition)> = self.charges.tasks.iter().filter_map(waiting).collect();
+        if asked.is_empty() {
+            return Ok(false);
+        }
+        let partitions: Vec<_> = asked.iter().map(|(_, partition)| partition.clone()).collect();
+        match self.log.ends(&partitions, Isolation::ReadUncommitted) {
+            Ok(ends) => {
+                for ((id, _), high) in asked.iter().zip(ends) {
+                    if let Some(Task { phase: Phase::Finishing { end, .. }, .. }) = self.charges.tasks.get_mut(id) {
+                        *end = Some(high);
+                    }
+                }
+            }
+            // What has been followed so far is kept.
+            Err(error) if matches!(error.kind, LogErrorKind::Retry | LogErrorKind::Missing) => {
+                tracing::debug!(%error, "where changelogs end is not known yet");
+            }
+            Err(error) => {
+                for (id, _) in asked {
+                    if let Some(task) = self.charges.tasks.remove(&id) {
+                        self.failed(id, task, error.clone().into())?;
+                    }
+                }
+            }
+        }
+        Ok(true)
+    }
+
+    /// Everybody who could still write is fenced: to the end, and over to the slot. The end is stable once it was read up to: a reader of what is
+    /// committed does not get past an open transaction.
     fn finish(
         &mut self,
         id: RegionId,
         task: &mut Task,
         mut follower: Box<Follower>,
-        mut end: StableEnd,
-        mut stable: Option<Offset>,
+        end: Option<Offset>,
+        mut since: Duration,
     ) -> Result<Option<(Phase, Tended)>, FollowError> {
         let now = self.now();
         let Role::Owner { assignment, .. } = task.role else { return Ok(Some((Phase::Following(follower), Tended::Moved))) };
-        if stable.is_none() {
-            stable = end.turn(self.log.as_ref(), now)?;
-        }
         let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), now)?;
         self.progress.followed(id, follower.region.epoch.0, follower.epochs_behind());
-        let Some(end_offset) = stable.filter(|end| follower.has_applied(*end)) else {
+        let Some(end_offset) = end.filter(|end| follower.has_applied(*end) || mutants::is_on("emit-before-catch-up")) else {
+            if let Some(end) = end.filter(|_| now.saturating_sub(since) > STABLE_TIME_MAX) {
+                check_stable(self.log.as_ref(), &follower.region.changelog, end)?;
+                since = now;
+            }
             let tended = if moved { Tended::Moved } else { Tended::Waits };
-            return Ok(Some((Phase::Finishing { follower, end, stable }, tended)));
+            return Ok(Some((Phase::Finishing { follower, end, since }, tended)));
         };
         if !follower.region.has_tables && follower.region.epoch.0 == 0 && end_offset > 0 && task.tries < 12 {
             // Nothing but delta chunks or markers lay in the part that was read.
@@ -451,6 +549,8 @@ impl Nursery {
         }
         region.assignment = assignment;
         region.changelog_from = end_offset;
+        // What it has is in the changelog: the first epoch, which others wait for, need not be flushed.
+        region.flushed = now;
         self.takeovers.caught_up(id, now);
         self.charges.held.insert(id, assignment);
         let _ = self.arrivals.send(Arrival { region: Box::new(region) });
@@ -488,14 +588,21 @@ impl Nursery {
         if let Role::Owner { assignment, .. } = task.role
             && task.tries > TRIES_MAX
         {
-            let (incarnation, epoch) = (self.slot.incarnation, streamshield_core::ids::Epoch(0));
-            let record = ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason: message, retry: true };
-            if self.membership.append(&record).is_ok() {
-                task.tries = 0;
-            }
+            self.give_back(id, assignment, &message);
+            task.given_back = Some((assignment, message));
+            task.tries = 0;
         }
         self.charges.tasks.insert(id, task);
         Ok(Tended::Quiet)
+    }
+
+    /// Gives an owned region back to the control log. A repeated record is a no-op.
+    fn give_back(&self, region: RegionId, assignment: Offset, reason: &str) {
+        let (incarnation, epoch) = (self.slot.incarnation, streamshield_core::ids::Epoch(0));
+        let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason: reason.to_string(), retry: true };
+        if let Err(error) = self.membership.append(&record) {
+            tracing::debug!(%region, %error, "could not give the region back yet");
+        }
     }
 
     /// A follower that was dropped in an error left its partitions assigned.
@@ -546,6 +653,8 @@ impl Task {
             ready_told: None,
             without_store: false,
             without_checkpoint: false,
+            restored: None,
+            given_back: None,
         }
     }
 }
@@ -579,6 +688,15 @@ fn cause_of(cluster: &streamshield_core::cluster::Cluster, id: RegionId) -> (&'s
         Why::Failed => "failed",
     };
     (cause, Some(takeover.from.incarnation))
+}
+
+/// State or a checkpoint that refers to offsets which this job's topics never had.
+fn of_another_log(region: &Region, from: Offset, end: Offset) -> FollowError {
+    let (id, changelog) = (region.id, &region.changelog);
+    FollowError::Refused {
+        message: format!("{id}: its state goes on at offset {from} of a changelog, and {changelog} ends at {end}: it is of another job's topics, or of topics that are gone"),
+        hint: "a job whose topics were deleted begins anew: under another name, or without its state_dir and its folder in the checkpoint store".into(),
+    }
 }
 
 fn refused(error: &EngineError) -> FollowError {

@@ -1,10 +1,12 @@
 //! Live figures of a job, shared by its threads: counted when an epoch is committed, never before.
 
+use crate::clock::Clock;
 use crate::runtime::{CheckpointStatus, JobStatus, RegionStatus};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use streamshield_core::cluster::Tier;
 use streamshield_core::ids::{Offset, RegionId};
 use streamshield_core::ports::checkpoint::Durability;
@@ -38,6 +40,7 @@ pub struct Progress {
     /// Names of the stages.
     stages: Vec<String>,
     tier: Tier,
+    clock: Arc<dyn Clock>,
     status: Mutex<JobStatus>,
     latencies: Mutex<VecDeque<(i64, f64)>>,
     paused_since_ms: AtomicI64,
@@ -50,16 +53,12 @@ struct InputPosition {
     position: Offset,
 }
 
-/// Milliseconds since 1970 by the local clock.
-pub fn wall_clock_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_millis() as i64)
-}
-
 impl Progress {
-    pub fn new(stages: Vec<String>, tier: Tier) -> Progress {
+    pub fn new(stages: Vec<String>, tier: Tier, clock: Arc<dyn Clock>) -> Progress {
         Progress {
             stages,
             tier,
+            clock,
             status: Mutex::default(),
             latencies: Mutex::default(),
             paused_since_ms: AtomicI64::new(0),
@@ -130,10 +129,18 @@ impl Progress {
             let all = inputs.iter().map(|(region, input)| (*region, input.partition.clone(), input.position));
             all.cycle().skip(skipped).take(inputs.len().min(LAGS_PER_ROUND)).collect()
         };
-        for (region, partition, position) in inputs {
-            let Ok(bounds) = log.bounds(&partition, Isolation::ReadCommitted) else { continue };
+        let partitions: Vec<_> = inputs.iter().map(|(_, partition, _)| partition.clone()).collect();
+        let ends = match log.ends(&partitions, Isolation::ReadCommitted) {
+            Ok(ends) => ends.into_iter().map(Some).collect(),
+            // One that can't be asked for (a table of another cluster) does not hide the others.
+            Err(_) => {
+                partitions.iter().map(|partition| Some(log.bounds(partition, Isolation::ReadCommitted).ok()?.high)).collect::<Vec<_>>()
+            }
+        };
+        for ((region, _, position), end) in inputs.into_iter().zip(ends) {
+            let Some(end) = end else { continue };
             // A commit marker at the end is nothing to read.
-            let lag = bounds.high.saturating_sub(position).max(0) as u64;
+            let lag = end.saturating_sub(position).max(0) as u64;
             let lag = if lag <= 1 { 0 } else { lag };
             self.region(region, |entry| {
                 entry.lag_records = Some(lag);
@@ -224,7 +231,7 @@ impl Progress {
             entry.newest_timestamp_ms = entry.newest_timestamp_ms.max(counts.newest_timestamp_ms);
         });
         if let (true, true, Some(newest)) = (counts.is_sink, counts.rows_out > 0, counts.newest_timestamp_ms) {
-            let now = wall_clock_ms();
+            let now = self.clock.wall_ms();
             let latency_ms = (now - newest).max(0) as f64;
             metrics::histogram!("streamshield_end_to_end_latency_seconds").record(latency_ms / 1e3);
             let mut latencies = self.latencies.lock();
@@ -239,13 +246,13 @@ impl Progress {
 
     /// The log is away; true at the first call of an outage.
     pub fn pause(&self) -> bool {
-        self.paused_since_ms.compare_exchange(0, wall_clock_ms(), Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        self.paused_since_ms.compare_exchange(0, self.clock.wall_ms(), Ordering::SeqCst, Ordering::SeqCst).is_ok()
     }
 
     /// The log answers again; how long it was away, when it was.
     pub fn resume(&self) -> Option<Duration> {
         let since = self.paused_since_ms.swap(0, Ordering::SeqCst);
-        (since != 0).then(|| Duration::from_millis((wall_clock_ms() - since).max(0) as u64))
+        (since != 0).then(|| Duration::from_millis((self.clock.wall_ms() - since).max(0) as u64))
     }
 
     pub fn status(&self) -> JobStatus {

@@ -182,6 +182,8 @@ pub struct Region {
     pub in_flight: usize,
     /// To be released: no further steps.
     pub leaving: bool,
+    /// Where the changelog ended when its release was first written; it may be in the log since.
+    pub released_at: Option<Offset>,
     /// The first epoch in a slot is sealed as soon as it has something: others wait for it since the region changed hands.
     pub hurry: bool,
     /// Sealed with `finished`.
@@ -337,6 +339,7 @@ impl Region {
         let mut sealed = SealedEpoch {
             record,
             changelog: self.changelog.clone(),
+            changelog_from: self.changelog_from,
             delta: delta.map(|delta| delta.bytes),
             exchange: None,
             sink: None,

@@ -3,7 +3,7 @@
 //! ```text
 //! control topic ─ read ─► genesis (the first one wins) ─► topics ─► joined, read back ─► actors take turns
 //!
-//! control reader · heart · steward (fences) · checkpointer · per slot: slot, committer, nursery
+//! control reader · heart · steward (fences) · reporter · checkpointer · per slot: slot, committer, nursery
 //! ```
 //! Nobody waits for anybody here: what a worker does next it reads in the control log's view ([`crate::membership`]). The order of architecture §6 is
 //! kept by who may do what when: the nursery takes the end of a changelog only when nobody is left to be fenced, the committer begins only after a
@@ -11,22 +11,23 @@
 
 pub use crate::assemble::Job;
 use crate::assemble::ensure_topics;
-use crate::checkpointer::{Checkpointer, Checkpoints};
+use crate::checkpointer::{CHECKPOINT_JOBS_MAX, Checkpointer, Checkpoints};
 use crate::clock::Clock;
-use crate::commit::{Committer, CommitterParts, SEALED_AHEAD_MAX};
+use crate::commit::{Committer, CommitterParts, NEWS_MAX, SEALED_AHEAD_MAX};
 use crate::config::{Environment, JobConfig};
 use crate::heart::Heart;
-use crate::membership::{ControlReading, Membership, retrying};
+use crate::membership::{ControlReading, Membership, START_DEADLINE, retrying};
 use crate::nursery::Nursery;
 use crate::plan::JobPlan;
 use crate::progress::Progress;
 use crate::region::RegionSettings;
+use crate::reporter::Reporter;
 use crate::slot::Slot;
 use crate::steward::Steward;
 use crate::takeover::Takeovers;
 use crate::topics;
 use crate::turn::{Actor, Turn, drive};
-use crossbeam_channel::{bounded, unbounded};
+use crossbeam_channel::bounded;
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use std::sync::Arc;
@@ -122,12 +123,14 @@ pub struct CheckpointStatus {
 /// sources' partitions; for `topics create` and `check`.
 pub fn required_topics(plan: &JobPlan, config: &JobConfig, connectors: &Connectors) -> Result<Vec<TopicSpec>, EngineError> {
     let job = Job::open(plan.clone(), config.clone(), connectors)?;
-    Ok(job.topics(&job.discover()?))
+    Ok(job.topics(&job.discover().map_err(EngineError::from)?))
 }
 
 /// Fetch buffers of one slot's exchange reader, and of its followers' (M-1).
 const EXCHANGE_BUFFER_BYTES: usize = 16 << 20;
 const FOLLOWER_BUFFER_BYTES: usize = 8 << 20;
+/// In Tier 1 the end of a changelog, which no message tells of, must be known within a fraction of the second that a take-over may take.
+const TAKEOVER_WAIT_MAX: Duration = Duration::from_millis(20);
 /// Replicas compare digests at flush epochs: at least this often (E-4).
 const DIGEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// Between two turns of a start.
@@ -197,6 +200,8 @@ pub struct Starting {
     job: Arc<Job>,
     environment: Environment,
     wakeup: Arc<Wakeup>,
+    /// Steady time: what does not answer by then is not waited for.
+    deadline: Duration,
     phase: StartPhase,
 }
 
@@ -214,8 +219,9 @@ impl Starting {
         ensure_topics(&environment, &[topics::control_spec(&job.config)])?;
         let wakeup = Arc::new(Wakeup::default());
         let open = || ControlReading::open(environment.log.as_ref(), &job.config.name, wakeup.clone());
-        let reading = retrying("read the control topic", open)?;
-        Ok(Starting { job, environment, wakeup, phase: StartPhase::Reading(Box::new(reading)) })
+        let reading = retrying(environment.clock.as_ref(), "read the control topic", open)?;
+        let deadline = environment.clock.steady() + START_DEADLINE;
+        Ok(Starting { job, environment, wakeup, deadline, phase: StartPhase::Reading(Box::new(reading)) })
     }
 
     /// Some: the worker is a member, its actors want turns.
@@ -254,8 +260,15 @@ impl Starting {
         read_on(&membership)?;
         let Some(genesis) = membership.view(|cluster| cluster.genesis().cloned()) else {
             if told.is_none() {
-                let genesis = ControlRecord::Genesis(self.job.discover()?);
-                told = Some(retrying("write to the control topic", || membership.append(&genesis))?);
+                let genesis = match self.job.discover() {
+                    Err(undiscovered) if undiscovered.retry && self.environment.clock.steady() < self.deadline => {
+                        tracing::debug!(error = %undiscovered.error, "trying again");
+                        self.phase = StartPhase::Genesis { membership, told };
+                        return Ok(());
+                    }
+                    discovered => ControlRecord::Genesis(discovered?),
+                };
+                told = Some(retrying(self.environment.clock.as_ref(), "write to the control topic", || membership.append(&genesis))?);
             }
             self.phase = StartPhase::Genesis { membership, told };
             return Ok(());
@@ -274,7 +287,7 @@ impl Starting {
             settings: config.cluster.clone(),
             http: config.http.clone(),
         });
-        let offset = retrying("write to the control topic", || membership.append(&joined))?;
+        let offset = retrying(self.environment.clock.as_ref(), "write to the control topic", || membership.append(&joined))?;
         self.phase = StartPhase::Joining { membership, genesis: Arc::new(genesis), offset };
         Ok(())
     }
@@ -288,22 +301,27 @@ impl Starting {
         // An incarnation is a start's millisecond: two workers may take the same one, and only the nonce tells whose it is (O-1).
         let me = membership.incarnation;
         let (standing, is_anothers) = membership.view(|cluster| {
-            let is_anothers = cluster.member(me).is_some_and(|member| member.nonce != self.environment.nonce);
-            (cluster.standing_of(me, self.environment.nonce), is_anothers || cluster.highest_incarnation() == Some(me))
+            let standing = cluster.standing_of(me, self.environment.nonce);
+            // The other one may be gone again by now.
+            let is_anothers = standing != cluster.standing(me) || cluster.highest_incarnation() == Some(me);
+            (standing, is_anothers)
         });
         match standing {
             Standing::Live => {}
             // Another worker took the incarnation at the same moment: begin again behind it.
             Standing::Refused(_) if is_anothers => {
                 let open = || ControlReading::open(self.environment.log.as_ref(), &self.job.config.name, self.wakeup.clone());
-                self.phase = StartPhase::Reading(Box::new(retrying("read the control topic", open)?));
+                self.phase = StartPhase::Reading(Box::new(retrying(self.environment.clock.as_ref(), "read the control topic", open)?));
                 return Ok(None);
             }
             Standing::Refused(reason) => return Err(EngineError { message: reason, hint: None }),
             other => return Err(EngineError { message: format!("this worker was gone before it began: {other:?}"), hint: None }),
         }
         let settings = membership.view(|cluster| cluster.settings().cloned()).unwrap_or_else(|| self.job.config.cluster.clone());
-        if settings != self.job.config.cluster {
+        let mine = &self.job.config.cluster;
+        // How many are expected matters only to those who start together.
+        let (workers_expected, start_wait_ms) = (mine.workers_expected, mine.start_wait_ms);
+        if (Settings { workers_expected, start_wait_ms, ..settings.clone() }) != *mine {
             tracing::warn!(in_force = ?settings, "the running workers have other settings; theirs hold until all were restarted");
         }
         Worker::new(&self.job, &self.environment, membership, genesis, settings, self.wakeup.clone()).map(Some)
@@ -374,7 +392,11 @@ impl Worker {
         control_wakeup: Arc<Wakeup>,
     ) -> Result<Worker, EngineError> {
         let config = &job.config;
-        let progress = Arc::new(Progress::new(job.plan.stages.iter().map(|stage| stage.name.clone()).collect(), settings.tier));
+        let progress = Arc::new(Progress::new(
+            job.plan.stages.iter().map(|stage| stage.name.clone()).collect(),
+            settings.tier,
+            environment.clock.clone(),
+        ));
         progress.set_state("recovering");
         let shared = Arc::new(Shared::new(config.slots));
         let takeovers = Arc::new(Takeovers::default());
@@ -398,18 +420,28 @@ impl Worker {
             membership: membership.clone(),
             clock: clock.clone(),
             shared: shared.clone(),
-            progress: progress.clone(),
-            takeovers: takeovers.clone(),
             parallel: environment.parallel,
             duties: Default::default(),
         };
         let steward_wakeup = Arc::new(Wakeup::default());
         membership.add_listener(steward_wakeup.clone());
         worker.help("steward", steward, steward_wakeup);
-        let (checkpoint_jobs, jobs) = unbounded();
+        let reporter = Reporter {
+            log: log.clone(),
+            membership: membership.clone(),
+            clock: clock.clone(),
+            shared: shared.clone(),
+            progress: progress.clone(),
+            takeovers: takeovers.clone(),
+            usage: environment.parallel.then(Default::default),
+            next: clock.steady(),
+        };
+        worker.help("reporter", reporter, Arc::default());
+        let (checkpoint_jobs, jobs) = bounded(CHECKPOINT_JOBS_MAX);
         let checkpoint_wakeup = Arc::new(Wakeup::default());
         let mut checkpoint_interval = None;
         if let Some(store) = &environment.checkpoints {
+            store.set_incarnation(membership.incarnation);
             checkpoint_interval = config.checkpoint_interval;
             membership.add_listener(checkpoint_wakeup.clone());
             let checkpointer = Checkpointer {
@@ -428,7 +460,7 @@ impl Worker {
         }
         for number in 0..config.slots as u32 {
             let id = SlotId { incarnation: membership.incarnation, slot: number };
-            let (news_sender, checkpoint_news) = unbounded();
+            let (news_sender, checkpoint_news) = bounded(CHECKPOINT_JOBS_MAX);
             let wakeup = Arc::new(Wakeup::default());
             let (jobs, made) = (checkpoint_jobs.clone(), checkpoint_wakeup.clone());
             let checkpoints = Checkpoints::new(checkpoint_interval, id, jobs, news_sender, wakeup.clone(), made);
@@ -458,14 +490,18 @@ impl Worker {
         for listener in [&wakeup, &committer_wakeup, &nursery_wakeup] {
             membership.add_listener(listener.clone());
         }
+        let partitions_max = genesis.stages.values().map(|stage| stage.regions as usize).sum();
+        let wait_max = (settings.tier == Tier::ActiveActive).then_some(TAKEOVER_WAIT_MAX);
         let reader = |buffer_bytes, wakeup: &Arc<Wakeup>| {
-            let options = ReaderOptions { buffer_bytes, ..Default::default() };
-            retrying("make a reader", || log.reader(options.clone(), wakeup.clone()))
+            let options = ReaderOptions { buffer_bytes, partitions_max, wait_max, ..Default::default() };
+            retrying(environment.clock.as_ref(), "make a reader", || log.reader(options.clone(), wakeup.clone()))
         };
         let (sealed_sender, sealed) = bounded(SEALED_AHEAD_MAX + 1);
-        let (news_sender, news) = unbounded();
-        let (arrivals_sender, arrivals) = unbounded();
-        let (departures_sender, departures) = unbounded();
+        let (news_sender, news) = bounded(NEWS_MAX);
+        // A region is on its way at most once, in one of the two directions: neither ever fills up.
+        let regions = genesis.stages.values().map(|stage| stage.regions as usize).sum::<usize>().max(1);
+        let (arrivals_sender, arrivals) = bounded(regions);
+        let (departures_sender, departures) = bounded(regions);
         let committer = Committer::new(CommitterParts {
             log: log.clone(),
             membership: membership.clone(),
@@ -608,8 +644,9 @@ pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Resu
     let Worker { membership, shared, progress, slots, helpers, .. } = worker;
     let ended = Arc::new(Ended::default());
     let wakeups: Vec<_> = slots.iter().chain(&helpers).map(|part| part.wakeup.clone()).collect();
-    let (outcomes_sender, outcomes) = unbounded();
     let count = slots.len();
+    // Each actor says once how it ended.
+    let (outcomes_sender, outcomes) = bounded(count + helpers.len());
     let parts = slots.into_iter().map(|part| (true, part)).chain(helpers.into_iter().map(|part| (false, part)));
     for (is_slot, part) in parts {
         let sender = outcomes_sender.clone();

@@ -34,7 +34,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, SlotId};
 use streamshield_core::ids::{Offset, RegionId, StageId};
-use streamshield_core::ports::log::{Isolation, Log, LogErrorKind, LogReader, TopicPartition, Wakeup};
+use streamshield_core::mutants;
+use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, LogReader, TopicPartition, Wakeup};
 use streamshield_core::ports::source::{SourceError, SourceReader, Split};
 
 /// Longest sleep of an idle slot; ticks (idleness, processing time) are judged at least as often.
@@ -153,14 +154,19 @@ impl Slot {
             self.remove(id, None, None);
         }
         for (id, region) in &mut self.work.regions {
-            region.leaving = owned[id].release;
+            // Once its release may be in the log there is no way back, whatever else was said meanwhile.
+            region.leaving = owned[id].release || region.released_at.is_some();
         }
         Ok(())
     }
 
-    /// Regions that the nursery has brought to the end of their changelogs.
+    /// Regions that the nursery has brought to the end of their changelogs. Their first epochs are one batch, so none comes in while there is no
+    /// room for it: more would fill the committer's queue, and the slot would stand in it.
     fn take_in(&mut self) -> bool {
-        let mut moved = false;
+        if self.work.in_flight >= SEALED_AHEAD_MAX {
+            return false;
+        }
+        let (mut moved, mut first_epochs) = (false, Vec::new());
         while let Ok(Arrival { mut region }) = self.arrivals.try_recv() {
             moved = true;
             let (id, me) = (region.id, self.id);
@@ -176,14 +182,15 @@ impl Slot {
                 region.failed = Some(Failure { reason, retry: true });
             }
             self.takeovers.working(id, self.clock.steady());
+            tracing::debug!(region = %id, epoch = region.epoch.0, position = region.position, "in its slot");
             let entry_of = (region.epoch.0, region.output_watermark);
             self.progress.takes_over(id, entry_of.0, entry_of.1, region.finished);
             self.progress.reads(id, input_partition(&region), region.position);
-            let genesis = (region.epoch.0 == 0 && region.failed.is_none()).then(|| region.genesis());
+            first_epochs.extend((region.epoch.0 == 0 && region.failed.is_none()).then(|| region.genesis()));
             self.work.regions.insert(id, *region);
-            if let Some(genesis) = genesis {
-                self.send(vec![genesis]);
-            }
+        }
+        if !first_epochs.is_empty() {
+            self.send(first_epochs);
         }
         moved
     }
@@ -261,6 +268,8 @@ impl Slot {
         let position = record.positions.first().copied().unwrap_or(0);
         note_group_offsets(&mut self.work.group_offsets, region, position, &self.job.config.name);
         self.progress.reads(id, None, position);
+        // The committer may have noted the end when this slot had the region before; meanwhile it was trimmed there.
+        let changelog_from = changelog_from.max(region.changelog_from);
         let stored = flush.is_some().then(|| encode_stored(changelog_from, &record.encode()));
         (region.last_committed, region.changelog_from) = (Some(record), changelog_from);
         let (Some(flush), Some(stored)) = (flush, stored) else { return };
@@ -276,7 +285,7 @@ impl Slot {
             Err(error) => self.fail(id, RegionError::from(error)),
             Ok(()) => {
                 region.flushed_epoch = region.last_committed.as_ref().map(|record| record.epoch);
-                if self.job.config.log_dies_with_process
+                if (self.job.config.log_dies_with_process || mutants::is_on("purge-early"))
                     && let Input::Exchange(exchange) = &region.input
                     && let Err(error) = self.log.trim(&[(exchange.partition.clone(), position)])
                 {
@@ -293,9 +302,9 @@ impl Slot {
             if !region.may_step() {
                 continue;
             }
-            let (sources, exchange, log) = (&mut self.work.sources, self.exchange.as_mut(), self.log.as_ref());
+            let (sources, exchange) = (&mut self.work.sources, self.exchange.as_mut());
             // A panic in one region's code must not take its neighbours down; its open epoch is never sealed.
-            match catch_unwind(AssertUnwindSafe(|| step(region, sources, exchange, log))) {
+            match catch_unwind(AssertUnwindSafe(|| step(region, sources, exchange))) {
                 Ok(Ok(took)) => moved |= took,
                 Ok(Err(RegionError::Retry(reason))) => tracing::debug!(region = %id, reason, "the input does not answer yet"),
                 Ok(Err(error)) => failed.push((*id, error)),
@@ -340,8 +349,17 @@ impl Slot {
                 continue;
             }
             let bytes = region.has_tables.then(|| region.state.bytes());
+            let is_first = region.hurry;
             match catch_unwind(AssertUnwindSafe(|| region.seal(leaving))) {
-                Ok(Ok(Some(sealed))) => batch.push(sealed),
+                Ok(Ok(Some(mut sealed))) => {
+                    if mutants::is_on("apply-before-commit") {
+                        region.apply_uncommitted(&mut sealed);
+                    }
+                    if is_first {
+                        tracing::debug!(region = %id, epoch = sealed.epoch().0, rows = sealed.counts.rows_out, in_flight = self.work.in_flight, "first epoch");
+                    }
+                    batch.push(sealed);
+                }
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => failed.push((*id, error)),
                 Err(panic) => failed.push((*id, RegionError::Failed(panic_text(panic.as_ref())))),
@@ -393,16 +411,18 @@ impl Slot {
             Some(Failure { reason, retry }) => {
                 (ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason: reason.clone(), retry: *retry }, None)
             }
-            None if region.leaving => match self.log.bounds(&region.changelog, Isolation::ReadUncommitted) {
-                Ok(bounds) => (ControlRecord::Released { incarnation, region: id, assignment, epoch }, Some(bounds.high)),
+            None if region.leaving => match self.end_of_release(region) {
+                Ok(end) => (ControlRecord::Released { incarnation, region: id, assignment, epoch }, Some(end)),
                 Err(_) => return self.append_later(),
             },
             None => (ControlRecord::Finished { incarnation, region: id, assignment, epoch }, None),
         };
         let gives_up = !matches!(record, ControlRecord::Finished { .. });
+        let region = self.work.regions.get_mut(&id).expect("found above");
+        region.released_at = changelog_end;
         if changelog_end.is_none() && gives_up {
             // Closed before anybody may open it.
-            self.work.regions.get_mut(&id).expect("found above").drop_state();
+            region.drop_state();
         }
         // From here on the region takes no step in this slot, whether the record arrives or not: it is leaving or has failed.
         let Ok(offset) = self.membership.append(&record) else { return self.append_later() };
@@ -412,6 +432,15 @@ impl Slot {
             self.work.finish_told.insert(id);
         }
         true
+    }
+
+    /// Where the changelog ends with the region's last epoch. Asked once: when the first try to release it was answered with an error, a successor
+    /// may have written more by the second.
+    fn end_of_release(&self, region: &Region) -> Result<Offset, LogError> {
+        match region.released_at {
+            Some(end) => Ok(end),
+            None => Ok(self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?.high),
+        }
     }
 
     fn append_later(&mut self) -> bool {
@@ -525,8 +554,8 @@ fn step(
     region: &mut Region,
     sources: &mut BTreeMap<StageId, Box<dyn SourceReader>>,
     exchange: &mut dyn LogReader,
-    log: &dyn Log,
 ) -> Result<bool, RegionError> {
+    crate::crash_points::pass_step_of(region.id);
     fail::fail_point!("engine::step", |_| Err(RegionError::Failed("fail point engine::step".into())));
     if region.pending_emit {
         region.step_emit()?;
@@ -537,7 +566,7 @@ fn step(
         Input::Source(_) => {
             let reader = sources.get_mut(&region.id.stage).expect("a slot has a reader for each source stage of its regions");
             let took = region.step_source(reader.as_mut())?;
-            took || region.tick(log)
+            took || region.tick(reader.as_ref())
         }
         Input::Exchange(_) => region.step_exchange(exchange)?,
     };
@@ -562,6 +591,15 @@ impl Region {
         }
     }
 
+    /// The mutant `apply-before-commit`.
+    fn apply_uncommitted(&mut self, sealed: &mut SealedEpoch) {
+        let Some(flush) = sealed.flush.take() else { return };
+        let stored = encode_stored(self.changelog_from, &sealed.record.encode());
+        let applied = self.state.apply_flush(flush, &stored);
+        tracing::debug!(ok = applied.is_ok(), "applied before the commit");
+        (self.flush_in_flight, self.flushed_epoch) = (false, Some(sealed.record.epoch));
+    }
+
     fn state_groups(&mut self) -> u64 {
         self.tables.iter().map(|operator| self.state.table(*operator).groups() as u64).sum()
     }
@@ -573,10 +611,10 @@ impl Region {
     }
 }
 
-impl From<streamshield_core::ports::log::LogError> for RegionError {
-    fn from(error: streamshield_core::ports::log::LogError) -> Self {
+impl From<LogError> for RegionError {
+    fn from(error: LogError) -> Self {
         match error.kind {
-            LogErrorKind::Retry => RegionError::Retry(error.message),
+            LogErrorKind::Retry | LogErrorKind::Missing => RegionError::Retry(error.message),
             _ => RegionError::Stop(error.message),
         }
     }

@@ -10,7 +10,7 @@ use crate::plan::WatermarkPlan;
 use crate::region::{Input, OpenEpoch, Region, RegionError, SourceInput};
 use streamshield_core::epoch::Step;
 use streamshield_core::ids::Offset;
-use streamshield_core::ports::log::{Isolation, Log, LogReader, TakeLimit};
+use streamshield_core::ports::log::{LogReader, TakeLimit};
 use streamshield_core::ports::source::{SourceBatch, SourceError, SourceErrorKind, SourceReader, SplitState};
 use streamshield_core::watermark::{UpstreamWatermark, Watermark, combine};
 
@@ -23,8 +23,6 @@ const STEP_MESSAGES_MAX: usize = 64;
 pub const EMIT_ROWS_MAX: usize = 65_536;
 /// A split without any row holds nothing back after this many ms, also where the table sets no idle time-out.
 const EMPTY_SPLIT_IDLE_MS: i64 = 2_000;
-/// The end of a partition that is written in transactions lies behind the last record by its commit marker.
-const CONTROL_MARKERS: Offset = 1;
 
 impl Region {
     /// Takes a step of a source split. False: there was nothing to take.
@@ -189,7 +187,7 @@ impl Region {
     }
 
     /// Judges idleness and moves processing time on. True: something changed, and an epoch is open that says so.
-    pub fn tick(&mut self, log: &dyn Log) -> bool {
+    pub fn tick(&mut self, reader: &dyn SourceReader) -> bool {
         let Input::Source(source) = &self.input else { return false };
         if source.finished || self.leaving || self.failed.is_some() {
             return false;
@@ -197,8 +195,9 @@ impl Region {
         let now_ms = self.open.as_ref().map_or_else(|| self.now_ms.max(self.settings.clock.wall_ms()), |open| open.context.now_ms);
         let next = match &source.watermark {
             Some(WatermarkPlan::EventTime { idle_timeout_ms, .. }) => {
-                let idle =
-                    !self.upstreams[0].idle && self.is_quiet(source, *idle_timeout_ms, now_ms) && source.stands_at_end(self.position, log);
+                let idle = !self.upstreams[0].idle
+                    && self.is_quiet(source, *idle_timeout_ms, now_ms)
+                    && reader.stands_at_end(source.split.id, self.position);
                 UpstreamWatermark { idle: idle || self.upstreams[0].idle, ..self.upstreams[0] }
             }
             Some(WatermarkPlan::ProcessingTime { granularity_ms }) => {
@@ -229,18 +228,6 @@ impl Region {
             None => return false,
         };
         now_ms - source.last_rows_ms >= timeout_ms
-    }
-}
-
-impl SourceInput {
-    /// A split of the log is idle only when nothing committed waits in it: being slow ourselves is not idleness.
-    fn stands_at_end(&self, position: Offset, log: &dyn Log) -> bool {
-        match &self.group {
-            Some((partition, _)) => log
-                .bounds(partition, Isolation::ReadCommitted)
-                .is_ok_and(|bounds| bounds.high <= position.max(bounds.low) + CONTROL_MARKERS),
-            None => true,
-        }
     }
 }
 

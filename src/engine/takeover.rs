@@ -86,6 +86,11 @@ impl Takeovers {
         }
     }
 
+    /// Some began not longer ago than this and have not committed yet.
+    pub fn are_under_way(&self, now: Duration, longest: Duration) -> bool {
+        self.under_way.lock().values().any(|takeover| now.saturating_sub(takeover.began) < longest)
+    }
+
     /// The region is somebody else's again.
     pub fn cancelled(&self, region: RegionId) {
         self.under_way.lock().remove(&region);

@@ -17,6 +17,7 @@ use arrow_buffer::{BooleanBuffer, ScalarBuffer};
 use arrow_schema::{DataType, SchemaRef};
 use arrow_select::take::take;
 use std::sync::Arc;
+use streamshield_core::mutants;
 use streamshield_core::ports::state::Window;
 use streamshield_core::watermark::Watermark;
 
@@ -181,6 +182,10 @@ impl AssignWindows {
 fn late(ends: &[i64], watermark: Option<&ArrayRef>) -> BooleanArray {
     let Some(watermark) = watermark else { return BooleanArray::new(BooleanBuffer::new_unset(ends.len()), None) };
     let watermark = watermark.as_primitive::<Int64Type>().values();
+    if mutants::is_on("lateness-by-batch") {
+        let last = Watermark(watermark.last().copied().unwrap_or(i64::MIN));
+        return BooleanArray::new(BooleanBuffer::collect_bool(ends.len(), |row| last.closes(ends[row])), None);
+    }
     BooleanArray::new(BooleanBuffer::collect_bool(ends.len(), |row| Watermark(watermark[row]).closes(ends[row])), None)
 }
 

@@ -23,7 +23,7 @@ use streamshield_core::ports::checkpoint::{
 /// What the store does wrong, in parts of 10,000 calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoreFaults {
-    /// A checkpoint is damaged without anybody being told; a restore finds it.
+    /// A checkpoint is damaged without anybody being told; a restore finds it. Never the only one, and never two in a row.
     pub damaged: u32,
     /// A call fails, to be tried again.
     pub refused: u32,
@@ -57,6 +57,8 @@ struct Store {
     away_until_ms: i64,
     /// Per region, the oldest first.
     kept: BTreeMap<RegionId, Vec<Kept>>,
+    /// Counts what came and went.
+    changes: u64,
 }
 
 /// The object store of a run; see the module text.
@@ -68,7 +70,7 @@ pub struct SimStore {
 
 impl SimStore {
     pub fn new(sim: &Sim, faults: StoreFaults) -> SimStore {
-        let store = Store { rng: sim.generator(), faults, away_until_ms: i64::MIN, kept: BTreeMap::new() };
+        let store = Store { rng: sim.generator(), faults, away_until_ms: i64::MIN, kept: BTreeMap::new(), changes: 0 };
         SimStore { sim: sim.clone(), store: Arc::new(Mutex::new(store)) }
     }
 
@@ -76,6 +78,27 @@ impl SimStore {
     pub fn away(&self, for_ms: i64) {
         self.store.lock().away_until_ms = self.sim.now_ms() + for_ms;
         self.sim.note("store", &format!("away for {for_ms} ms"));
+    }
+
+    /// The store answers again.
+    pub fn reconnect(&self) {
+        self.store.lock().away_until_ms = i64::MIN;
+    }
+
+    /// What it does wrong from now on.
+    pub fn set_faults(&self, faults: StoreFaults) {
+        self.store.lock().faults = faults;
+    }
+
+    /// Moves when a checkpoint has come.
+    pub fn changes(&self) -> u64 {
+        self.store.lock().changes
+    }
+
+    /// The remote checkpoints of all regions that retention has not marked, per region the oldest first: what a restore may begin from (K-2).
+    pub fn retained(&self) -> Vec<CheckpointInfo> {
+        let store = self.store.lock();
+        store.kept.values().flatten().filter(|kept| kept.marked_ms.is_none()).map(|kept| kept.info.clone()).collect()
     }
 
     /// Whether a call fails; also lets it take its time.
@@ -93,13 +116,17 @@ impl SimStore {
 
     fn put(&self, mut kept: Kept) {
         let mut store = self.store.lock();
+        store.changes += 1;
         let damaged = store.faults.damaged;
         kept.is_damaged = store.rng.random_range(0..RATE_SCALE) < damaged;
         let (region, name) = (kept.info.region, kept.info.manifest.clone());
         let checkpoints = store.kept.entry(region).or_default();
         checkpoints.retain(|other| other.info.manifest != name);
-        checkpoints.push(kept);
-        checkpoints.sort_by_key(order);
+        let at = checkpoints.partition_point(|other| order(other) < order(&kept));
+        // Beside a damaged one there is always a good one: a region that has lost all of its checkpoints is lost, and no engine could help.
+        let neighbours: Vec<_> = [at.checked_sub(1), Some(at)].into_iter().flatten().filter_map(|at| checkpoints.get(at)).collect();
+        kept.is_damaged &= !neighbours.is_empty() && !neighbours.iter().any(|neighbour| neighbour.is_damaged);
+        checkpoints.insert(at, kept);
     }
 }
 
@@ -136,7 +163,8 @@ impl SimCheckpoints {
         };
         let image = image.clone();
         drop(disk);
-        if image.record.as_deref() != Some(&request.record) {
+        // The engine keeps a position before the record.
+        if !image.record.as_ref().is_some_and(|record| record.ends_with(&request.record)) {
             let (region, epoch) = (request.region, request.epoch);
             self.store.sim.violation(format!("K-1: the checkpoint of {region} at epoch {epoch} names a record that its files do not hold"));
         }
@@ -151,12 +179,14 @@ impl SimCheckpoints {
         all
     }
 
-    /// Uploads what lies in the local folder.
+    /// Uploads the newest that lies in the local folder, unless the store has a newer one; the others are dropped, as in the real store.
     fn upload(&self, region: RegionId) {
         let local = self.disk.lock().local.remove(&region).unwrap_or_default();
-        for mut kept in local {
-            kept.info.durability = Durability::Remote;
-            self.store.put(kept);
+        let Some(mut newest) = local.into_iter().max_by_key(order) else { return };
+        let newest_remote = self.store.store.lock().kept.get(&region).and_then(|kept| kept.iter().map(|kept| kept.info.epoch).max());
+        if newest_remote < Some(newest.info.epoch) {
+            newest.info.durability = Durability::Remote;
+            self.store.put(newest);
         }
     }
 

@@ -78,6 +78,8 @@ struct Entry {
     actor: Box<dyn Actor>,
     client: ClientId,
     due_ms: i64,
+    /// Its last turn takes until then: nothing wakes it before.
+    busy_until_ms: i64,
 }
 
 /// See the module text.
@@ -90,6 +92,8 @@ pub struct Schedule {
     mischief: Mischief,
     /// When which kind strikes next.
     coming: BTreeMap<Kind, i64>,
+    /// Time is not moved beyond this: then the driver has something to do.
+    horizon_ms: i64,
 }
 
 impl Schedule {
@@ -102,6 +106,7 @@ impl Schedule {
             paused: BTreeMap::new(),
             mischief: Mischief::default(),
             coming: BTreeMap::new(),
+            horizon_ms: i64::MAX,
         };
         schedule.set_mischief(mischief);
         schedule
@@ -112,6 +117,36 @@ impl Schedule {
         self.mischief = mischief;
         self.coming.clear();
         [Kind::Crash, Kind::Pause, Kind::Outage].into_iter().for_each(|kind| self.plan(kind));
+    }
+
+    /// A wait ends here at the latest.
+    pub fn set_horizon(&mut self, at_ms: i64) {
+        self.horizon_ms = at_ms;
+    }
+
+    /// A worker stands still for a while, and does not know it.
+    pub fn pause(&mut self, client: ClientId, for_ms: i64) {
+        self.paused.insert(client, self.sim.now_ms() + for_ms);
+        self.sim.freeze(client);
+        self.sim.note("schedule", &format!("{client:?} stands still for {for_ms} ms"));
+    }
+
+    pub fn is_paused(&self, client: ClientId) -> bool {
+        self.paused.get(&client).is_some_and(|until_ms| *until_ms > self.sim.now_ms())
+    }
+
+    /// All that stand still go on.
+    pub fn resume_all(&mut self) {
+        self.resume(i64::MAX);
+    }
+
+    /// Those go on whose time is over.
+    fn resume(&mut self, now_ms: i64) {
+        let over: Vec<_> = self.paused.iter().filter(|(_, until_ms)| **until_ms <= now_ms).map(|(client, _)| *client).collect();
+        for client in over {
+            self.paused.remove(&client);
+            self.sim.thaw(client);
+        }
     }
 
     fn plan(&mut self, kind: Kind) {
@@ -129,7 +164,7 @@ impl Schedule {
     pub fn add(&mut self, client: ClientId, actor: Box<dyn Actor>) -> ActorId {
         self.numbers += 1;
         let id = ActorId(self.numbers);
-        self.actors.insert(id, Entry { actor, client, due_ms: self.sim.now_ms() });
+        self.actors.insert(id, Entry { actor, client, due_ms: self.sim.now_ms(), busy_until_ms: i64::MIN });
         id
     }
 
@@ -154,22 +189,19 @@ impl Schedule {
         if let Some(step) = self.strike(now_ms) {
             return step;
         }
-        self.paused.retain(|_, until_ms| *until_ms > now_ms);
-        let paused = &self.paused;
-        let due: Vec<_> = self
-            .actors
-            .iter_mut()
-            .filter(|(_, entry)| !paused.contains_key(&entry.client))
-            .filter_map(|(id, entry)| (entry.due_ms <= now_ms || entry.actor.is_woken()).then_some(*id))
-            .collect();
+        self.resume(now_ms);
+        let mut due = Vec::new();
+        for (id, entry) in self.actors.iter_mut().filter(|(_, entry)| !self.paused.contains_key(&entry.client)) {
+            // A woken one keeps being due until its turn has come.
+            if entry.due_ms > now_ms && entry.actor.is_woken() {
+                entry.due_ms = entry.due_ms.min(entry.busy_until_ms.max(now_ms));
+            }
+            if entry.due_ms <= now_ms {
+                due.push(*id);
+            }
+        }
         if due.is_empty() {
             return self.wait(now_ms);
-        }
-        // A woken one keeps being due until its turn has come.
-        for id in &due {
-            if let Some(entry) = self.actors.get_mut(id) {
-                entry.due_ms = entry.due_ms.min(now_ms);
-            }
         }
         let id = due[self.rng.random_range(0..due.len())];
         self.turn(id)
@@ -189,6 +221,7 @@ impl Schedule {
             }
         };
         entry.due_ms = self.sim.now_ms().saturating_add(after_ms);
+        entry.busy_until_ms = self.sim.now_ms().saturating_add(busy_ms);
         if !self.sim.is_alive(client) {
             self.crash(client);
             return Step::Crashed(client);
@@ -216,8 +249,7 @@ impl Schedule {
             return Some(Step::Crashed(client));
         }
         let ms = self.rng.random_range(1..=self.mischief.pause_ms_max.max(1)) as i64;
-        self.paused.insert(client, now_ms + ms);
-        self.sim.note("schedule", &format!("{client:?} stands still for {ms} ms"));
+        self.pause(client, ms);
         Some(Step::Paused(client, ms))
     }
 
@@ -226,7 +258,9 @@ impl Schedule {
         let actors = self.actors.values().filter(|entry| !is_paused(&entry.client)).map(|entry| entry.due_ms);
         let others = self.paused.values().chain(self.coming.values()).copied();
         let next_ms = actors.chain(others).chain(self.sim.next_event_ms()).min();
-        let Some(next_ms) = next_ms.filter(|_| !self.actors.is_empty()) else { return Step::Over };
+        let is_anybody_there = !self.actors.is_empty() || self.horizon_ms < i64::MAX;
+        let next_ms = next_ms.into_iter().chain((self.horizon_ms < i64::MAX).then_some(self.horizon_ms)).min();
+        let Some(next_ms) = next_ms.filter(|_| is_anybody_there) else { return Step::Over };
         let wait_ms = (next_ms - now_ms).max(1);
         self.sim.advance(wait_ms);
         Step::Waited(wait_ms)

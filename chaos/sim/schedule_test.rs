@@ -86,9 +86,10 @@ fn who_is_woken_has_a_turn_before_its_time() {
     office.schedule.step();
     woken.set(true);
     let begun_ms = office.sim.now_ms();
-    office.schedule.step();
+    // As soon as its last turn is over.
+    assert_eq!(office.steps(2)[0], Step::Waited(TURN_MS_MIN));
     assert_eq!(office.turns.borrow().len(), 2);
-    assert_eq!(office.sim.now_ms(), begun_ms);
+    assert_eq!(office.sim.now_ms(), begun_ms + TURN_MS_MIN);
     assert_eq!(office.schedule.step(), Step::Waited(10_001));
 }
 

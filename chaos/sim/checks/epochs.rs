@@ -4,7 +4,7 @@ use super::{Check, recorded};
 use crate::world::Entry;
 use std::collections::BTreeMap;
 use streamshield_core::epoch::EpochRecord;
-use streamshield_core::ids::{Epoch, RegionId};
+use streamshield_core::ids::RegionId;
 
 /// See the module text.
 #[derive(Default)]
@@ -31,8 +31,8 @@ impl Check for EpochCheck {
                 ));
             }
             let followed = match self.last.get(&region) {
-                Some(last) => follows(last, &record),
-                None => begins(&record),
+                Some(last) => last.check_next(&record),
+                None => record.check_first(),
             };
             // Also after a violation: what comes next is judged by what is really there.
             self.last.insert(region, record);
@@ -40,25 +40,4 @@ impl Check for EpochCheck {
         }
         Ok(())
     }
-}
-
-fn begins(record: &EpochRecord) -> Result<(), String> {
-    if record.epoch != Epoch::GENESIS {
-        return Err(format!("E-1: {} begins with epoch {}", record.region, record.epoch));
-    }
-    if !record.steps.is_empty() {
-        return Err(format!("E-2: {} takes steps in its first epoch, which only states where it starts", record.region));
-    }
-    Ok(())
-}
-
-fn follows(last: &EpochRecord, next: &EpochRecord) -> Result<(), String> {
-    last.check_successor(next)?;
-    if next.now_ms < last.now_ms {
-        return Err(format!("E-4: {} epoch {} takes the clock back from {} to {}", next.region, next.epoch, last.now_ms, next.now_ms));
-    }
-    if last.finished && !next.steps.is_empty() {
-        return Err(format!("E-2: {} epoch {} takes steps after the region had finished", next.region, next.epoch));
-    }
-    Ok(())
 }

@@ -87,8 +87,11 @@ impl LogReader for SimReader {
         if !world.is_alive(self.client) {
             return Err(retry("this process is dead"));
         }
-        let looked =
-            if world.is_away() { Err(retry("the broker is away")) } else { look(&mut world, self.reader, partition, position.next) };
+        let looked = if world.is_away(self.client) {
+            Err(retry("the broker is away"))
+        } else {
+            look(&mut world, self.reader, partition, position.next)
+        };
         let found = match looked {
             Ok(found) => found,
             Err(error) => {

@@ -30,6 +30,7 @@ pub struct SimWriter {
 
 /// What is the client's own, apart from the world.
 struct Producer {
+    client: ClientId,
     transactional_id: String,
     granted: (i64, i16),
     sequences: BTreeMap<TopicPartition, i32>,
@@ -45,6 +46,7 @@ struct Producer {
 impl SimWriter {
     pub(super) fn new(sim: &Sim, client: ClientId, transactional_id: &str, granted: (i64, i16)) -> SimWriter {
         let producer = Producer {
+            client,
             transactional_id: transactional_id.to_owned(),
             granted,
             sequences: BTreeMap::new(),
@@ -85,7 +87,7 @@ impl SimWriter {
         if is_full {
             return Err(retry("the client's queue is full"));
         }
-        if !world.is_away() && world.strikes("sent early", sent_early) {
+        if !world.is_away(self.client) && world.strikes("sent early", sent_early) {
             self.producer.deliver(&mut world);
         }
         Ok(())
@@ -106,7 +108,7 @@ impl SimWriter {
         if let Some(name) = fate.name() {
             world.fire(name);
         }
-        if world.is_away() || fate == CommitFate::DeliveryFails {
+        if world.is_away(self.client) || fate == CommitFate::DeliveryFails {
             return self.abandon(world, "messages were not delivered in time".into());
         }
         self.producer.deliver(world);
@@ -308,7 +310,8 @@ impl Producer {
     /// Aborts what is open as well as it can.
     fn abort(&mut self, world: &mut World) {
         self.queued.clear();
-        if self.opened_ms.take().is_some() && !world.is_away() && !world.strikes("abort lost", world.faults.commit_request_lost) {
+        if self.opened_ms.take().is_some() && !world.is_away(self.client) && !world.strikes("abort lost", world.faults.commit_request_lost)
+        {
             // Refused when somebody has fenced it: then it is aborted already.
             let _ = world.core.end_transaction(world.now_ms, &self.transactional_id, self.granted, false);
             world.settle();

@@ -15,8 +15,10 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::RegionId;
 use streamshield_core::ports::state::{StateError, StateErrorKind};
+use xxhash_rust::xxh3::Xxh3;
 
 /// What a disk does wrong, in parts of 10,000.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +47,20 @@ pub(crate) struct Image {
 }
 
 impl Image {
+    fn digest(&self) -> u64 {
+        let mut hash = Xxh3::new();
+        for (group, states) in &self.groups {
+            hash.update(&group.operator.to_le_bytes());
+            hash.update(&group.window.start_ms.to_le_bytes());
+            hash.update(&group.window.end_ms.to_le_bytes());
+            for part in std::iter::once(&group.key).chain(states) {
+                hash.update(&(part.len() as u64).to_le_bytes());
+                hash.update(part);
+            }
+        }
+        hash.digest()
+    }
+
     fn apply(&mut self, write: &Write) {
         write.batch.apply_to(&mut self.groups);
         self.record = Some(write.record.clone());
@@ -115,6 +131,11 @@ impl SimDisk {
         disk.folders.clear();
         disk.local.clear();
         disk.note(format_args!("lost"));
+    }
+
+    /// What the disk does wrong from now on.
+    pub fn set_faults(&self, faults: DiskFaults) {
+        self.0.lock().faults = faults;
     }
 
     /// Deletes a folder of a copy or a download: the engine does so on the machine's own file system, where there is none of ours.
@@ -223,7 +244,18 @@ impl Disk {
         if is_synced {
             store.sync();
         }
+        self.compare(region);
         Ok(())
+    }
+
+    /// E-4: what lies here is what lies elsewhere at this epoch.
+    fn compare(&self, region: RegionId) {
+        let Some(image) = self.image(region) else { return };
+        // The engine keeps an epoch record behind eight bytes of its own.
+        let record = image.record.as_ref().and_then(|record| EpochRecord::decode(record.get(8..)?).ok());
+        if let Some(record) = record {
+            self.sim.image(&self.name, region, record.epoch, image.digest());
+        }
     }
 
     pub fn image(&self, region: RegionId) -> Option<&Image> {
@@ -265,6 +297,7 @@ impl Disk {
             return Err(error(StateErrorKind::Io, format!("{} does not exist", directory.display())));
         };
         self.stores.insert(region, Store { live: image.clone(), synced: image, unsynced: VecDeque::new(), opened_by: None });
+        self.compare(region);
         self.note(format_args!("{region} adopts {}", directory.display()));
         Ok(())
     }

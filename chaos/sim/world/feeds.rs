@@ -32,6 +32,8 @@ pub(crate) struct Feeds {
     readers: BTreeMap<ReaderId, Reader>,
     feeds: BTreeMap<TopicPartition, BTreeMap<ReaderId, Feed>>,
     numbers: u64,
+    /// Clients that stand still: what they have heard of is what they had.
+    frozen: BTreeSet<ClientId>,
 }
 
 impl Feeds {
@@ -55,6 +57,25 @@ impl Feeds {
         gone.into_iter().for_each(|reader| self.remove(reader));
     }
 
+    /// The client stands still, and its readers with it.
+    pub fn freeze(&mut self, client: ClientId) {
+        self.frozen.insert(client);
+    }
+
+    /// The client goes on, with what it knew; what came meanwhile it hears at the times that `late` gives.
+    pub fn thaw(&mut self, core: &LogCore, client: ClientId, mut late: impl FnMut() -> i64) {
+        if !self.frozen.remove(&client) {
+            return;
+        }
+        for (partition, feeds) in &mut self.feeds {
+            let end = stable_end(core, partition);
+            let is_its = |reader: &ReaderId| self.readers.get(reader).is_some_and(|reader| reader.client == client);
+            for (_, feed) in feeds.iter_mut().filter(|(reader, feed)| is_its(reader) && feed.heard < end) {
+                feed.hears_ms = Some(late());
+            }
+        }
+    }
+
     /// A reader begins with what there is.
     pub fn assign(&mut self, core: &LogCore, reader: ReaderId, partition: &TopicPartition) {
         let feed = Feed { heard: stable_end(core, partition), hears_ms: None };
@@ -73,6 +94,12 @@ impl Feeds {
         self.feeds.get(partition)?.get(&reader).map(|feed| feed.heard)
     }
 
+    /// Up to where the slowest of a client's readers has heard.
+    pub fn heard_by(&self, client: ClientId, partition: &TopicPartition) -> Option<Offset> {
+        let is_its = |reader: &ReaderId| self.readers.get(reader).is_some_and(|reader| reader.client == client);
+        self.feeds.get(partition)?.iter().filter(|(reader, _)| is_its(reader)).map(|(_, feed)| feed.heard).min()
+    }
+
     /// Partitions have grown: each of their readers hears of it now, or at the time that `late` draws. Returns how many hear later.
     pub fn settle(&mut self, core: &LogCore, events: &[Event], mut late: impl FnMut() -> Option<i64>) -> u64 {
         let mut touched = BTreeSet::new();
@@ -85,7 +112,9 @@ impl Feeds {
         for partition in touched {
             let Some(feeds) = self.feeds.get_mut(&partition) else { continue };
             let end = stable_end(core, &partition);
-            for (reader, feed) in feeds.iter_mut().filter(|(_, feed)| feed.heard < end && feed.hears_ms.is_none()) {
+            let is_still = |reader: &ReaderId| self.readers.get(reader).is_some_and(|reader| self.frozen.contains(&reader.client));
+            let hears = |(reader, feed): &(&ReaderId, &mut Feed)| feed.heard < end && feed.hears_ms.is_none() && !is_still(reader);
+            for (reader, feed) in feeds.iter_mut().filter(hears) {
                 feed.hears_ms = late();
                 if feed.hears_ms.is_some() {
                     delayed += 1;
@@ -103,8 +132,12 @@ impl Feeds {
     pub fn refresh(&mut self, core: &LogCore, now_ms: i64) {
         let mut awake = BTreeSet::new();
         for (partition, feeds) in &mut self.feeds {
+            let is_still = |reader: &ReaderId| self.readers.get(reader).is_some_and(|reader| self.frozen.contains(&reader.client));
             for (reader, feed) in feeds.iter_mut().filter(|(_, feed)| feed.hears_ms.is_some_and(|due_ms| due_ms <= now_ms)) {
                 feed.hears_ms = None;
+                if is_still(reader) {
+                    continue;
+                }
                 feed.heard = feed.heard.max(stable_end(core, partition));
                 awake.insert(*reader);
             }

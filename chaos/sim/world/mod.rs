@@ -17,6 +17,7 @@
 
 mod faults;
 mod feeds;
+mod images;
 mod ledger;
 mod trace;
 
@@ -26,6 +27,7 @@ pub use trace::Trace;
 
 pub(crate) use faults::CommitFate;
 pub(crate) use feeds::ReaderId;
+use images::Images;
 pub(crate) use ledger::messages;
 
 use crate::checks::{Checks, Violation};
@@ -36,13 +38,17 @@ use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use streamshield_core::ports::log::{LogError, LogErrorKind};
+use streamshield_core::ids::{Epoch, Offset, RegionId};
+use streamshield_core::ports::log::{LogError, LogErrorKind, TopicPartition};
 use streamshield_embedded::log_core::{self, LogCore};
 
 /// When a run begins, in ms since 1970 (9 September 2001): early enough that no test takes it for the present.
 pub const START_MS: i64 = 1_000_000_000_000;
 /// Transactions older than this are aborted; the default of our Kafka client.
 pub const TRANSACTION_TIMEOUT_MS: i64 = 30_000;
+
+/// How long a reader that stood still waits for its first answer, where nothing is late.
+const THAW_MS_MAX: i64 = 50;
 
 /// One life of one worker: it dies with its handles, and its successor is another client.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -51,6 +57,8 @@ pub struct ClientId(u32);
 struct Client {
     name: String,
     is_alive: bool,
+    /// Its way to the broker is cut until then.
+    cut_until_ms: i64,
 }
 
 /// An EndTxn on its way.
@@ -80,6 +88,7 @@ pub struct World {
     trace: Trace,
     fired: BTreeMap<&'static str, u64>,
     spent_ms: i64,
+    images: Images,
 }
 
 /// What kind of call it is: only a call with an effect can lose its answer.
@@ -113,8 +122,10 @@ impl World {
         self.clients.get(client.0 as usize).is_some_and(|client| client.is_alive)
     }
 
-    pub(crate) fn is_away(&self) -> bool {
-        self.now_ms < self.away_until_ms
+    /// The broker does not answer this client: it is away, or the way to it is cut.
+    pub(crate) fn is_away(&self, client: ClientId) -> bool {
+        let cut_until_ms = self.clients.get(client.0 as usize).map_or(i64::MIN, |client| client.cut_until_ms);
+        self.now_ms < self.away_until_ms.max(cut_until_ms)
     }
 
     /// Writes one line of the trace.
@@ -178,7 +189,7 @@ impl World {
         kind: Call,
         effect: impl FnOnce(&mut World) -> Result<T, LogError>,
     ) -> Result<T, LogError> {
-        if self.is_away() {
+        if self.is_away(client) {
             return Err(retry("the broker is away"));
         }
         if self.strikes("refused", self.faults.refused) {
@@ -322,6 +333,7 @@ impl Sim {
             trace: Trace::default(),
             fired: BTreeMap::new(),
             spent_ms: 0,
+            images: Images::default(),
         };
         let plan = format!("{:?}", world.faults);
         world.trace.add(START_MS, "world", format_args!("seed {seed} {plan}"));
@@ -375,7 +387,7 @@ impl Sim {
     pub fn client(&self, name: &str) -> ClientId {
         let mut world = self.world();
         let client = ClientId(world.clients.len() as u32);
-        world.clients.push(Client { name: name.to_owned(), is_alive: true });
+        world.clients.push(Client { name: name.to_owned(), is_alive: true, cut_until_ms: i64::MIN });
         world.note(client, format_args!("starts"));
         client
     }
@@ -396,6 +408,42 @@ impl Sim {
         world.fire("broker away");
         let now_ms = world.now_ms;
         world.trace.add(now_ms, "log", format_args!("away for {for_ms} ms"));
+    }
+
+    /// A client stands still: its clock goes on, and it hears of nothing.
+    pub(crate) fn freeze(&self, client: ClientId) {
+        self.world().feeds.freeze(client);
+    }
+
+    /// It goes on, and hears later of what came meanwhile: its first fetch takes a moment.
+    pub(crate) fn thaw(&self, client: ClientId) {
+        let mut world = self.world();
+        let World { feeds, core, rng, now_ms, faults, .. } = &mut *world;
+        let most = faults.late_ms_max.max(THAW_MS_MAX);
+        feeds.thaw(core, client, || *now_ms + rng.random_range(1..=most));
+    }
+
+    /// One worker's way to the broker is cut for a while; the others have theirs.
+    pub fn cut(&self, client: ClientId, for_ms: i64) {
+        let mut world = self.world();
+        let until_ms = world.now_ms + for_ms;
+        if let Some(entry) = world.clients.get_mut(client.0 as usize) {
+            entry.cut_until_ms = until_ms;
+        }
+        world.fire("worker cut off");
+        world.note(client, format_args!("is cut off for {for_ms} ms"));
+    }
+
+    /// Ends all outages and cuts.
+    pub fn reconnect(&self) {
+        let mut world = self.world();
+        world.away_until_ms = i64::MIN;
+        world.clients.iter_mut().for_each(|client| client.cut_until_ms = i64::MIN);
+    }
+
+    /// Counts what the driver has done by itself, beside the faults that calls meet.
+    pub fn fire(&self, name: &'static str) {
+        self.world().fire(name);
     }
 
     /// Faults from now on.
@@ -436,6 +484,11 @@ impl Sim {
         (world.trace.calls(), world.trace.tail(lines).map(str::to_owned).collect())
     }
 
+    /// Prints every line of the trace from now on.
+    pub fn echo_trace(&self) {
+        self.world().trace.echo();
+    }
+
     /// A line in the trace from the driver.
     pub fn note(&self, who: &str, what: &str) {
         let mut world = self.world();
@@ -448,9 +501,32 @@ impl Sim {
         self.world().checks = checks;
     }
 
+    pub fn has_violation(&self) -> bool {
+        !self.world().checks.violations().is_empty()
+    }
+
+    /// Up to where this client has heard of a partition: its slowest reader, if it has one there.
+    pub fn heard(&self, client: ClientId, partition: &TopicPartition) -> Option<Offset> {
+        self.world().feeds.heard_by(client, partition)
+    }
+
     /// What was found so far.
     pub fn violations(&self) -> Vec<Violation> {
         self.world().checks.violations().to_vec()
+    }
+
+    /// A store holds this state of a region at this epoch. E-4: whoever holds the same epoch holds the same.
+    pub(crate) fn image(&self, holder: &str, region: RegionId, epoch: Epoch, digest: u64) {
+        let mut world = self.world();
+        if let Some(what) = world.images.compare(holder, region, epoch, digest) {
+            let now_ms = world.now_ms;
+            world.checks.add_violation(now_ms, what);
+        }
+    }
+
+    /// States that were compared with another one of the same region and epoch.
+    pub fn images_compared(&self) -> u64 {
+        self.world().images.compared()
     }
 
     /// Looks at the log core itself, past all faults.

@@ -13,11 +13,12 @@ pub struct Trace {
     calls: u64,
     tail: VecDeque<String>,
     line: String,
+    is_echoed: bool,
 }
 
 impl Default for Trace {
     fn default() -> Self {
-        Trace { hash: Xxh3::new(), calls: 0, tail: VecDeque::with_capacity(KEPT_LINES), line: String::new() }
+        Trace { hash: Xxh3::new(), calls: 0, tail: VecDeque::with_capacity(KEPT_LINES), line: String::new(), is_echoed: false }
     }
 }
 
@@ -29,10 +30,18 @@ impl Trace {
         self.hash.update(self.line.as_bytes());
         self.hash.update(b"\n");
         self.calls += 1;
-        if self.tail.len() == KEPT_LINES {
-            self.tail.pop_front();
+        if self.is_echoed {
+            println!("{}", self.line);
         }
-        self.tail.push_back(self.line.clone());
+        // The oldest line's memory holds the newest one: there are ten thousands of them per run.
+        let mut kept = if self.tail.len() == KEPT_LINES { self.tail.pop_front().unwrap_or_default() } else { String::new() };
+        kept.clone_from(&self.line);
+        self.tail.push_back(kept);
+    }
+
+    /// Prints every line from now on.
+    pub fn echo(&mut self) {
+        self.is_echoed = true;
     }
 
     pub fn hash(&self) -> u64 {

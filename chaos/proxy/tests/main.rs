@@ -1,0 +1,8 @@
+//! Proxies with real sockets: each toxic as a plain client sees it, Kafka by name, HTTP, the stray commit of KIP-890.
+
+mod http;
+mod kafka;
+mod packets;
+mod plain;
+mod support;
+mod toxics;

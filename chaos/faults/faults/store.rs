@@ -1,0 +1,204 @@
+//! Faults of the store of the checkpoints: away, failing, silent, torn uploads, lost answers, damaged objects.
+
+use super::storage::flip;
+use super::target::Setup;
+use super::{Evidence, nothing};
+use crate::api::{Fault, FaultError, Fired};
+use crate::stage::{Stage, StoreKind};
+use rand::seq::SliceRandom;
+use std::collections::BTreeMap;
+use streamshield_proxy::{Counters, Door, HttpAction, HttpRequest, HttpRule, HttpRuleHandle};
+
+/// What of the store's proxy is set.
+enum Set {
+    Door(Counters),
+    Rule(HttpRuleHandle),
+}
+
+/// `store.away`, `store.errors`, `store.hang`, `store.torn_upload`, `store.ambiguous_create`
+pub(crate) struct Requests {
+    setup: Setup,
+    set: Option<Set>,
+}
+
+impl Requests {
+    pub(crate) fn new(setup: Setup) -> Requests {
+        Requests { setup, set: None }
+    }
+
+    fn rule(&self) -> HttpRule {
+        let given = &self.setup.given;
+        let uploads = |request: &HttpRequest| request.method == "PUT";
+        match self.setup.spec.name {
+            "store.errors" => {
+                let status = u16::try_from(given.count("status")).unwrap_or(503);
+                HttpRule::new(HttpAction::Status(status)).share(given.share("share"))
+            }
+            "store.torn_upload" => {
+                HttpRule::new(HttpAction::TearUpload { after_bytes: given.bytes("after") }).when(uploads).share(given.share("share"))
+            }
+            "store.ambiguous_create" => HttpRule::new(HttpAction::LoseAnswer).when(uploads).share(given.share("share")),
+            _ => HttpRule::new(HttpAction::Hang),
+        }
+    }
+
+    fn what(&self) -> &'static str {
+        match self.setup.spec.name {
+            "store.errors" => "requests answered with an error",
+            "store.torn_upload" => "uploads torn",
+            "store.ambiguous_create" => "answers to uploads lost",
+            _ => "requests left without an answer",
+        }
+    }
+
+    fn evidence(&self, stage: &Stage) -> Result<Fired, FaultError> {
+        let mut evidence = Evidence::default();
+        match &self.set {
+            Some(Set::Door(before)) => {
+                let now = stage.store().link()?.counters();
+                evidence.add(
+                    "store",
+                    format!("shut {} times, {} connections reset", now.shut - before.shut, now.reset - before.reset),
+                    now.shut - before.shut,
+                );
+            }
+            Some(Set::Rule(rule)) => {
+                let fired = rule.counters().fired;
+                evidence.add("store", format!("{fired} {}", self.what()), fired);
+            }
+            None => {}
+        }
+        Ok(evidence.fired())
+    }
+}
+
+impl Fault<Stage> for Requests {
+    fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
+        self.set = Some(if self.setup.spec.name == "store.away" {
+            let link = stage.store().link()?;
+            let before = link.counters();
+            link.set_door(Door::Refuse);
+            // The proxy's own thread shuts it.
+            link.wait_for(std::time::Duration::from_secs(5), |now| now.shut > before.shut);
+            Set::Door(before)
+        } else {
+            Set::Rule(stage.store().http()?.add(self.rule()))
+        });
+        self.evidence(stage)
+    }
+
+    fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
+        let fired = self.evidence(stage)?;
+        // A rule ends with its handle.
+        if let Some(Set::Door(_)) = self.set.take() {
+            stage.store().link()?.set_door(Door::Open);
+        }
+        Ok(fired)
+    }
+}
+
+/// `store.corrupt`
+///
+/// A restore refuses what does not match its checksums and takes the next older checkpoint (K-1). So by default what is damaged is newest manifests that have
+/// an older one behind them. Whoever damages files may damage all checkpoints of a region at once, since they share them: then the state lives on in the
+/// workers alone, and with them dies.
+pub(crate) struct Corrupt(pub Setup);
+
+/// The newest manifest of each folder that holds several: names sort by age.
+fn newest_of_several(objects: &[String]) -> Vec<String> {
+    let mut folders: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+    for object in objects {
+        if let Some((folder, _)) = object.rsplit_once('/').filter(|(folder, _)| folder.ends_with("/manifests")) {
+            folders.entry(folder).or_default().push(object);
+        }
+    }
+    folders
+        .values()
+        .filter(|manifests| manifests.len() > 1)
+        .filter_map(|manifests| manifests.iter().max().map(|name| (*name).clone()))
+        .collect()
+}
+
+impl Corrupt {
+    fn objects(&self, stage: &Stage) -> Result<Vec<String>, FaultError> {
+        let objects = stage.store().objects()?;
+        let within = |folder: &str| objects.iter().filter(|name| name.contains(folder)).cloned().collect();
+        Ok(match self.0.given.choice("what") {
+            // Blocks have no names of ours.
+            _ if stage.store().kind() == StoreKind::Hdfs => objects,
+            "files" => within("/files/"),
+            "manifests" => within("/manifests/"),
+            _ => newest_of_several(&objects),
+        })
+    }
+}
+
+impl Fault<Stage> for Corrupt {
+    fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
+        let store = stage.store();
+        let mut objects = self.objects(stage)?;
+        objects.shuffle(&mut self.0.random);
+        let wanted = usize::try_from(self.0.given.count("objects")).unwrap_or(usize::MAX);
+        let mut evidence = Evidence::default();
+        for object in objects.into_iter().take(wanted) {
+            // Garbage collection may have been faster.
+            let mut content = match store.read(&object) {
+                Err(FaultError::NoTarget(_)) => continue,
+                read => read?,
+            };
+            let Ok(told) = flip(&mut content, &mut self.0.random) else { continue };
+            store.overwrite(&object, &content)?;
+            evidence.add(object.clone(), format!("{object}: {told}"), 1);
+        }
+        let fired = evidence.fired();
+        if fired.count == 0 {
+            return Err(FaultError::NoTarget(format!("the store has no {} objects yet", self.0.given.choice("what"))));
+        }
+        Ok(fired)
+    }
+
+    fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
+        nothing()
+    }
+}
+
+/// `hdfs.name_node_restart`
+pub(crate) struct NameNodeRestart {
+    is_away: bool,
+}
+
+impl NameNodeRestart {
+    pub(crate) fn new(_: Setup) -> NameNodeRestart {
+        NameNodeRestart { is_away: false }
+    }
+}
+
+impl Fault<Stage> for NameNodeRestart {
+    fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
+        if stage.store().kind() != StoreKind::Hdfs {
+            return Err(FaultError::NotPossibleHere("the store is no HDFS: it takes a topology with hdfs".into()));
+        }
+        let pid = stage.store().kill_server()?;
+        self.is_away = true;
+        Ok(Fired { hit: vec!["store".into()], evidence: format!("pid {pid} is gone"), count: 1 })
+    }
+
+    fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
+        if !std::mem::take(&mut self.is_away) {
+            return nothing();
+        }
+        stage.store().start_server()?;
+        Ok(Fired { hit: vec!["store".into()], evidence: "it serves again, with its data".into(), count: 1 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_manifests_with_an_older_one_behind_them_are_damaged() {
+        let names = ["j/0-0/manifests/1-5.json", "j/0-0/manifests/2-5.json", "j/0-1/manifests/7-5.json", "j/0-1/files/9-a", "j/clock"];
+        assert_eq!(newest_of_several(&names.map(String::from)), ["j/0-0/manifests/2-5.json"]);
+    }
+}

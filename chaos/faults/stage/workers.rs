@@ -1,0 +1,398 @@
+//! The workers of a stage, each a process that is started again after its death, as Kubernetes would do it.
+//!
+//! ```text
+//!            ┌──────────────────────── one thread per worker ────────────────────────┐
+//!            ▼                                                                       │
+//! wait until nobody holds it ─► start ─► wait for its end ─► pause, longer each time ┘
+//! ```
+//! A fault that needs a worker to stay away holds it ([`Workers::hold`]); one that changes what the next life gets sets its environment, its limits or its
+//! control groups, and ends the present life. Whatever it was, a worker that nobody holds comes back.
+//!
+//! Each worker has a job file of its own, which differs from the others in how it reaches the brokers and the store: by its own proxies.
+
+use super::events::{Events, StageEventKind};
+use super::process::{Ended, Process, lock, usage};
+use super::watchdog::Watchdog;
+use crate::api::FaultError;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The pause after a death; twice as long after each further one, until a life was long enough.
+const RESTART_PAUSE_MIN: Duration = Duration::from_millis(200);
+const RESTART_PAUSE_MAX: Duration = Duration::from_secs(5);
+const HEALTHY_LIFE: Duration = Duration::from_secs(30);
+
+/// A worker as others see it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WorkerView {
+    pub name: String,
+    /// None: it does not run at the moment.
+    pub pid: Option<u32>,
+    pub http: SocketAddr,
+    pub starts: u64,
+    pub deaths: u64,
+    /// Of all its lives.
+    pub cpu_seconds: f64,
+    pub peak_rss_bytes: u64,
+}
+
+/// One worker.
+struct Slot {
+    job_file: PathBuf,
+    http: SocketAddr,
+    process: Option<Arc<Process>>,
+    starts: u64,
+    deaths: u64,
+    /// Faults that want it to stay away.
+    holds: u32,
+    not_before: Option<Instant>,
+    /// Variables of the next start only, and of every one.
+    once: BTreeMap<String, String>,
+    environment: BTreeMap<String, String>,
+    open_files_max: Option<u64>,
+    cgroups: Vec<PathBuf>,
+    past_cpu_seconds: f64,
+    peak_rss_bytes: u64,
+    last_words: String,
+}
+
+struct Shared {
+    folder: PathBuf,
+    binary: PathBuf,
+    slots: Mutex<State>,
+    changed: Condvar,
+    events: Arc<Events>,
+    watchdog: Arc<Watchdog>,
+}
+
+struct State {
+    slots: BTreeMap<String, Slot>,
+    ends: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        lock(&self.slots)
+    }
+
+    fn change<T>(&self, name: &str, change: impl FnOnce(&mut Slot) -> T) -> Result<T, FaultError> {
+        let mut state = self.lock();
+        let slot = state.slots.get_mut(name).ok_or_else(|| FaultError::NoTarget(format!("there is no worker {name}")))?;
+        let changed = change(slot);
+        self.changed.notify_all();
+        Ok(changed)
+    }
+}
+
+/// All workers of a stage.
+pub struct Workers {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// While it lives the worker is not started again.
+#[must_use = "the worker is let go when this is dropped"]
+pub struct Hold {
+    shared: Arc<Shared>,
+    worker: String,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        // A worker that was there does not go away.
+        let _ = self.shared.change(&self.worker, |slot| slot.holds -= 1);
+    }
+}
+
+impl Workers {
+    /// Starts one worker per job file. They run when they say so.
+    pub(crate) fn start(
+        folder: &Path,
+        binary: PathBuf,
+        workers: BTreeMap<String, (PathBuf, SocketAddr)>,
+        environment: &BTreeMap<String, String>,
+        events: Arc<Events>,
+        watchdog: Arc<Watchdog>,
+    ) -> Result<Workers> {
+        let slot = |(job_file, http): (PathBuf, SocketAddr)| Slot {
+            job_file,
+            http,
+            process: None,
+            starts: 0,
+            deaths: 0,
+            holds: 0,
+            not_before: None,
+            once: BTreeMap::new(),
+            environment: environment.clone(),
+            open_files_max: None,
+            cgroups: Vec::new(),
+            past_cpu_seconds: 0.0,
+            peak_rss_bytes: 0,
+            last_words: String::new(),
+        };
+        let slots: BTreeMap<String, Slot> = workers.into_iter().map(|(name, files)| (name, slot(files))).collect();
+        let names: Vec<String> = slots.keys().cloned().collect();
+        let slots = Mutex::new(State { slots, ends: false });
+        let shared = Arc::new(Shared { folder: folder.to_path_buf(), binary, slots, changed: Condvar::new(), events, watchdog });
+        let mut threads = Vec::new();
+        for name in names {
+            let shared = shared.clone();
+            let thread = std::thread::Builder::new().name(format!("supervise-{name}"));
+            threads.push(thread.spawn(move || supervise(&shared, &name)).context("no thread for a worker")?);
+        }
+        Ok(Workers { shared, threads: Mutex::new(threads) })
+    }
+
+    pub fn names(&self) -> Vec<String> {
+        self.shared.lock().slots.keys().cloned().collect()
+    }
+
+    pub fn views(&self) -> Vec<WorkerView> {
+        let state = self.shared.lock();
+        state.slots.iter().map(|(name, slot)| view(name, slot)).collect()
+    }
+
+    pub fn view(&self, name: &str) -> Result<WorkerView, FaultError> {
+        let state = self.shared.lock();
+        let slot = state.slots.get(name).ok_or_else(|| FaultError::NoTarget(format!("there is no worker {name}")))?;
+        Ok(view(name, slot))
+    }
+
+    /// The living process of a worker.
+    pub fn process(&self, name: &str) -> Result<Arc<Process>, FaultError> {
+        let process = self.shared.change(name, |slot| slot.process.clone())?;
+        process.filter(|process| process.is_alive()).ok_or_else(|| FaultError::NoTarget(format!("worker {name} does not run")))
+    }
+
+    /// Keeps a worker from being started again; a living one goes on.
+    pub fn hold(&self, name: &str) -> Result<Hold, FaultError> {
+        self.shared.change(name, |slot| slot.holds += 1)?;
+        Ok(Hold { shared: self.shared.clone(), worker: name.into() })
+    }
+
+    /// Its next start comes no sooner than this.
+    pub fn hold_for(&self, name: &str, time: Duration) -> Result<(), FaultError> {
+        self.shared.change(name, |slot| slot.not_before = Some(Instant::now() + time))
+    }
+
+    /// A variable of the next start only.
+    pub fn set_once(&self, name: &str, key: &str, value: &str) -> Result<(), FaultError> {
+        self.shared.change(name, |slot| slot.once.insert(key.into(), value.into())).map(drop)
+    }
+
+    /// A variable of all starts from now on; None takes it away.
+    pub fn set_variable(&self, name: &str, key: &str, value: Option<&str>) -> Result<(), FaultError> {
+        self.shared.change(name, |slot| match value {
+            Some(value) => slot.environment.insert(key.into(), value.into()),
+            None => slot.environment.remove(key),
+        })?;
+        Ok(())
+    }
+
+    pub fn variable(&self, name: &str, key: &str) -> Result<Option<String>, FaultError> {
+        self.shared.change(name, |slot| slot.environment.get(key).cloned())
+    }
+
+    /// Open files of this and all further lives; None: what the system gives.
+    pub(crate) fn set_open_files_max(&self, name: &str, limit: Option<u64>) -> Result<(), FaultError> {
+        self.shared.change(name, |slot| slot.open_files_max = limit)
+    }
+
+    /// A control group that further lives are put into.
+    pub(crate) fn add_cgroup(&self, name: &str, group: &Path) -> Result<(), FaultError> {
+        self.shared.change(name, |slot| slot.cgroups.push(group.to_path_buf()))
+    }
+
+    pub(crate) fn remove_cgroup(&self, name: &str, group: &Path) -> Result<(), FaultError> {
+        self.shared.change(name, |slot| slot.cgroups.retain(|known| known != group))
+    }
+
+    /// Waits for a start after the one with this number.
+    pub fn wait_started_after(&self, name: &str, starts: u64, timeout: Duration) -> Result<WorkerView, FaultError> {
+        let found = self.wait_for(timeout, |state| {
+            state.slots.get(name).filter(|slot| slot.starts > starts && slot.process.is_some()).map(|slot| view(name, slot))
+        });
+        found.ok_or_else(|| FaultError::Harness(anyhow::anyhow!("worker {name} was not started again within {timeout:?}")))
+    }
+
+    /// Waits until a worker has died more often than this; false when the time is over first.
+    pub fn wait_deaths_above(&self, name: &str, deaths: u64, timeout: Duration) -> bool {
+        self.wait_for(timeout, |state| state.slots.get(name).filter(|slot| slot.deaths > deaths).map(drop)).is_some()
+    }
+
+    fn wait_for<T>(&self, timeout: Duration, mut wanted: impl FnMut(&State) -> Option<T>) -> Option<T> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.lock();
+        loop {
+            if let Some(found) = wanted(&state) {
+                return Some(found);
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return None;
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// What a worker said last, in this life or, between two, in the one before.
+    pub fn last_words(&self, name: &str) -> String {
+        let (process, before) = match self.shared.change(name, |slot| (slot.process.clone(), slot.last_words.clone())) {
+            Ok(found) => found,
+            Err(_) => return String::new(),
+        };
+        process.map_or(before, |process| process.last_words())
+    }
+
+    /// SIGTERM to all, SIGKILL to those that stay, and nobody is started any more. How each ended.
+    pub fn stop(&self, timeout: Duration) -> Vec<(String, Ended)> {
+        let living: Vec<(String, Arc<Process>)> = {
+            let mut state = self.shared.lock();
+            state.ends = true;
+            self.shared.changed.notify_all();
+            state.slots.iter().filter_map(|(name, slot)| Some((name.clone(), slot.process.clone()?))).collect()
+        };
+        for (_, process) in &living {
+            process.signal(libc::SIGCONT);
+            process.signal(libc::SIGTERM);
+        }
+        let deadline = Instant::now() + timeout;
+        let end = |(name, process): &(String, Arc<Process>)| {
+            let ended = process.wait(deadline.saturating_duration_since(Instant::now())).or_else(|| process.kill().ok())?;
+            Some((name.clone(), ended))
+        };
+        let ends = living.iter().filter_map(end).collect();
+        for thread in std::mem::take(&mut *lock(&self.threads)) {
+            // It has nothing to say but that it is over.
+            let _ = thread.join();
+        }
+        ends
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        self.stop(Duration::ZERO);
+    }
+}
+
+fn view(name: &str, slot: &Slot) -> WorkerView {
+    let pid = slot.process.as_ref().filter(|process| process.is_alive()).map(|process| process.pid);
+    let now = pid.and_then(usage).unwrap_or_default();
+    WorkerView {
+        name: name.into(),
+        pid,
+        http: slot.http,
+        starts: slot.starts,
+        deaths: slot.deaths,
+        cpu_seconds: slot.past_cpu_seconds + now.cpu_seconds,
+        peak_rss_bytes: slot.peak_rss_bytes.max(now.rss_bytes),
+    }
+}
+
+/// The thread of one worker: life after life, until the stage ends.
+fn supervise(shared: &Shared, name: &str) {
+    let mut pause = RESTART_PAUSE_MIN;
+    while let Some(command) = wait_for_turn(shared, name) {
+        let started = Instant::now();
+        match start(shared, name, command) {
+            Ok(process) => {
+                let ended = wait_for_end(&process);
+                note_end(shared, name, &process, &ended);
+            }
+            Err(error) => shared.events.push(StageEventKind::Note { text: format!("{name} could not be started: {error:#}") }),
+        }
+        if started.elapsed() >= HEALTHY_LIFE {
+            pause = RESTART_PAUSE_MIN;
+        }
+        let mut state = shared.lock();
+        let deadline = Instant::now() + pause;
+        while !state.ends && Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            state = shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        drop(state);
+        pause = (pause * 2).min(RESTART_PAUSE_MAX);
+    }
+}
+
+/// None: the stage ends.
+fn wait_for_turn(shared: &Shared, name: &str) -> Option<Command> {
+    let mut state = shared.lock();
+    loop {
+        if state.ends {
+            return None;
+        }
+        let slot = state.slots.get_mut(name)?;
+        let left = slot.not_before.map_or(Duration::ZERO, |time| time.saturating_duration_since(Instant::now()));
+        if slot.holds == 0 && left.is_zero() {
+            slot.not_before = None;
+            slot.starts += 1;
+            let mut command = Command::new(&shared.binary);
+            command.arg("worker").arg(&slot.job_file).args(["--worker", name, "--metrics-addr"]).arg(slot.http.to_string());
+            command.current_dir(&shared.folder).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
+            command.envs(&slot.environment).envs(std::mem::take(&mut slot.once));
+            return Some(command);
+        }
+        state = match slot.holds {
+            0 => shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+            _ => shared.changed.wait(state).unwrap_or_else(PoisonError::into_inner),
+        };
+    }
+}
+
+fn start(shared: &Shared, name: &str, command: Command) -> Result<Arc<Process>> {
+    let (starts, limit, groups) = {
+        let state = shared.lock();
+        let slot = state.slots.get(name).context("a worker stays")?;
+        (slot.starts, slot.open_files_max, slot.cgroups.clone())
+    };
+    let process = Arc::new(Process::start(command, &shared.folder.join("logs"), &format!("{name}-{starts}"))?);
+    // Right after its start it has used nothing that would count yet.
+    for group in groups {
+        std::fs::write(group.join("cgroup.procs"), process.pid.to_string()).with_context(|| group.display().to_string())?;
+    }
+    if let Some(limit) = limit {
+        super::limits::set_open_files_max(process.pid, limit)?;
+    }
+    shared.watchdog.note_child(process.pid, process.started_ticks)?;
+    shared.events.push(StageEventKind::WorkerStarted { worker: name.into(), pid: process.pid });
+    let mut state = shared.lock();
+    // The stage may have ended meanwhile; then nobody else will end this one.
+    if state.ends {
+        process.signal(libc::SIGKILL);
+    }
+    if let Some(slot) = state.slots.get_mut(name) {
+        slot.process = Some(process.clone());
+    }
+    shared.changed.notify_all();
+    Ok(process)
+}
+
+fn wait_for_end(process: &Process) -> Ended {
+    loop {
+        if let Some(ended) = process.wait(Duration::from_secs(3600)) {
+            return ended;
+        }
+    }
+}
+
+fn note_end(shared: &Shared, name: &str, process: &Process, ended: &Ended) {
+    shared.watchdog.forget_child(process.pid);
+    shared.events.push(StageEventKind::WorkerDied { worker: name.into(), pid: process.pid, status: ended.status.to_string() });
+    let last_words = process.last_words();
+    // A worker that was there does not go away.
+    let _ = shared.change(name, |slot| {
+        slot.process = None;
+        slot.deaths += 1;
+        slot.past_cpu_seconds += ended.cpu_seconds;
+        slot.peak_rss_bytes = slot.peak_rss_bytes.max(ended.peak_rss_bytes);
+        slot.last_words = last_words;
+    });
+}

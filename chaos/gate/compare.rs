@@ -1,0 +1,196 @@
+//! Two journals, figure by figure.
+
+use crate::journal::{Journal, RunStage};
+use crate::plan::Phase;
+use crate::verdict::{Outcome, Verdict, nearest_rank};
+use serde::{Deserialize, Serialize};
+
+/// One figure of a run.
+pub struct Measure {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// More of it is worse by no more than this: two runs of the same differ by so much on a quiet machine.
+    pub noise: f64,
+    pub of: fn(&Journal) -> Option<f64>,
+}
+
+/// The whole life of a job: start, steady state, peak, failure, recovery, drain, and what it costs. Less is better in all of them.
+pub const MEASURES: [Measure; 14] = [
+    Measure { name: "start", unit: "s", noise: 3.0, of: |journal| stage_s(journal, RunStage::Starting) },
+    Measure { name: "latency p50, healthy", unit: "ms", noise: 30.0, of: |journal| latency(journal, Phase::Healthy, |one| one.p50_ms) },
+    Measure { name: "latency p99, healthy", unit: "ms", noise: 100.0, of: |journal| latency(journal, Phase::Healthy, |one| one.p99_ms) },
+    Measure { name: "latency p50, peak", unit: "ms", noise: 50.0, of: |journal| latency(journal, Phase::Peak, |one| one.p50_ms) },
+    Measure { name: "latency p99, peak", unit: "ms", noise: 200.0, of: |journal| latency(journal, Phase::Peak, |one| one.p99_ms) },
+    Measure { name: "latency p99, fault", unit: "ms", noise: 1_000.0, of: |journal| latency(journal, Phase::Fault, |one| one.p99_ms) },
+    Measure { name: "records not taken at the peak", unit: "%", noise: 1.0, of: not_taken_at_peak },
+    Measure { name: "failover p50", unit: "ms", noise: 150.0, of: |journal| failover(journal, 0.5) },
+    Measure { name: "failover longest", unit: "ms", noise: 1_000.0, of: |journal| failover(journal, 1.0) },
+    Measure { name: "catch up", unit: "s", noise: 3.0, of: |journal| journal.catch_up_ms.map(|ms| ms as f64 / 1_000.0) },
+    Measure { name: "drain", unit: "s", noise: 3.0, of: |journal| stage_s(journal, RunStage::Draining) },
+    Measure { name: "CPU per million records", unit: "s", noise: 5.0, of: |journal| per_million(journal, journal.cost.cpu_seconds) },
+    Measure { name: "memory of a worker, peak", unit: "MiB", noise: 32.0, of: |journal| mib(journal.cost.peak_rss_bytes) },
+    Measure { name: "memory × time per million records", unit: "GiB s", noise: 20.0, of: memory_time },
+];
+
+/// Fewer take-overs differ from run to run by more than any tolerance.
+const FAILOVERS_MIN: usize = 3;
+
+/// One figure of both.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Change {
+    pub measure: String,
+    pub unit: String,
+    pub baseline: Option<f64>,
+    pub candidate: Option<f64>,
+    /// Of the baseline; above 0 is worse.
+    pub change: Option<f64>,
+    pub worse: bool,
+}
+
+/// Whether the candidate is promoted, and why not.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Promotion {
+    pub promoted: bool,
+    /// As of `chaos run`: 0 promoted · 1 SLO missed or something got worse · 2 invariant violated · 3 inconclusive · 4 harness error.
+    pub exit_code: u8,
+    pub reasons: Vec<String>,
+    pub plan: String,
+    pub seed: u64,
+    /// By which share a figure may be worse.
+    pub tolerance: f64,
+    pub changes: Vec<Change>,
+    pub baseline: Verdict,
+    pub candidate: Verdict,
+    pub not_possible_here: Vec<String>,
+}
+
+pub fn compare(baseline: &Journal, candidate: &Journal, tolerance: f64) -> Promotion {
+    let changes: Vec<Change> = MEASURES.iter().map(|measure| change(measure, baseline, candidate, tolerance)).collect();
+    let (outcome, reasons) = decide(&baseline.verdict, &candidate.verdict, &changes, tolerance);
+    Promotion {
+        promoted: outcome == Outcome::Pass,
+        exit_code: outcome.exit_code(),
+        reasons,
+        plan: candidate.plan_name.clone(),
+        seed: candidate.seed,
+        tolerance,
+        changes,
+        baseline: baseline.verdict.clone(),
+        candidate: candidate.verdict.clone(),
+        not_possible_here: candidate.verdict.not_possible_here.clone(),
+    }
+}
+
+fn decide(baseline: &Verdict, candidate: &Verdict, changes: &[Change], tolerance: f64) -> (Outcome, Vec<String>) {
+    if candidate.outcome != Outcome::Pass {
+        return (candidate.outcome, candidate.reasons.iter().map(|reason| format!("candidate: {reason}")).collect());
+    }
+    // What the baseline broke is no standard, but its figures are; a run that proves nothing has none.
+    if matches!(baseline.outcome, Outcome::Inconclusive | Outcome::HarnessError) {
+        return (Outcome::Inconclusive, baseline.reasons.iter().map(|reason| format!("baseline: {reason}")).collect());
+    }
+    let shown = |value: Option<f64>| value.map_or("nothing".into(), crate::verdict::rounded);
+    let worse: Vec<String> = changes
+        .iter()
+        .filter(|change| change.worse)
+        .map(|change| {
+            let by = change.change.map_or(String::new(), |by| format!(", {:+.0} %, {:.0} % are allowed", by * 100.0, tolerance * 100.0));
+            format!("{} got worse: {} → {} {}{by}", change.measure, shown(change.baseline), shown(change.candidate), change.unit)
+        })
+        .collect();
+    (if worse.is_empty() { Outcome::Pass } else { Outcome::SloMissed }, worse)
+}
+
+fn change(measure: &Measure, baseline: &Journal, candidate: &Journal, tolerance: f64) -> Change {
+    let (before, after) = ((measure.of)(baseline), (measure.of)(candidate));
+    let both = before.zip(after);
+    let worse = match (before, after) {
+        (Some(before), Some(after)) => after > before * (1.0 + tolerance) && after - before > measure.noise,
+        // What could be measured before can't be now.
+        (Some(_), None) => true,
+        (None, _) => false,
+    };
+    let change = both.filter(|(before, _)| *before > 0.0).map(|(before, after)| after / before - 1.0);
+    Change { measure: measure.name.into(), unit: measure.unit.into(), baseline: before, candidate: after, change, worse }
+}
+
+fn stage_s(journal: &Journal, stage: RunStage) -> Option<f64> {
+    let span = journal.stages.iter().find(|span| span.stage == stage)?;
+    Some((span.to_ms? - span.from_ms) as f64 / 1_000.0)
+}
+
+fn latency(journal: &Journal, phase: Phase, of: fn(&crate::journal::Latency) -> u64) -> Option<f64> {
+    journal.latency.get(&phase).filter(|latency| latency.rows > 0).map(|latency| of(latency) as f64)
+}
+
+fn not_taken_at_peak(journal: &Journal) -> Option<f64> {
+    Some(((1.0 - journal.throughput.get(&Phase::Peak)?.ratio()?) * 100.0).max(0.0))
+}
+
+fn failover(journal: &Journal, quantile: f64) -> Option<f64> {
+    let mut gaps: Vec<u64> = journal.failovers.iter().map(|failover| failover.gap_ms).collect();
+    gaps.sort_unstable();
+    nearest_rank(&gaps, quantile).filter(|_| gaps.len() >= FAILOVERS_MIN).map(|gap| gap as f64)
+}
+
+fn per_million(journal: &Journal, amount: f64) -> Option<f64> {
+    (journal.records.sent > 0 && amount > 0.0).then(|| amount * 1e6 / journal.records.sent as f64)
+}
+
+fn mib(bytes: u64) -> Option<f64> {
+    (bytes > 0).then_some(bytes as f64 / f64::from(1 << 20))
+}
+
+/// Of all workers: a sample stands for the time since the one before.
+fn memory_time(journal: &Journal) -> Option<f64> {
+    let pairs = journal.timeline.windows(2);
+    let byte_seconds: f64 = pairs.map(|pair| pair[1].rss_bytes as f64 * (pair[1].at_ms - pair[0].at_ms) as f64 / 1_000.0).sum();
+    per_million(journal, byte_seconds / f64::from(1 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{Entry, Latency};
+    use crate::test_kit::{entries, journal, journal_of};
+
+    fn with(more: Vec<Entry>) -> Journal {
+        journal_of(entries().into_iter().chain(more).collect())
+    }
+
+    fn healthy(p99_ms: u64) -> Entry {
+        Entry::Latency { phase: Phase::Healthy, latency: Latency { rows: 40_000, p50_ms: 120, p90_ms: 150, p99_ms, max_ms: 499 } }
+    }
+
+    #[test]
+    fn the_same_again_is_promoted() {
+        let promotion = compare(&journal(), &journal(), 0.2);
+        assert!(promotion.promoted && promotion.reasons.is_empty() && promotion.exit_code == 0, "{promotion:?}");
+        assert!(promotion.changes.iter().filter(|change| change.baseline.is_some()).count() >= 9);
+    }
+
+    #[test]
+    fn what_got_worse_beyond_tolerance_and_noise_is_not_promoted() {
+        let promotion = compare(&journal(), &with(vec![healthy(480)]), 0.2);
+        assert_eq!((promotion.promoted, promotion.exit_code), (false, 1));
+        assert_eq!(promotion.reasons, ["latency p99, healthy got worse: 260 → 480 ms, +85 %, 20 % are allowed"]);
+        assert!(compare(&journal(), &with(vec![healthy(340)]), 0.2).promoted, "80 ms are noise");
+        assert!(compare(&journal(), &with(vec![healthy(480)]), 1.0).promoted, "85 % are within 100 %");
+        assert!(compare(&with(vec![healthy(480)]), &journal(), 0.2).promoted, "better is fine");
+    }
+
+    #[test]
+    fn a_candidate_that_misses_its_slo_is_not_promoted_whatever_the_baseline_did() {
+        let slow = with(vec![healthy(700)]);
+        let promotion = compare(&slow, &slow, 0.2);
+        assert_eq!(promotion.exit_code, 1);
+        assert!(promotion.reasons[0].starts_with("candidate: latency_ms p99 < 500"), "{:?}", promotion.reasons);
+        assert!(compare(&slow, &journal(), 0.2).promoted, "a baseline that missed is no obstacle");
+    }
+
+    #[test]
+    fn a_baseline_that_proves_nothing_is_inconclusive() {
+        let unsteady = with(vec![Entry::BrokenOff { why: crate::journal::BrokenOff::Interrupted }]);
+        assert_eq!(compare(&unsteady, &journal(), 0.2).exit_code, 3);
+    }
+}

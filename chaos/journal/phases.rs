@@ -1,0 +1,119 @@
+//! Which parts of a run were healthy, under fault, at the peak: the intervals that figures are taken from.
+//!
+//! ```text
+//! method   ├────────────────────────────────────────────┤
+//! faults        ▓▓▓▓▓▓▓            ▓▓▓
+//! fault         ├───────────┤      ├──────┤               until the settling time after the last one is over: its backlog is the fault's, too
+//! healthy  ├────┤           ├──────┤      ├─────────────┤
+//! ```
+
+use super::{Injection, InjectionOutcome, Journal, RunStage};
+use crate::plan::Phase;
+
+/// After a fault is over: taking over, and working off what piled up.
+const SETTLE_MS: u64 = 10_000;
+/// With a tier whose take-overs take that long.
+const SETTLE_TIER_3_MS: u64 = 30_000;
+
+/// A part of a run, milliseconds since its begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub from_ms: u64,
+    pub to_ms: u64,
+}
+
+impl Span {
+    pub fn holds(&self, at_ms: u64) -> bool {
+        (self.from_ms..self.to_ms).contains(&at_ms)
+    }
+}
+
+/// The parts of a run that belong to a phase, in order, without overlap.
+pub fn spans(journal: &Journal, phase: Phase) -> Vec<Span> {
+    let Some(method) = stage(journal, RunStage::Method) else { return Vec::new() };
+    let settle_ms = settle_ms(journal);
+    let disturbed = |load: bool| {
+        let of_kind = journal.injections.iter().filter(move |one| is_load(one) == load && one.outcome == InjectionOutcome::Injected);
+        let lasting =
+            of_kind.map(|one| Span { from_ms: one.from_ms, to_ms: one.to_ms.unwrap_or(method.to_ms) + if load { 0 } else { settle_ms } });
+        merged(lasting.collect(), method)
+    };
+    match phase {
+        Phase::All => vec![method],
+        Phase::Fault => disturbed(false),
+        Phase::Peak => disturbed(true),
+        Phase::Healthy => {
+            let mut all = disturbed(false);
+            // A peak leaves its own backlog, which is no healthy state either.
+            all.extend(disturbed(true).into_iter().map(|span| Span { to_ms: span.to_ms + settle_ms, ..span }));
+            gaps(&merged(all, method), method)
+        }
+        Phase::After => {
+            let from_ms = stage(journal, RunStage::CatchingUp).map(|span| span.from_ms);
+            let to_ms = stage(journal, RunStage::CatchingUp).map(|span| span.to_ms);
+            match (from_ms, to_ms) {
+                (Some(from_ms), Some(to_ms)) => vec![Span { from_ms: from_ms + journal.catch_up_ms.unwrap_or(0), to_ms }]
+                    .into_iter()
+                    .filter(|span| span.from_ms < span.to_ms)
+                    .collect(),
+                _ => Vec::new(),
+            }
+        }
+    }
+}
+
+/// Another rate of the load is no fault, though it is drawn and undone like one.
+pub(crate) fn is_load(injection: &Injection) -> bool {
+    injection.family == "load"
+}
+
+/// How long the aftermath of a fault is.
+pub(crate) fn settle_ms(journal: &Journal) -> u64 {
+    if journal.plan.topology.tier == 3 { SETTLE_TIER_3_MS } else { SETTLE_MS }
+}
+
+/// Faults that are active at a moment, or were less than so many milliseconds before.
+pub fn active(journal: &Journal, at_ms: u64, after_ms: u64) -> impl Iterator<Item = &Injection> {
+    let is_active = move |one: &&Injection| {
+        let did = matches!(one.outcome, InjectionOutcome::Begun | InjectionOutcome::Injected);
+        did && !is_load(one) && one.from_ms <= at_ms && one.to_ms.is_none_or(|to_ms| at_ms <= to_ms + after_ms)
+    };
+    journal.injections.iter().filter(is_active)
+}
+
+/// From an injection to the end of what it leaves behind.
+pub fn aftermath(journal: &Journal, injection: &Injection) -> Span {
+    Span { from_ms: injection.from_ms, to_ms: injection.to_ms.unwrap_or(journal.duration_ms) + settle_ms(journal) }
+}
+
+fn stage(journal: &Journal, stage: RunStage) -> Option<Span> {
+    let found = journal.stages.iter().find(|span| span.stage == stage)?;
+    Some(Span { from_ms: found.from_ms, to_ms: found.to_ms.unwrap_or(journal.duration_ms.max(found.from_ms)) })
+}
+
+/// Sorted, joined where they touch, and cut to what is inside.
+fn merged(mut spans: Vec<Span>, inside: Span) -> Vec<Span> {
+    spans.sort_by_key(|span| span.from_ms);
+    let mut result: Vec<Span> = Vec::new();
+    for span in spans {
+        let span = Span { from_ms: span.from_ms.max(inside.from_ms), to_ms: span.to_ms.min(inside.to_ms) };
+        match result.last_mut() {
+            Some(last) if span.from_ms <= last.to_ms => last.to_ms = last.to_ms.max(span.to_ms),
+            _ if span.from_ms < span.to_ms => result.push(span),
+            _ => {}
+        }
+    }
+    result
+}
+
+fn gaps(spans: &[Span], inside: Span) -> Vec<Span> {
+    let mut at_ms = inside.from_ms;
+    let mut result = Vec::new();
+    for span in spans {
+        result.push(Span { from_ms: at_ms, to_ms: span.from_ms });
+        at_ms = span.to_ms;
+    }
+    result.push(Span { from_ms: at_ms, to_ms: inside.to_ms });
+    result.retain(|span| span.from_ms < span.to_ms);
+    result
+}

@@ -1,0 +1,169 @@
+use super::read::parse;
+use super::*;
+use streamshield_faults::{Family, FaultSpec, Parameter as FaultParameter, ParameterKind, Role};
+use streamshield_files::problem::{Problems, SourceFile, render};
+
+const CATALOGUE: [FaultSpec; 4] = [
+    FaultSpec {
+        name: "process.kill",
+        family: Family::Process,
+        about: "SIGKILL",
+        parameters: &[],
+        targets: &[Role::Worker, Role::Active, Role::Follower],
+        lasts: false,
+    },
+    FaultSpec {
+        name: "net.latency",
+        family: Family::Network,
+        about: "slow",
+        parameters: &[
+            FaultParameter { name: "delay", kind: ParameterKind::Duration, default: None, about: "added to each message" },
+            FaultParameter { name: "jitter", kind: ParameterKind::Duration, default: Some("0 ms"), about: "more or less" },
+            FaultParameter {
+                name: "direction",
+                kind: ParameterKind::Choice(&["both", "up", "down"]),
+                default: Some("both"),
+                about: "of the link",
+            },
+        ],
+        targets: &[Role::Worker],
+        lasts: true,
+    },
+    FaultSpec { name: "broker.kill", family: Family::Broker, about: "SIGKILL", parameters: &[], targets: &[Role::Broker], lasts: true },
+    FaultSpec { name: "store.away", family: Family::Storage, about: "away", parameters: &[], targets: &[Role::Store], lasts: true },
+];
+
+fn problems_of(text: &str) -> String {
+    let (file, mut problems) = (SourceFile::new("plan.yaml", text), Problems::default());
+    parse(&file, &CATALOGUE, &mut problems);
+    problems.0.iter().map(|problem| render(problem, &str::to_string, false)).collect::<Vec<_>>().join("\n")
+}
+
+const GOOD: &str = "version: 1
+title: everything
+seed: 42
+topology: {brokers: 3, workers: 3, tier: 1, store: s3, checkpoint_interval: 5 s}
+workload: {rate: 2000, records: 200_000, keys: 500}
+steady_state:
+  - {name: lag, probe: lag_records, at_most: 2000, when: [before, after]}
+method:
+  - {at: records>=20000, fault: process.kill, target: {role: active}, repeat: 20, every: 8 s}
+  - {fault: net.latency, target: {role: worker, name: w2}, with: {delay: 200 ms, direction: up}, for: 30 s, background: true}
+  - {random: {of: [{fault: process.kill}, {fault: broker.kill}], pick: 1..2, every: 20 s, calm: 10 s}, for: 2 min}
+  - {load: 5, for: 60 s}
+  - {pause: 5 s}
+thresholds:
+  latency_ms: [p99 < 500 during healthy, p(99)<3000 during fault, p99 < 5000 during peak]
+  failover_ms: [p50 < 900]
+proof_of_fault: {min_fired: {process.kill: 20}, min_records_during_fault: 5000}
+";
+
+#[test]
+fn a_good_plan_is_read_to_the_last_key() {
+    let (file, mut problems) = (SourceFile::new("plan.yaml", GOOD), Problems::default());
+    let plan = parse(&file, &CATALOGUE, &mut problems).expect("a plan");
+    assert_eq!(problems_of(GOOD), "");
+    assert_eq!(
+        (plan.seed, plan.workload.records, plan.method.len(), plan.invariants.len()),
+        (Some(42), Some(200_000), 5, Invariant::ALL.len())
+    );
+    assert_eq!(plan.method[0].at, Some(Start::Records(20_000)));
+    assert_eq!(plan.method[2].random.as_ref().map(|draw| draw.pick), Some(Pick { least: 1, most: 2 }));
+    assert_eq!(plan.faults().collect::<Vec<_>>(), ["process.kill", "net.latency", "process.kill", "broker.kill"]);
+    let again: Plan = serde_json::from_str(&serde_json::to_string(&plan).expect("JSON")).expect("the journal holds the plan");
+    assert_eq!(serde_json::to_value(&again).ok(), serde_json::to_value(&plan).ok());
+}
+
+#[test]
+fn mistakes_that_a_schema_knows_are_shown_at_their_place() {
+    insta::assert_snapshot!(problems_of(
+        "version: 1
+titel: x
+topology: {brokers: three, workers: 99, stores: s3}
+workload: {rate: 0}
+method:
+  - {fault: process.kill, evry: 3 s}
+  - {pause: 5}
+  - {at: records>20, pause: 5 s}
+thresholds: {latency: [p99 < 5], latency_ms: [p98 < 5]}
+invariants: [no_loss, no_dup]
+"
+    ));
+}
+
+#[test]
+fn faults_and_targets_that_can_not_be_are_shown_at_their_place() {
+    insta::assert_snapshot!(problems_of(
+        "version: 1
+title: wrong aims
+topology: {brokers: 0, workers: 3, store: none}
+workload: {rate: 100}
+method:
+  - {fault: proces.kill}
+  - {fault: process.kill, target: {role: worker, name: w7}, for: 5 s}
+  - {fault: process.kill, target: {role: active, name: s0/9}}
+  - {fault: process.kill, target: {role: broker}}
+  - {fault: broker.kill}
+  - {fault: store.away}
+  - {fault: net.latency, with: {jiter: 3 s, direction: sideways}}
+  - {fault: net.latency, with: {delay: 30}}
+  - {fault: process.kill, pause: 3 s}
+  - {repeat: 3}
+  - {fault: process.kill, every: 3 s}
+  - {random: {of: [{fault: process.kil}], pick: 3, every: 5 s, calm: 10 s}}
+"
+    ));
+}
+
+#[test]
+fn promises_that_nobody_could_check_are_refused() {
+    insta::assert_snapshot!(problems_of(
+        "version: 1
+title: empty promises
+topology: {workers: 1, tier: 1, store: none}
+workload: {rate: 100, keys: 2}
+steady_state:
+  - {name: anything, probe: lag_records}
+  - {name: impossible, probe: workers_alive, at_least: 4}
+  - {name: never, probe: lag_ms, at_most: 5, when: [during]}
+thresholds:
+  latency_ms: [p99 < 5 during fault, p99 < 5 during peak, value < 3]
+  failover_ms: [p99 < 5, max < 3 during healthy]
+  checkpoint_success: [value > 0.9]
+  catch_up_s: [value < 30 during after]
+proof_of_fault: {min_fired: {process.kill: 3}, min_records_during_fault: 5}
+"
+    ));
+}
+
+#[test]
+fn more_deaths_than_are_planned_can_not_be_asked_for() {
+    let text = "version: 1\ntitle: x\nworkload: {rate: 100}\nmethod: [{fault: process.kill, repeat: 3, every: 5 s}]\n";
+    assert_eq!(problems_of(text), "");
+    let asked = format!("{text}proof_of_fault: {{min_fired: {{process.kill: 4}}}}\n");
+    assert!(problems_of(&asked).contains("can't fire 4 times"), "{}", problems_of(&asked));
+}
+
+#[test]
+fn the_ready_plans_are_good_by_the_real_catalogue() {
+    for name in ready_names() {
+        let (plan, problems) = read(name, streamshield_faults::catalogue());
+        let shown: Vec<String> = problems.0.iter().map(|problem| render(problem, &str::to_string, false)).collect();
+        assert!(plan.is_some() && shown.is_empty(), "{name}:\n{}", shown.join("\n"));
+    }
+}
+
+#[test]
+fn the_gate_has_as_many_types_of_faults_and_kills_as_it_promises() {
+    let (gate, _) = read("gate", streamshield_faults::catalogue());
+    let gate = gate.expect("a good plan").plan;
+    let types: std::collections::BTreeSet<&str> = gate.faults().collect();
+    assert!(types.len() >= 16 && gate.proof_of_fault.min_kills >= 30 && gate.proof_of_fault.min_records >= 1_000_000, "{types:?}");
+}
+
+#[test]
+fn the_published_schema_is_the_one_that_checks() {
+    let published =
+        std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/chaos-plan.schema.json")).expect("it is published");
+    assert!(published == schema_text(), "docs/chaos-plan.schema.json is old: `streamshield chaos schema` prints it");
+}

@@ -1,0 +1,362 @@
+//! What is taken from the whole of a run: figures, the oracle's findings, logs, checkpoints, leftovers.
+
+use super::shared::Shared;
+use super::subject::Subject;
+use super::{Run, Stop};
+use crate::journal::{
+    Cost, Entry, Failover, Finding, InjectionOutcome, Journal, Latency, Looked, ProcessChange, Records, Sample, Span, active, spans,
+};
+use crate::plan::{Invariant, Phase, Store};
+use crate::verdict::nearest_rank;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use streamshield_faults::Stage;
+use streamshield_workload::{AnomalyKind, Findings, Flow, Invariant as Id, Observation, Observer, Sent};
+
+/// A gap that is longer is no take-over any more.
+const FAILOVER_MS_MAX: u64 = 60_000;
+const LOG_LINES_MAX: usize = 20;
+const LINE_CHARS_MAX: usize = 300;
+
+/// By phase, of the slower of the outputs whose rows tell when they were due; for a user's job as its workers reported it.
+pub(super) fn latencies(run: &Run<'_>, shared: &Shared<'_>) {
+    for phase in Phase::EACH {
+        let spans = shared.journal(|journal| spans(journal, phase));
+        if spans.is_empty() {
+            continue;
+        }
+        let latency = match shared.observer {
+            Some(observer) => seen_latency(shared, observer, &spans),
+            None => shared.journal(|journal| reported_latency(journal, &spans)),
+        };
+        run.add(Entry::Latency { phase, latency });
+    }
+}
+
+fn seen_latency(shared: &Shared<'_>, observer: &Observer, spans: &[Span]) -> Latency {
+    let parts: Vec<(i64, i64)> = spans.iter().map(|span| (shared.wall_ms(span.from_ms), shared.wall_ms(span.to_ms))).collect();
+    observer.look(|seen| {
+        let slower =
+            |share| [Flow::Passed, Flow::Windows].into_iter().filter_map(|flow| seen.latency_over(flow, share, &parts)).max().unwrap_or(0);
+        let rows = parts.iter().map(|(from_ms, to_ms)| seen.rows_between(Flow::Passed, *from_ms, *to_ms)).sum();
+        Latency { rows, p50_ms: slower(0.5), p90_ms: slower(0.9), p99_ms: slower(0.99), max_ms: slower(1.0) }
+    })
+}
+
+/// Medians of a second, and 99th percentiles of a second, are all that there is.
+fn reported_latency(journal: &Journal, spans: &[Span]) -> Latency {
+    let of = |figure: fn(&Sample) -> Option<u64>| {
+        let samples = journal.timeline.iter().filter(|sample| spans.iter().any(|span| span.holds(sample.at_ms)));
+        let mut values: Vec<u64> = samples.filter_map(figure).collect();
+        values.sort_unstable();
+        values
+    };
+    let (medians, tails) = (of(|sample| sample.latency_p50_ms), of(|sample| sample.latency_p99_ms));
+    let at = |values: &[u64], quantile| nearest_rank(values, quantile).unwrap_or(0);
+    Latency {
+        rows: medians.len() as u64,
+        p50_ms: at(&medians, 0.5),
+        p90_ms: at(&tails, 0.5),
+        p99_ms: at(&tails, 0.99),
+        max_ms: at(&tails, 1.0),
+    }
+}
+
+/// The gap in the output after each kill of one worker while nothing else was broken, nor the job still at work on something before.
+pub(super) fn failovers(run: &Run<'_>, shared: &Shared<'_>) {
+    let kills = shared.journal(lonely_kills);
+    for (at_ms, until_ms, worker) in kills {
+        let Some(observer) = shared.observer else {
+            let longest = shared.journal(|journal| {
+                let of_it =
+                    journal.owner_changes.iter().filter(|change| (at_ms..until_ms).contains(&change.at_ms) && change.from == worker);
+                of_it.filter_map(|change| change.total_ms).max()
+            });
+            if let Some(gap_ms) = longest {
+                run.add(Entry::Failover { failover: Failover { at_ms, worker, gap_ms } });
+            }
+            continue;
+        };
+        let (from_ms, to_ms) = (shared.wall_ms(at_ms), shared.wall_ms(until_ms));
+        let gap = observer.look(|seen| seen.gaps(Flow::Windows, from_ms, to_ms).into_iter().next());
+        // A silence that another fault has ended, or made longer, is not this kill's.
+        if let Some(gap) = gap.filter(|gap| gap.is_over && gap.to_ms <= to_ms) {
+            let began = gap.from_ms.max(from_ms);
+            run.add(Entry::Failover { failover: Failover { at_ms, worker, gap_ms: (gap.to_ms - began).max(0) as u64 } });
+        }
+    }
+}
+
+/// Kill, end of what may count as its gap, worker.
+fn lonely_kills(journal: &Journal) -> Vec<(u64, u64, String)> {
+    let is_kill = |fault: &str| crate::plan::is_kill(fault);
+    let injected = || journal.injections.iter().filter(|one| one.outcome == InjectionOutcome::Injected);
+    let mut kills = Vec::new();
+    for kill in injected().filter(|one| is_kill(&one.fault) && one.count > 0 && one.hit.len() == 1) {
+        let others = active(journal, kill.from_ms, crate::journal::settle_ms(journal)).filter(|other| other.id != kill.id).count();
+        let next = injected().filter(|other| other.from_ms > kill.from_ms).map(|other| other.from_ms).min().unwrap_or(u64::MAX);
+        let method_end = journal
+            .stages
+            .iter()
+            .find(|span| span.stage == crate::journal::RunStage::Rebuilding)
+            .map_or(journal.duration_ms, |span| span.from_ms);
+        let until_ms = next.min(kill.from_ms + FAILOVER_MS_MAX).min(method_end);
+        if others == 0 && until_ms > kill.from_ms {
+            kills.push((kill.from_ms, until_ms, kill.hit[0].clone()));
+        }
+    }
+    kills
+}
+
+pub(super) fn costs(run: &Run<'_>, stage: &Stage) {
+    let views = stage.workers().map_or_else(|_| Vec::new(), |workers| workers.views());
+    let cost = Cost {
+        cpu_seconds: views.iter().map(|view| view.cpu_seconds).sum(),
+        peak_rss_bytes: views.iter().map(|view| view.peak_rss_bytes).max().unwrap_or(0),
+    };
+    run.add(Entry::Cost { cost });
+}
+
+/// The job does not go on: what is missing then is not lost.
+pub(super) fn is_stuck(stage: &Stage) -> bool {
+    match stage.cluster_status() {
+        Ok(status) => {
+            status.totals.lag_records > 0
+                || status
+                    .regions
+                    .iter()
+                    .any(|region| region.state != streamshield_core::status::RegionState::Active || region.stopped.is_some())
+        }
+        Err(_) => true,
+    }
+}
+
+/// Every checkpoint of the store is read, while the job still runs: as a user does it.
+pub(super) fn checkpoints(run: &Run<'_>, stage: &Stage) {
+    let looked = |looked| run.add(Entry::Looked { invariant: Invariant::CheckpointsRestore, looked });
+    if run.request.plan.topology.store == Store::None {
+        return looked(Looked::NotApplicable("there is no store".into()));
+    }
+    let damaged = super::shared::lock(run.recorder).journal().injections.iter().any(|one| one.fault == "store.corrupt" && one.count > 0);
+    if damaged {
+        return looked(Looked::NotApplicable("objects of the store were damaged on purpose".into()));
+    }
+    let program = run.program();
+    let call = |arguments: &[&str]| -> Result<std::process::Output, String> {
+        let program = program.as_ref().map_err(|error| error.to_string())?;
+        let mut command = Command::new(program);
+        command
+            .arg("checkpoints")
+            .args(arguments)
+            .arg(stage.job_file("w1"))
+            .current_dir(stage.folder())
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::null());
+        command.output().map_err(|error| error.to_string())
+    };
+    let listed = call(&["list", "--json"])
+        .and_then(|output| serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout).map_err(|error| error.to_string()));
+    match (listed, call(&["verify"])) {
+        (Ok(list), Ok(verified)) => {
+            looked(Looked::At(list.len() as u64));
+            if !verified.status.success() {
+                let words = String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
+                let detail = words.lines().filter(|line| !line.trim().is_empty()).take(LOG_LINES_MAX).collect::<Vec<_>>().join(" / ");
+                let finding =
+                    Finding { invariant: Invariant::CheckpointsRestore, kind: "damaged-checkpoint".into(), place: "store".into(), detail };
+                run.add(Entry::Finding { finding });
+            }
+        }
+        (Err(error), _) | (_, Err(error)) => looked(Looked::Not(format!("streamshield checkpoints: {error}"))),
+    }
+}
+
+/// What was run, and how it ended.
+pub(super) struct Ran<'a> {
+    pub subject: &'a Subject,
+    pub sent: &'a Sent,
+    pub seen: Option<&'a Observation>,
+    /// The job stands still: what is missing may still come.
+    pub is_stuck: bool,
+}
+
+/// The oracle, logs and leftovers. The workers have ended; brokers and store still run.
+pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: &Ran<'_>) -> Result<(), Stop> {
+    let Ran { sent, is_stuck, .. } = *ran;
+    let due = sent.schedule.due_count(sent.ended_ms);
+    logs(run, stage);
+    leftovers(run, stage);
+    let findings = ran.subject.verify(&stage.bootstrap_servers(), sent, ran.seen)?;
+    let records =
+        Records { due, sent: sent.records, verified: findings.records_verified, during_fault: 0, faulty: sent.schedule.injected_total() };
+    run.add(Entry::Records { records });
+    run.watcher.say(run.began.elapsed(), &findings.summary());
+    let stuck = "the job stands still: what is missing may still come";
+    for invariant in [
+        Invariant::NoLoss,
+        Invariant::NoDuplicate,
+        Invariant::KeyOrder,
+        Invariant::Atomic,
+        Invariant::Epochs,
+        Invariant::SingleWriter,
+        Invariant::Conservation,
+        Invariant::NoOrphans,
+    ] {
+        let unknown = is_stuck && needs_all(invariant);
+        let looked = if unknown { Looked::Not(stuck.into()) } else { looked(&findings, invariant) };
+        run.add(Entry::Looked { invariant, looked });
+    }
+    let mut written: BTreeMap<AnomalyKind, u64> = BTreeMap::new();
+    for anomaly in &findings.anomalies {
+        let invariant = invariant_of(anomaly.kind);
+        if is_stuck && needs_all(invariant) {
+            continue;
+        }
+        *written.entry(anomaly.kind).or_default() += 1;
+        run.add(Entry::Finding { finding: finding(anomaly, invariant) });
+    }
+    for (kind, count) in &findings.count_by_kind {
+        let more = count - written.get(kind).copied().unwrap_or(*count).min(*count);
+        if more > 0 {
+            run.note(format!("{more} more {kind} were found; the first are listed"));
+        }
+    }
+    Ok(())
+}
+
+/// Something missing breaks it; so it can't be judged while more may come.
+fn needs_all(invariant: Invariant) -> bool {
+    matches!(invariant, Invariant::NoLoss | Invariant::Conservation | Invariant::Atomic)
+}
+
+fn looked(findings: &Findings, invariant: Invariant) -> Looked {
+    let of = |ids: &[Id]| ids.iter().filter_map(|id| findings.checked.get(id)).sum::<u64>();
+    let times = match invariant {
+        Invariant::NoLoss | Invariant::NoDuplicate | Invariant::KeyOrder => findings.records_verified,
+        Invariant::Atomic => of(&[Id::E3]),
+        Invariant::Epochs => of(&[Id::E1, Id::E2]),
+        Invariant::SingleWriter => of(&[Id::O1]),
+        Invariant::Conservation => of(&[Id::E5]),
+        _ => findings.rows_read.values().sum(),
+    };
+    // A check that has seen nothing has proved nothing.
+    if times == 0 { Looked::Not("there was nothing to look at".into()) } else { Looked::At(times) }
+}
+
+/// As plans name it.
+fn invariant_of(kind: AnomalyKind) -> Invariant {
+    match kind {
+        AnomalyKind::LostWrite | AnomalyKind::Unseen => Invariant::NoLoss,
+        AnomalyKind::Duplicate => Invariant::NoDuplicate,
+        AnomalyKind::Nonmonotonic => Invariant::KeyOrder,
+        AnomalyKind::AbortedRead | AnomalyKind::InconsistentOffsets | AnomalyKind::TornTransaction => Invariant::Atomic,
+        AnomalyKind::WrongTotal | AnomalyKind::NonConserved | AnomalyKind::ForeignValue => Invariant::Conservation,
+        AnomalyKind::BrokenEpochs => Invariant::Epochs,
+        AnomalyKind::ForeignWriter => Invariant::SingleWriter,
+        AnomalyKind::Divergence => Invariant::StateEqual,
+        AnomalyKind::HangingTransaction | AnomalyKind::OrphanTopic => Invariant::NoOrphans,
+        AnomalyKind::MissingLog => Invariant::CheckpointsRestore,
+    }
+}
+
+fn finding(anomaly: &streamshield_workload::Anomaly, invariant: Invariant) -> Finding {
+    let mut place = anomaly.topic.clone().unwrap_or_default();
+    if let Some(partition) = anomaly.partition {
+        place.push_str(&format!(" partition {partition}"));
+    }
+    if let Some(offset) = anomaly.offset {
+        place.push_str(&format!(" offset {offset}"));
+    }
+    if let Some(key) = &anomaly.key {
+        place.push_str(&format!(" key {key}"));
+    }
+    Finding {
+        invariant,
+        kind: anomaly.kind.name().into(),
+        place: place.trim().into(),
+        detail: format!("{}: {}", anomaly.invariant, anomaly.detail),
+    }
+}
+
+/// Panics that no fault has ordered, and deaths that none explains.
+fn logs(run: &Run<'_>, stage: &Stage) {
+    let invariant = Invariant::CleanLogs;
+    let mut lines = 0;
+    for worker in run.request.plan.topology.worker_names() {
+        let log = stage.log(&worker);
+        lines += log.lines().count() as u64;
+        for panic in panics(&log).into_iter().take(LOG_LINES_MAX) {
+            run.add(Entry::Finding { finding: Finding { invariant, kind: "panic".into(), place: worker.clone(), detail: panic } });
+        }
+    }
+    let died: Vec<(String, String)> = super::shared::lock(run.recorder)
+        .journal()
+        .processes
+        .iter()
+        .filter_map(|event| match &event.what {
+            ProcessChange::Died(status) => Some((event.process.clone(), format!("at {} ms: {status}", event.at_ms))),
+            _ => None,
+        })
+        .collect();
+    for (place, detail) in died {
+        run.add(Entry::Finding { finding: Finding { invariant, kind: "unexplained-death".into(), place, detail } });
+    }
+    run.add(Entry::Looked { invariant, looked: Looked::At(lines) });
+}
+
+/// A panic and the line after it, which says why. Those of fail points are ordered.
+fn panics(log: &str) -> Vec<String> {
+    let lines: Vec<&str> = log.lines().collect();
+    let mut found = Vec::new();
+    for (index, line) in lines.iter().enumerate().filter(|(_, line)| line.contains("panicked at")) {
+        let text = format!("{line} {}", lines.get(index + 1).unwrap_or(&""));
+        if !["failpoint ", "fail point "].iter().any(|ordered| text.contains(ordered)) {
+            found.push(text.chars().take(LINE_CHARS_MAX).collect());
+        }
+    }
+    found
+}
+
+/// Scratch folders of restores and copies that nobody removed.
+fn leftovers(run: &Run<'_>, stage: &Stage) {
+    for worker in run.request.plan.topology.worker_names() {
+        for path in scratch(&stage.state_dir(&worker)) {
+            let finding = Finding {
+                invariant: Invariant::NoOrphans,
+                kind: "leftover".into(),
+                place: worker.clone(),
+                detail: path.display().to_string(),
+            };
+            run.add(Entry::Finding { finding });
+        }
+    }
+}
+
+fn scratch(folder: &Path) -> Vec<PathBuf> {
+    let folder = folder.join("scratch");
+    std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panics_are_found_with_their_reason_and_ordered_ones_are_not() {
+        let log = "INFO a\nthread 'slot-0' panicked at src/x.rs:3:\nindex out of bounds\nINFO b\n\
+                   thread 'slot-1' panicked at fail-0.5/lib.rs:1:\nfailpoint engine::step panic\n\
+                   thread 'slot-1' panicked at src/engine/crash_points.rs:43:9:\nfail point engine::step_of:s0/2\n";
+        assert_eq!(panics(log), ["thread 'slot-0' panicked at src/x.rs:3: index out of bounds"]);
+    }
+
+    #[test]
+    fn only_kills_that_nothing_else_disturbs_tell_how_long_a_take_over_takes() {
+        let journal = crate::test_kit::journal();
+        let kills = lonely_kills(&journal);
+        assert_eq!(kills, [(20_000, 40_000, "w1".to_string()), (40_000, 60_000, "w1".to_string())]);
+        let mut disturbed = journal.clone();
+        disturbed.injections.push(crate::journal::Injection { id: 99, ..crate::test_kit::injection(9, "net.latency", 10_000, 39_000) });
+        assert_eq!(lonely_kills(&disturbed), []);
+    }
+}

@@ -1,0 +1,184 @@
+//! What all threads of a run have in common: the clock, the handles, and the wish to end.
+
+use super::feed::Load;
+use super::{Run, Stop};
+use crate::journal::{Entry, Journal, Recorder, RunStage};
+use crate::plan::Plan;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+use streamshield_core::status::ClusterStatus;
+use streamshield_faults::Stage;
+use streamshield_faults::stage::{describe, is_settled};
+use streamshield_workload::{Flow, Observer};
+
+/// How soon a wish to end is noticed.
+const TURN: Duration = Duration::from_millis(20);
+
+/// Nothing that is done under these locks can leave their value half changed.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) struct Shared<'a> {
+    pub run: &'a Run<'a>,
+    pub plan: &'a Plan,
+    pub seed: u64,
+    pub stage: &'a Stage,
+    pub load: &'a Arc<Load>,
+    /// None: a user's job, whose output tells nothing about when a row was due.
+    pub observer: Option<&'a Observer>,
+    /// Since 1970, when the run began: the observer's clock is the wall's.
+    pub began_wall_ms: i64,
+    ids: AtomicU32,
+    watching_ends: AtomicBool,
+    latest: Mutex<Option<(Instant, ClusterStatus)>>,
+}
+
+impl<'a> Shared<'a> {
+    pub fn new(run: &'a Run<'a>, stage: &'a Stage, load: &'a Arc<Load>, observer: Option<&'a Observer>) -> Shared<'a> {
+        let began_wall_ms = streamshield_workload::feeder::wall_ms() - run.now_ms() as i64;
+        Shared {
+            run,
+            plan: &run.request.plan,
+            seed: run.request.seed,
+            stage,
+            load,
+            observer,
+            began_wall_ms,
+            ids: AtomicU32::new(1),
+            watching_ends: AtomicBool::new(false),
+            latest: Mutex::new(None),
+        }
+    }
+
+    pub fn recorder(&self) -> MutexGuard<'_, Recorder> {
+        lock(self.run.recorder)
+    }
+
+    /// A look at what was written so far.
+    pub fn journal<R>(&self, question: impl FnOnce(&Journal) -> R) -> R {
+        question(self.recorder().journal())
+    }
+
+    pub fn add(&self, entry: Entry) {
+        self.run.add(entry);
+    }
+
+    pub fn say(&self, text: &str) {
+        self.run.watcher.say(self.run.began.elapsed(), text);
+    }
+
+    pub fn now_ms(&self) -> u64 {
+        self.run.now_ms()
+    }
+
+    pub fn wall_ms(&self, at_ms: u64) -> i64 {
+        self.began_wall_ms + at_ms as i64
+    }
+
+    pub fn next_id(&self) -> u32 {
+        self.ids.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Somebody wants the run to end, or the load can't go on.
+    pub fn is_ending(&self) -> bool {
+        self.run.watcher.wants_end() || !self.load.is_alive() || !self.is_observed()
+    }
+
+    pub fn expect_going(&self) -> Result<(), Stop> {
+        if self.run.watcher.wants_end() {
+            return Err(Stop::Interrupted);
+        }
+        if !self.load.is_alive() {
+            return Err(Stop::Broken("the load has ended by itself".into()));
+        }
+        if !self.is_observed() {
+            return Err(Stop::Broken("the observer has ended by itself".into()));
+        }
+        Ok(())
+    }
+
+    fn is_observed(&self) -> bool {
+        self.observer.is_none_or(Observer::is_alive)
+    }
+
+    /// Records that the job has taken, as far as that is seen from outside.
+    pub fn taken(&self) -> u64 {
+        match self.observer {
+            Some(observer) => observer.look(|seen| seen.rows(Flow::Passed)),
+            None => self.latest(|status| self.load.records_sent().saturating_sub(status.totals.lag_records)).unwrap_or(0),
+        }
+    }
+
+    pub fn end_watching(&self) {
+        self.watching_ends.store(true, Ordering::Relaxed);
+    }
+
+    pub fn is_watching(&self) -> bool {
+        !self.watching_ends.load(Ordering::Relaxed)
+    }
+
+    /// False: the run ends.
+    pub fn sleep(&self, time: Duration) -> bool {
+        self.sleep_until(Instant::now() + time)
+    }
+
+    pub fn sleep_until(&self, until: Instant) -> bool {
+        while !self.is_ending() {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return true;
+            }
+            std::thread::sleep(left.min(TURN));
+        }
+        false
+    }
+
+    /// Waits without a limit but the end of the run.
+    pub fn wait_until(&self, mut condition: impl FnMut() -> bool) -> bool {
+        while !self.is_ending() {
+            if condition() {
+                return true;
+            }
+            std::thread::sleep(TURN);
+        }
+        false
+    }
+
+    pub fn wait_for(&self, within: Duration, condition: impl Fn() -> bool) -> bool {
+        let deadline = Instant::now() + within;
+        let mut met = false;
+        self.wait_until(|| {
+            met = condition();
+            met || Instant::now() > deadline
+        });
+        met
+    }
+
+    pub fn method_began(&self) -> Instant {
+        let at_ms = self.journal(|journal| journal.stages.iter().find(|span| span.stage == RunStage::Method).map(|span| span.from_ms));
+        self.run.began + Duration::from_millis(at_ms.unwrap_or(0))
+    }
+
+    /// `asked`: before the question went out.
+    pub fn set_latest(&self, asked: Instant, status: Option<ClusterStatus>) {
+        *lock(&self.latest) = status.map(|status| (asked, status));
+    }
+
+    /// What the job said of itself within the last seconds.
+    pub fn latest<R>(&self, question: impl FnOnce(&ClusterStatus) -> R) -> Option<R> {
+        let latest = lock(&self.latest);
+        latest.as_ref().filter(|(at, _)| at.elapsed() < Duration::from_secs(4)).map(|(_, status)| question(status))
+    }
+
+    /// By what was asked after a moment: the answer before a kill says nothing about after it.
+    pub fn is_settled_since(&self, since: Instant) -> bool {
+        let latest = lock(&self.latest);
+        latest.as_ref().is_some_and(|(at, status)| *at > since && is_settled(status, self.plan.topology.workers as usize))
+    }
+
+    pub fn describe(&self) -> String {
+        self.latest(describe).unwrap_or_else(|| "nobody answers".into())
+    }
+}

@@ -1,0 +1,274 @@
+//! Once a second: what the job, its processes and its output do. And how busy the host is.
+
+use super::probes;
+use super::scrape::Scraped;
+use super::shared::Shared;
+use crate::journal::{
+    Checkpoints, Entry, HostNoise, Looked, OwnerChange, ProcessChange, ProcessEvent, RunStage, Sample, active, settle_ms,
+};
+use crate::plan::Invariant;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+use streamshield_core::status::{ClusterStatus, Takeover, TakeoverCause, WorkerStatus};
+use streamshield_faults::{StageEvent, StageEventKind};
+use streamshield_workload::Flow;
+
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
+/// Counters of the workers are asked for so often.
+const SCRAPE_EVERY: u64 = 5;
+/// How long the phases of a take-over are waited for.
+const TAKEOVER_PATIENCE: Duration = Duration::from_secs(15);
+const TIMER_INTERVAL: Duration = Duration::from_millis(10);
+/// The death of a process is seen so long after what caused it, at most.
+const DEATH_DELAY_MS: u64 = 2_000;
+/// Faults that may end workers, by the beginning of their names: a store or a link that is away must not.
+const ENDS_WORKERS: [&str; 3] = ["process.", "storage.", "time."];
+const ENDS_BROKERS: [&str; 1] = ["broker."];
+const ENDS_STORES: [&str; 2] = ["store.", "hdfs."];
+
+struct Watch<'s, 'a> {
+    shared: &'s Shared<'a>,
+    sent: u64,
+    rows: u64,
+    cpu_seconds: f64,
+    sampled_wall_ms: i64,
+    events_seen: usize,
+    /// By region and offset of the decision.
+    takeovers: BTreeSet<(String, i64)>,
+    pending: BTreeMap<(String, i64), (u64, Instant, Takeover)>,
+    scraped: Scraped,
+    number: u64,
+}
+
+/// Until the run says that it is over.
+pub(super) fn watch(shared: &Shared<'_>) {
+    let mut watch = Watch {
+        shared,
+        sent: 0,
+        rows: 0,
+        cpu_seconds: 0.0,
+        sampled_wall_ms: shared.wall_ms(shared.now_ms()),
+        events_seen: 0,
+        takeovers: BTreeSet::new(),
+        pending: BTreeMap::new(),
+        scraped: Scraped::default(),
+        number: 0,
+    };
+    let mut next = Instant::now() + SAMPLE_INTERVAL;
+    while shared.is_watching() {
+        let left = next.saturating_duration_since(Instant::now());
+        if !left.is_zero() {
+            std::thread::sleep(left.min(Duration::from_millis(50)));
+            continue;
+        }
+        // Seconds that were missed are not made up for.
+        next = Instant::now() + SAMPLE_INTERVAL;
+        watch.second();
+    }
+    watch.events();
+    watch.settle_takeovers(Duration::ZERO);
+    watch.end();
+}
+
+impl Watch<'_, '_> {
+    fn second(&mut self) {
+        self.number += 1;
+        let shared = self.shared;
+        let asked = Instant::now();
+        let status = shared.stage.cluster_status().ok();
+        shared.set_latest(asked, status.clone());
+        if let Some(status) = &status {
+            self.take_overs(status);
+        }
+        self.events();
+        self.settle_takeovers(TAKEOVER_PATIENCE);
+        self.sample(status.as_ref());
+        if self.number.is_multiple_of(SCRAPE_EVERY) {
+            self.scrape();
+        }
+        let now_ms = shared.now_ms();
+        let is_calm = shared.journal(|journal| {
+            let in_method = journal.stages.last().is_some_and(|span| span.stage == RunStage::Method);
+            in_method && active(journal, now_ms, settle_ms(journal)).next().is_none()
+        });
+        if is_calm {
+            probes::look_once(shared);
+        }
+    }
+
+    fn sample(&mut self, status: Option<&ClusterStatus>) {
+        let shared = self.shared;
+        let (at_ms, sent) = (shared.now_ms(), shared.load.records_sent().max(self.sent));
+        let wall_ms = shared.wall_ms(at_ms);
+        let seconds = ((wall_ms - self.sampled_wall_ms).max(1)) as f64 / 1_000.0;
+        let rows = shared.taken().max(self.rows);
+        let (p50, p99) = match (shared.observer, status) {
+            (Some(observer), _) => observer.look(|seen| {
+                let slower = |share| {
+                    [Flow::Passed, Flow::Windows]
+                        .into_iter()
+                        .filter_map(|flow| seen.latency_ms(flow, share, self.sampled_wall_ms, wall_ms))
+                        .max()
+                };
+                (slower(0.5), slower(0.99))
+            }),
+            (None, Some(status)) => {
+                let slowest = |of: fn(&WorkerStatus) -> Option<u64>| status.workers.iter().filter_map(of).max();
+                (slowest(|worker| worker.latency_p50_ms), slowest(|worker| worker.latency_p99_ms))
+            }
+            (None, None) => (None, None),
+        };
+        let views = shared.stage.workers().map_or_else(|_| Vec::new(), |workers| workers.views());
+        let cpu_seconds: f64 = views.iter().map(|view| view.cpu_seconds).sum();
+        let resident = views.iter().filter_map(|view| streamshield_faults::stage::usage(view.pid?)).map(|usage| usage.rss_bytes).sum();
+        let sample = Sample {
+            at_ms,
+            sent: sent - self.sent,
+            rows: rows - self.rows,
+            lag_records: status.map(|status| status.totals.lag_records),
+            latency_p50_ms: p50,
+            latency_p99_ms: p99,
+            workers_alive: views.iter().filter(|view| view.pid.is_some()).count() as u32,
+            rss_bytes: resident,
+            cpu_percent: ((cpu_seconds - self.cpu_seconds).max(0.0) / seconds * 1_000.0).round() / 10.0,
+        };
+        (self.sent, self.rows, self.cpu_seconds, self.sampled_wall_ms) = (sent, rows, cpu_seconds, wall_ms);
+        let show = |ms: Option<u64>| ms.map_or("–".into(), |ms| ms.to_string());
+        let text = format!(
+            "{} sent/s, {} rows/s, p50 {} p99 {} ms, lag {}, {} workers",
+            sample.sent,
+            sample.rows,
+            show(sample.latency_p50_ms),
+            show(sample.latency_p99_ms),
+            show(sample.lag_records),
+            sample.workers_alive
+        );
+        shared.add(Entry::Sample { sample });
+        shared.run.watcher.tick(shared.run.began.elapsed(), &text);
+    }
+
+    /// Those that were not there before. What the job did while it started is none.
+    fn take_overs(&mut self, status: &ClusterStatus) {
+        for takeover in &status.takeovers {
+            let key = (takeover.region.clone(), takeover.offset);
+            let known = !self.takeovers.insert(key.clone());
+            match self.pending.get_mut(&key) {
+                Some(pending) => pending.2 = takeover.clone(),
+                None if !known && self.number > 1 => {
+                    drop(self.pending.insert(key, (self.shared.now_ms(), Instant::now(), takeover.clone())))
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Writes those whose phases are known, and those for which nobody waits any longer.
+    fn settle_takeovers(&mut self, patience: Duration) {
+        let done = |(_, seen, takeover): &(u64, Instant, Takeover)| takeover.phases_ms.total().is_some() || seen.elapsed() >= patience;
+        let keys: Vec<_> = self.pending.iter().filter(|(_, pending)| done(pending)).map(|(key, _)| key.clone()).collect();
+        for key in keys {
+            let Some((at_ms, _, takeover)) = self.pending.remove(&key) else { continue };
+            let change = OwnerChange {
+                at_ms,
+                region: takeover.region,
+                from: takeover.from,
+                to: takeover.to,
+                cause: cause(takeover.cause).into(),
+                total_ms: takeover.phases_ms.total(),
+            };
+            self.shared.add(Entry::OwnerChange { change });
+        }
+    }
+
+    fn events(&mut self) {
+        let events = self.shared.stage.events();
+        let stage_began_ms = self.shared.stage.start_instant().saturating_duration_since(self.shared.run.began).as_millis() as u64;
+        for event in events.iter().skip(self.events_seen) {
+            let at_ms = event.at_ms + stage_began_ms;
+            if let Some(event) = self.process_event(at_ms, event) {
+                if matches!(event.what, ProcessChange::Died(_)) {
+                    self.shared.say(&format!("{} {}", event.process, event.what.text()));
+                }
+                self.shared.add(Entry::Process { event });
+            }
+        }
+        self.events_seen = events.len().max(self.events_seen);
+    }
+
+    fn process_event(&self, at_ms: u64, event: &StageEvent) -> Option<ProcessEvent> {
+        let (process, what) = match &event.kind {
+            StageEventKind::WorkerStarted { worker, .. } => (worker.clone(), ProcessChange::Started),
+            StageEventKind::BrokerStarted { broker, .. } => (format!("broker {broker}"), ProcessChange::Started),
+            StageEventKind::WorkerDied { worker, status, .. } => (worker.clone(), self.death(at_ms, &ENDS_WORKERS, status)),
+            StageEventKind::BrokerDied { broker, status, .. } => (format!("broker {broker}"), self.death(at_ms, &ENDS_BROKERS, status)),
+            StageEventKind::StoreStarted => ("store".into(), ProcessChange::Started),
+            StageEventKind::StoreDied => ("store".into(), self.death(at_ms, &ENDS_STORES, "ended")),
+            StageEventKind::Note { text } => {
+                self.shared.add(Entry::Note { note: crate::journal::Note { at_ms, text: text.clone() } });
+                return None;
+            }
+        };
+        Some(ProcessEvent { at_ms, process, what })
+    }
+
+    fn death(&self, at_ms: u64, by: &[&str], status: &str) -> ProcessChange {
+        let explains = |fault: &str| by.iter().any(|beginning| fault.starts_with(beginning));
+        let explained = self.shared.journal(|journal| active(journal, at_ms, DEATH_DELAY_MS).any(|injection| explains(&injection.fault)));
+        let by_signal = ["signal: 9", "signal: 6"].iter().any(|signal| status.contains(signal));
+        match explained {
+            false => ProcessChange::Died(status.into()),
+            true if by_signal => ProcessChange::Killed(status.into()),
+            true => ProcessChange::Ended(status.into()),
+        }
+    }
+
+    fn scrape(&mut self) {
+        let Ok(workers) = self.shared.stage.workers() else { return };
+        for view in workers.views() {
+            if let Some(pid) = view.pid {
+                self.scraped.ask(&view.name, pid, view.http);
+            }
+        }
+    }
+
+    fn end(&mut self) {
+        self.scrape();
+        let (begun, succeeded) = self.scraped.checkpoints();
+        self.shared.add(Entry::Checkpoints { checkpoints: Checkpoints { begun, succeeded } });
+        let diverged = self.scraped.diverged();
+        let (records, invariant) = (self.shared.load.records_sent(), Invariant::StateEqual);
+        self.shared.add(Entry::Looked { invariant, looked: Looked::At(records) });
+        if diverged > 0 {
+            let detail = format!("the digest of a follower differed from its owner's {diverged} times");
+            let finding = crate::journal::Finding { invariant, kind: "divergence".into(), place: "followers".into(), detail };
+            self.shared.add(Entry::Finding { finding });
+        }
+    }
+}
+
+fn cause(cause: TakeoverCause) -> &'static str {
+    match cause {
+        TakeoverCause::Expired => "expired",
+        TakeoverCause::Left => "left",
+        TakeoverCause::Replaced => "replaced",
+        TakeoverCause::Moved => "moved",
+        TakeoverCause::Failed => "failed",
+    }
+}
+
+/// Sleeps 10 ms again and again, and adds up by how much it woke too late, where that is beyond the plan's limit.
+pub(super) fn timer(shared: &Shared<'_>) {
+    let (began, limit) = (Instant::now(), shared.plan.host.late.0);
+    let mut noise = HostNoise::default();
+    while shared.is_watching() {
+        let asleep = Instant::now();
+        std::thread::sleep(TIMER_INTERVAL);
+        let late = asleep.elapsed().saturating_sub(TIMER_INTERVAL);
+        noise.latest_ms = noise.latest_ms.max(late.as_millis() as u64);
+        if late > limit {
+            noise.late_ms += late.as_millis() as u64;
+        }
+    }
+    noise.watched_ms = began.elapsed().as_millis() as u64;
+    shared.add(Entry::Host { noise });
+}

@@ -1,0 +1,440 @@
+//! What a run says about the promise, from its journal alone.
+//!
+//! ```text
+//! broken off by the harness ─► 4     unless an anomaly was found before: then 2
+//! an invariant violated     ─► 2     whatever else
+//! nothing proven            ─► 3     not steady before, a fault that never fired, load not reached, host too busy, an invariant nobody could look at
+//! a threshold missed        ─► 1
+//! else                      ─► 0
+//! ```
+//! A missed threshold on a host that was too busy, or with a load that never came, says nothing about the job: 3. A fault that never fired does not
+//! excuse one: 1. What the host can't inject is listed, and never counted as passed; if nothing at all could be injected, nothing is proven.
+
+use crate::journal::{
+    ANOMALIES_MAX, BrokenOff, Finding, InjectionOutcome, Journal, Kills, Looked, ProcessChange, ProcessEvent, Span, Throughput, aftermath,
+    spans,
+};
+use crate::plan::{Aggregate, Invariant, Metric, Mode, Phase, Threshold};
+use serde::{Deserialize, Serialize};
+use streamshield_faults::Family;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Pass,
+    SloMissed,
+    Violated,
+    Inconclusive,
+    #[default]
+    HarnessError,
+}
+
+impl Outcome {
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Outcome::Pass => 0,
+            Outcome::SloMissed => 1,
+            Outcome::Violated => 2,
+            Outcome::Inconclusive => 3,
+            Outcome::HarnessError => 4,
+        }
+    }
+
+    /// For people.
+    pub fn words(self) -> &'static str {
+        match self {
+            Outcome::Pass => "passed",
+            Outcome::SloMissed => "SLO missed",
+            Outcome::Violated => "invariant violated",
+            Outcome::Inconclusive => "inconclusive",
+            Outcome::HarnessError => "harness error",
+        }
+    }
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub exit_code: u8,
+    /// Why it is no pass, the decisive ones first.
+    pub reasons: Vec<String>,
+    /// Faults that this host can't inject, and why: they prove nothing.
+    pub not_possible_here: Vec<String>,
+}
+
+/// All injections of one fault.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FaultSummary {
+    pub fault: String,
+    pub family: String,
+    pub injected: u32,
+    /// Injections with evidence that something happened.
+    pub fired: u32,
+    /// Deaths, cut connections, refused requests, …
+    pub count: u64,
+    /// Sent from its begin to the end of its aftermath.
+    pub records_during: u64,
+    /// Tries that found nothing to aim at.
+    pub no_target: u32,
+    pub failed: Vec<String>,
+    pub not_possible_here: Option<String>,
+    /// That the plan asks for.
+    pub min_fired: u32,
+}
+
+impl FaultSummary {
+    pub fn is_proven(&self) -> bool {
+        self.fired >= self.min_fired
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct InvariantResult {
+    pub invariant: Invariant,
+    pub looked: Looked,
+    pub anomalies: u64,
+    /// The first ones.
+    pub examples: Vec<Finding>,
+}
+
+impl InvariantResult {
+    pub fn new(invariant: Invariant, looked: Looked) -> InvariantResult {
+        InvariantResult { invariant, looked, anomalies: 0, examples: Vec::new() }
+    }
+
+    pub fn status(&self) -> &'static str {
+        match self.looked {
+            _ if self.anomalies > 0 => "violated",
+            Looked::At(_) => "held",
+            Looked::NotApplicable(_) => "not applicable",
+            Looked::Not(_) => "not checked",
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ThresholdResult {
+    pub metric: Metric,
+    pub condition: Threshold,
+    /// None: it was not measured.
+    pub measured: Option<f64>,
+    /// That the figure is made of.
+    pub samples: u64,
+    pub holds: bool,
+}
+
+impl ThresholdResult {
+    pub fn text(&self) -> String {
+        format!("{} {}", self.metric.name(), self.condition)
+    }
+
+    pub fn status(&self) -> &'static str {
+        match self.measured {
+            Some(_) if self.holds => "held",
+            Some(_) => "missed",
+            None => "not measured",
+        }
+    }
+}
+
+/// Fills in everything that follows from the rest of a journal. Judging twice changes nothing.
+pub fn judge(journal: &mut Journal) {
+    journal.faults = fault_summaries(journal);
+    journal.kills = kills(journal);
+    journal.throughput = Phase::EACH.into_iter().filter_map(|phase| Some((phase, throughput(journal, &spans(journal, phase))?))).collect();
+    journal.records.during_fault = journal.throughput.get(&Phase::Fault).map_or(0, |throughput| throughput.sent);
+    sort_findings(journal);
+    journal.thresholds = thresholds(journal);
+    let (outcome, reasons) = outcome(journal);
+    let not_possible_here =
+        journal.faults.iter().filter_map(|fault| fault.not_possible_here.as_ref().map(|why| format!("{}: {why}", fault.fault))).collect();
+    journal.verdict = Verdict { outcome, exit_code: outcome.exit_code(), reasons, not_possible_here };
+}
+
+fn fault_summaries(journal: &Journal) -> Vec<FaultSummary> {
+    let mut summaries: Vec<FaultSummary> = Vec::new();
+    for injection in journal.injections.iter().filter(|one| one.family != "load") {
+        let index = summaries.iter().position(|summary| summary.fault == injection.fault).unwrap_or_else(|| {
+            summaries.push(empty_summary(journal, &injection.fault, &injection.family));
+            summaries.len() - 1
+        });
+        let summary = &mut summaries[index];
+        match &injection.outcome {
+            InjectionOutcome::Begun => {}
+            InjectionOutcome::Injected => {
+                summary.injected += 1;
+                summary.fired += u32::from(injection.count > 0);
+                summary.count += injection.count;
+            }
+            InjectionOutcome::NotPossible(why) => drop(summary.not_possible_here.get_or_insert_with(|| why.clone())),
+            InjectionOutcome::NoTarget(_) => summary.no_target += 1,
+            InjectionOutcome::Failed(why) => summary.failed.push(why.clone()),
+        }
+    }
+    // A fault of the method that was never tried is one that never fired. What a draw left out is chance, unless the plan asks for it.
+    let planned = journal
+        .plan
+        .method
+        .iter()
+        .filter_map(|step| step.fault.as_deref())
+        .chain(journal.plan.proof_of_fault.min_fired.keys().map(String::as_str));
+    for fault in planned {
+        if summaries.iter().all(|summary| summary.fault != fault) {
+            summaries.push(empty_summary(journal, fault, &family_of(fault)));
+        }
+    }
+    for summary in &mut summaries {
+        let of_it = journal.injections.iter().filter(|one| one.fault == summary.fault && one.outcome == InjectionOutcome::Injected);
+        let disturbed: Vec<Span> = of_it.map(|one| aftermath(journal, one)).collect();
+        let samples = journal.timeline.iter().filter(|sample| disturbed.iter().any(|span| span.holds(sample.at_ms)));
+        summary.records_during = samples.map(|sample| sample.sent).sum();
+    }
+    summaries.sort_by(|left, right| left.fault.cmp(&right.fault));
+    summaries
+}
+
+fn family_of(fault: &str) -> String {
+    streamshield_faults::catalogue().iter().find(|spec| spec.name == fault).map_or(String::new(), |spec| family_name(spec.family))
+}
+
+pub(crate) fn family_name(family: Family) -> String {
+    serde_json::to_value(family).ok().and_then(|name| name.as_str().map(str::to_string)).unwrap_or_default()
+}
+
+/// None: the run had no such phase.
+fn throughput(journal: &Journal, spans: &[Span]) -> Option<Throughput> {
+    let samples = || journal.timeline.iter().filter(|sample| spans.iter().any(|span| span.holds(sample.at_ms)));
+    let seconds = spans.iter().map(|span| span.to_ms - span.from_ms).sum::<u64>() as f64 / 1_000.0;
+    (samples().next().is_some()).then(|| Throughput {
+        seconds,
+        sent: samples().map(|one| one.sent).sum(),
+        taken: samples().map(|one| one.rows).sum(),
+    })
+}
+
+fn empty_summary(journal: &Journal, fault: &str, family: &str) -> FaultSummary {
+    let planned = journal.plan.method.iter().any(|step| step.fault.as_deref() == Some(fault));
+    FaultSummary {
+        fault: fault.into(),
+        family: family.into(),
+        injected: 0,
+        fired: 0,
+        count: 0,
+        records_during: 0,
+        no_target: 0,
+        failed: Vec::new(),
+        not_possible_here: None,
+        min_fired: journal.plan.proof_of_fault.min_fired.get(fault).copied().unwrap_or(u32::from(planned)),
+    }
+}
+
+fn kills(journal: &Journal) -> Kills {
+    let killed = journal.processes.iter().filter(|event| matches!(event.what, ProcessChange::Killed(_)));
+    let (brokers, workers): (Vec<&ProcessEvent>, Vec<&ProcessEvent>) = killed.partition(|event| event.process.starts_with("broker"));
+    Kills { workers: workers.len() as u64, brokers: brokers.len() as u64 }
+}
+
+fn sort_findings(journal: &mut Journal) {
+    let findings = &journal.findings;
+    for wanted in &journal.plan.invariants {
+        if journal.invariants.iter().all(|result| result.invariant != *wanted) {
+            journal.invariants.push(InvariantResult::new(*wanted, Looked::Not("the run did not come to it".into())));
+        }
+    }
+    let wanted = &journal.plan.invariants;
+    journal.invariants.retain(|result| wanted.contains(&result.invariant));
+    journal.invariants.sort_by_key(|result| result.invariant);
+    for result in &mut journal.invariants {
+        let of_it: Vec<&Finding> = findings.iter().filter(|finding| finding.invariant == result.invariant).collect();
+        result.anomalies = of_it.len() as u64;
+        result.examples = of_it.into_iter().take(ANOMALIES_MAX).cloned().collect();
+    }
+}
+
+fn thresholds(journal: &Journal) -> Vec<ThresholdResult> {
+    let conditions =
+        journal.plan.thresholds.iter().flat_map(|(metric, conditions)| conditions.iter().map(|condition| (*metric, *condition)));
+    conditions
+        .map(|(metric, condition)| {
+            let (measured, samples) = measure(journal, metric, condition.aggregate, condition.phase);
+            let measured = measured.filter(|value| value.is_finite());
+            ThresholdResult { metric, condition, measured, samples, holds: measured.is_some_and(|value| condition.holds(value)) }
+        })
+        .collect()
+}
+
+/// A figure and the number of samples that it is made of.
+fn measure(journal: &Journal, metric: Metric, aggregate: Aggregate, phase: Phase) -> (Option<f64>, u64) {
+    match metric {
+        Metric::LatencyMs => match journal.latency.get(&phase).filter(|latency| latency.rows > 0) {
+            Some(latency) => {
+                let value = match aggregate {
+                    Aggregate::P50 => latency.p50_ms,
+                    Aggregate::P90 => latency.p90_ms,
+                    Aggregate::P99 => latency.p99_ms,
+                    Aggregate::Max | Aggregate::Value => latency.max_ms,
+                };
+                (Some(value as f64), latency.rows)
+            }
+            None => (None, 0),
+        },
+        Metric::ThroughputRatio => {
+            let throughput = journal.throughput.get(&phase);
+            (throughput.and_then(|one| one.ratio()), throughput.map_or(0, |one| one.sent))
+        }
+        Metric::FailoverMs => {
+            let mut gaps: Vec<u64> = journal.failovers.iter().map(|failover| failover.gap_ms).collect();
+            gaps.sort_unstable();
+            (aggregate.quantile().and_then(|quantile| nearest_rank(&gaps, quantile)).map(|gap| gap as f64), gaps.len() as u64)
+        }
+        Metric::CheckpointSuccess => {
+            let checkpoints = journal.checkpoints;
+            ((checkpoints.begun > 0).then(|| checkpoints.succeeded as f64 / checkpoints.begun as f64), checkpoints.begun)
+        }
+        Metric::CatchUpS => (journal.catch_up_ms.map(|ms| ms as f64 / 1_000.0), u64::from(journal.catch_up_ms.is_some())),
+        Metric::RssMib => {
+            let peak = journal.cost.peak_rss_bytes;
+            ((peak > 0).then_some(peak as f64 / f64::from(1 << 20)), journal.timeline.len() as u64)
+        }
+        Metric::EventsPerCpuS => {
+            ((journal.cost.cpu_seconds > 0.0).then(|| journal.records.sent as f64 / journal.cost.cpu_seconds), journal.records.sent)
+        }
+    }
+}
+
+/// The quantile of sorted values, without interpolation: a value that was really measured.
+pub(crate) fn nearest_rank(sorted: &[u64], quantile: f64) -> Option<u64> {
+    let rank = (quantile * sorted.len() as f64).ceil() as usize;
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+fn outcome(journal: &Journal) -> (Outcome, Vec<String>) {
+    let violated: Vec<String> = journal
+        .invariants
+        .iter()
+        .filter(|result| result.anomalies > 0)
+        .map(|result| {
+            let first = result
+                .examples
+                .first()
+                .map(|finding| format!(": {} at {}, {}", finding.kind, finding.place, finding.detail))
+                .unwrap_or_default();
+            format!("{} violated {} times{first}", result.invariant.name(), result.anomalies)
+        })
+        .collect();
+    let harness = harness_errors(journal);
+    let unsound = unsound(journal);
+    // Of a run that broke off everything is unproven: that it did says it all.
+    let unproven = if journal.broken_off.is_some() || !journal.ended { Vec::new() } else { unproven(journal) };
+    let missed = missed(journal);
+    let outcome = match () {
+        () if !violated.is_empty() => Outcome::Violated,
+        () if !harness.is_empty() => Outcome::HarnessError,
+        () if !unsound.is_empty() => Outcome::Inconclusive,
+        () if !missed.is_empty() => Outcome::SloMissed,
+        () if !unproven.is_empty() => Outcome::Inconclusive,
+        () => Outcome::Pass,
+    };
+    (outcome, [violated, harness, unsound, missed, unproven].concat())
+}
+
+fn harness_errors(journal: &Journal) -> Vec<String> {
+    let mut reasons = Vec::new();
+    match &journal.broken_off {
+        Some(BrokenOff::Harness(why)) => reasons.push(format!("the harness failed: {why}")),
+        None if !journal.ended => reasons.push("the run did not come to its end".into()),
+        _ => {}
+    }
+    let failed =
+        journal.faults.iter().filter_map(|fault| fault.failed.first().map(|why| format!("{} could not be injected: {why}", fault.fault)));
+    reasons.extend(failed);
+    reasons
+}
+
+/// Why no figure of this run means anything.
+fn unsound(journal: &Journal) -> Vec<String> {
+    let mut reasons = Vec::new();
+    match &journal.broken_off {
+        Some(BrokenOff::NotSteady(why)) => reasons.push(format!("the steady state was not met before the first fault: {why}")),
+        Some(BrokenOff::Interrupted) => reasons.push("interrupted".into()),
+        _ => {}
+    }
+    let limits = &journal.plan.host;
+    if journal.host.share() > limits.share.0 {
+        reasons.push(format!(
+            "the host was too busy: a timer was more than {} late for {:.1} % of the time, at most {} are allowed",
+            limits.late,
+            journal.host.share() * 100.0,
+            limits.share
+        ));
+    }
+    let (sent, due) = (journal.records.sent, journal.records.due);
+    let wanted = journal.plan.proof_of_fault.min_load.0;
+    if journal.broken_off.is_none() && (sent as f64) < due as f64 * wanted {
+        reasons.push(format!("the load was not reached: {sent} of {due} records were sent"));
+    }
+    reasons
+}
+
+/// What the run was to prove and did not.
+fn unproven(journal: &Journal) -> Vec<String> {
+    let proof = &journal.plan.proof_of_fault;
+    let mut reasons: Vec<String> = Vec::new();
+    for fault in journal.faults.iter().filter(|fault| !fault.is_proven() && fault.not_possible_here.is_none()) {
+        reasons.push(format!("{} fired {} times, {} are asked for", fault.fault, fault.fired, fault.min_fired));
+    }
+    let possible = journal.faults.iter().filter(|fault| fault.not_possible_here.is_none()).count();
+    if !journal.faults.is_empty() && possible == 0 {
+        reasons.push("none of the faults is possible here".into());
+    }
+    let asked = [
+        ("processes were killed", journal.kills.all(), u64::from(proof.min_kills)),
+        ("records were sent during faults", journal.records.during_fault, proof.min_records_during_fault),
+        ("records were verified", journal.records.verified, proof.min_records),
+    ];
+    reasons.extend(asked.iter().filter(|(_, is, least)| is < least).map(|(what, is, least)| format!("{is} {what}, {least} are asked for")));
+    for result in &journal.invariants {
+        if let Looked::Not(why) = &result.looked {
+            reasons.push(format!("{} was not checked: {why}", result.invariant.name()));
+        }
+    }
+    for threshold in journal.thresholds.iter().filter(|threshold| threshold.measured.is_none()) {
+        reasons.push(format!("{} was not measured", threshold.text()));
+    }
+    reasons
+}
+
+fn missed(journal: &Journal) -> Vec<String> {
+    let mut reasons: Vec<String> = journal
+        .thresholds
+        .iter()
+        .filter(|threshold| !threshold.holds)
+        .filter_map(|threshold| threshold.measured.map(|measured| format!("{} missed: {}", threshold.text(), rounded(measured))))
+        .collect();
+    let unmet = |mode: Mode| journal.steady_state.iter().filter(move |reading| reading.mode == mode && !reading.met);
+    for reading in unmet(Mode::After) {
+        reasons.push(format!("{} was not met after the method: {}", reading.name, shown(reading.value)));
+    }
+    let during = unmet(Mode::During).count();
+    if let Some(first) = unmet(Mode::During).next() {
+        reasons.push(format!("{} was not met {during} times while no fault was active, first: {}", first.name, shown(first.value)));
+    }
+    if journal.broken_off.is_none() && journal.ended && journal.catch_up_ms.is_none() && !journal.plan.method.is_empty() {
+        reasons.push(format!("the job did not catch up within {} after everything was undone", journal.plan.host.catch_up_within));
+    }
+    reasons
+}
+
+fn shown(value: Option<f64>) -> String {
+    value.map_or_else(|| "nobody answered".into(), rounded)
+}
+
+/// Three digits after the point at most.
+pub(crate) fn rounded(value: f64) -> String {
+    let text = format!("{value:.3}");
+    text.trim_end_matches('0').trim_end_matches('.').to_string()
+}
+
+#[cfg(test)]
+#[path = "verdict_test.rs"]
+mod verdict_test;

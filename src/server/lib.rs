@@ -17,5 +17,6 @@ pub mod job;
 pub mod live;
 pub mod logging;
 pub mod metrics;
-pub mod problem;
 pub mod wiring;
+
+pub use streamshield_files::problem;

@@ -25,9 +25,16 @@ impl LogFormat {
     }
 }
 
+/// Whoever kills brokers knows that a client of them complains.
+pub const CHAOS_FILTER: &str = "warn,rdkafka=off,librdkafka=off";
+
 /// Starts logging for the process. `quiet` shows warnings only, where log lines would tear a live view.
 pub fn init(format: LogFormat, quiet: bool, redactor: &Redactor) {
-    let default = if quiet { "warn" } else { DEFAULT_FILTER };
+    init_with(format, if quiet { "warn" } else { DEFAULT_FILTER }, redactor);
+}
+
+/// With a filter of its own, unless `RUST_LOG` has one.
+pub fn init_with(format: LogFormat, default: &str, redactor: &Redactor) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(default));
     let writer = RedactedErrors { redactor: redactor.clone() };
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);

@@ -11,7 +11,22 @@ fn main() {
     allocators::tune();
     if let Err(problem) = streamshield_engine::crash_points::arm_from_environment() {
         eprintln!("{problem}");
-        ExitStatus::Usage.leave();
+        cli::leave(ExitStatus::Usage as u8);
     }
-    cli::main().leave()
+    #[cfg(feature = "mutants")]
+    match streamshield_core::mutants::arm_from_environment() {
+        Ok(names) => warn_of_mutants(names),
+        Err(problem) => {
+            eprintln!("{problem}");
+            cli::leave(ExitStatus::Usage as u8);
+        }
+    }
+    cli::leave(cli::main())
+}
+
+/// Nobody shall take this program for one that may be used.
+#[cfg(feature = "mutants")]
+fn warn_of_mutants(names: &[&str]) {
+    let off = if names.is_empty() { "none is off now".to_string() } else { format!("OFF NOW: {}", names.join(", ")) };
+    eprintln!("WARNING: THIS PROGRAM IS A TEST BUILD WHOSE GUARDS CAN BE SWITCHED OFF ({off}). IT LOSES DATA. NEVER USE IT FOR WORK.");
 }

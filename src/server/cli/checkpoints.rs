@@ -4,6 +4,7 @@
 //! is named by its region and epoch, as `list` shows them.
 
 use super::ExitStatus;
+use super::read_and_plan;
 use super::status::{Stop, finish, read_job};
 use super::tables;
 use crate::job::Job;
@@ -71,7 +72,14 @@ pub fn collect(path: &Path, grace: Option<Duration>, redactor: &Redactor) -> Exi
 }
 
 pub fn restore(path: &Path, to: RestoreTo, new_job: &str, redactor: &Redactor) -> ExitStatus {
-    finish(with_store(path, redactor, |job, admin| restore_as(job, admin, to, new_job)), redactor)
+    finish(with_store(path, redactor, |job, admin| restore_as(job, admin, to, new_job, &|| has_exchanges(path, redactor))), redactor)
+}
+
+/// Whether stages of the job are joined by exchange topics.
+fn has_exchanges(path: &Path, redactor: &Redactor) -> Result<bool, Stop> {
+    let (planned, problems) = read_and_plan(path, redactor);
+    let planned = planned.ok_or(Stop::usage(problems))?;
+    Ok(!planned.planned.plan.exchanges.is_empty())
 }
 
 fn with_store(path: &Path, redactor: &Redactor, act: impl FnOnce(&Job, &dyn CheckpointAdmin) -> Result<(), Stop>) -> Result<(), Stop> {
@@ -222,7 +230,13 @@ fn restore_points(found: &BTreeMap<RegionId, Vec<CheckpointInfo>>, to: RestoreTo
     found.iter().map(|(region, checkpoints)| chosen(checkpoints).ok_or(*region)).collect()
 }
 
-fn restore_as(job: &Job, admin: &dyn CheckpointAdmin, to: RestoreTo, new_job: &str) -> Result<(), Stop> {
+fn restore_as(
+    job: &Job,
+    admin: &dyn CheckpointAdmin,
+    to: RestoreTo,
+    new_job: &str,
+    has_exchanges: &dyn Fn() -> Result<bool, Stop>,
+) -> Result<(), Stop> {
     let usage = |message: String, hint: &str| Stop::with(ExitStatus::Usage, Problem::error(message).hint(hint));
     crate::job::read::check_name(new_job).map_err(|reason| {
         usage(format!("`{new_job}` can't be the name of a job: {reason}"), "lower-case letters, digits, `.`, `_` and `-`")
@@ -239,6 +253,16 @@ fn restore_as(job: &Job, admin: &dyn CheckpointAdmin, to: RestoreTo, new_job: &s
     })?;
     if points.is_empty() {
         return Err(Stop::with(ExitStatus::Failed, Problem::error(format!("job `{}` has no checkpoints", job.name))));
+    }
+    if has_exchanges()? {
+        // The positions of a region behind an exchange are offsets of this job's exchange topics, and each region's checkpoint is of a moment of its own: a job
+        // with topics of its own would lose what lies between a stage that has sent it and one that has not read it.
+        let problem = Problem::error(format!(
+            "job `{}` can't go on under another name: its stages are joined by exchange topics, and its checkpoints refer to what lies in those",
+            job.name
+        ));
+        let hint = "its own workers restore from these checkpoints by themselves; a job of another name has to read its sources again";
+        return Err(Stop::with(ExitStatus::Failed, problem.hint(hint)));
     }
     let epochs = points.iter().map(|point| (point.region, point.epoch)).collect();
     let cloned = admin.clone_to(new_job, &epochs).map_err(failed)?;

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod backoff;
+mod chaos;
 mod check;
 mod checkpoints;
 mod run;
@@ -13,7 +14,7 @@ mod tables;
 mod worker;
 mod workers;
 
-use crate::job::identity::RACK_VARIABLE;
+use crate::job::identity::{EXPECTED_VARIABLE, RACK_VARIABLE};
 use crate::job::secret::Redactor;
 use crate::job::{read, schema};
 use crate::logging::{self, LogFormat};
@@ -41,17 +42,15 @@ pub enum ExitStatus {
     Killed = 130,
 }
 
-impl ExitStatus {
-    /// Ends the process without the destructors of the C++ libraries. Threads that belong to RocksDB may still run here, and would
-    /// lock what those have destroyed: the process would abort instead of ending with its code. Nothing is lost by it: all that has to last is in
-    /// the log or synced by now.
-    pub fn leave(self) -> ! {
-        // Nobody is left to be told of a pipe that has gone.
-        let _ = std::io::stdout().flush();
-        let _ = std::io::stderr().flush();
-        // SAFETY: ends the process, whatever its threads do.
-        unsafe { libc::_exit(self as i32) }
-    }
+/// Ends the process without the destructors of the C++ libraries. Threads that belong to RocksDB may still run here, and would
+/// lock what those have destroyed: the process would abort instead of ending with its code. Nothing is lost by it: all that has to last is in
+/// the log or synced by now.
+pub fn leave(code: u8) -> ! {
+    // Nobody is left to be told of a pipe that has gone.
+    let _ = std::io::stdout().flush();
+    let _ = std::io::stderr().flush();
+    // SAFETY: ends the process, whatever its threads do.
+    unsafe { libc::_exit(i32::from(code)) }
 }
 
 const EXIT_CODES: &str = "Exit codes:
@@ -125,6 +124,13 @@ enum Command {
         #[command(subcommand)]
         command: TopicsCommand,
     },
+    /// Break a cluster on purpose, under a load that proves its own output, and say what was kept.
+    Chaos {
+        #[command(subcommand)]
+        command: chaos::ChaosCommand,
+    },
+    /// Put a release or a job through a plan of faults, beside what runs today: it is promoted if it keeps its promise and nothing got worse.
+    Gate(chaos::GateArguments),
     /// Print the JSON Schema of the job file.
     Schema,
     /// Print the version.
@@ -159,6 +165,10 @@ pub struct WorkerArguments {
     /// Rack or zone of this machine: followers are put into other ones.
     #[arg(long, env = RACK_VARIABLE, value_name = "RACK")]
     pub rack: Option<String>,
+    /// How many workers the job is started with: when nobody runs it yet, its regions are spread once so many are there, or after 3 s. 0: not known; then
+    /// it is after half a second.
+    #[arg(long, env = EXPECTED_VARIABLE, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub expect_workers: u32,
     /// How the last line of standard output sums the run up.
     #[arg(long, value_enum, default_value_t)]
     pub summary: SummaryFormat,
@@ -315,15 +325,17 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     crate::job::units::duration(text)
 }
 
-/// Parses the command line and obeys it.
-pub fn main() -> ExitStatus {
+/// Parses the command line, obeys it, and returns the exit code.
+pub fn main() -> u8 {
     let cli = Cli::parse();
     let redactor = Redactor::default();
     let Cli { log_format, metrics_addr, command } = cli;
-    if !matches!(command, Command::Run(_) | Command::Worker(_)) {
-        logging::init(log_format, true, &redactor);
-    }
     match command {
+        Command::Run(_) | Command::Worker(_) => {}
+        Command::Chaos { .. } | Command::Gate(_) => logging::init_with(log_format, logging::CHAOS_FILTER, &redactor),
+        _ => logging::init(log_format, true, &redactor),
+    }
+    let status = match command {
         Command::Run(arguments) => run::run(&arguments, metrics_addr, log_format, &redactor),
         Command::Worker(arguments) => run::run_worker(&arguments, metrics_addr, log_format, &redactor),
         Command::Check { job, offline, workers } => {
@@ -336,6 +348,9 @@ pub fn main() -> ExitStatus {
             workers::drain(&job, &workers::DrainRequest { worker: &worker, undo, wait }, &redactor)
         }
         Command::Checkpoints { command } => run_checkpoints(command, &redactor),
+        // Their exit codes say what a run has shown.
+        Command::Chaos { command } => return chaos::chaos(command),
+        Command::Gate(arguments) => return chaos::gate(&arguments),
         Command::Topics { command: TopicsCommand::Create { job, dry_run } } => check::create_topics(&job, dry_run, &redactor),
         Command::Schema => {
             print!("{}", schema::json_schema_text());
@@ -345,7 +360,8 @@ pub fn main() -> ExitStatus {
             println!("streamshield {}", env!("CARGO_PKG_VERSION"));
             ExitStatus::Ok
         }
-    }
+    };
+    status as u8
 }
 
 fn run_checkpoints(command: CheckpointsCommand, redactor: &Redactor) -> ExitStatus {

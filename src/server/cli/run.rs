@@ -68,7 +68,7 @@ impl WorkerStart {
             Some(pid) => Some(follow(pid).map_err(one)?),
             None => None,
         };
-        let identity = Identity::of_worker(arguments.worker.as_deref(), arguments.rack.as_deref())
+        let identity = Identity::of_worker(arguments.worker.as_deref(), arguments.rack.as_deref(), arguments.expect_workers)
             .map_err(|reason| one(Problem::error(reason).hint("name the worker: --worker NAME, or STREAMSHIELD_WORKER=NAME")))?;
         let (planned, mut problems) = read_and_plan(&arguments.job, redactor);
         let Some(mut planned) = planned else { return Err(problems) };

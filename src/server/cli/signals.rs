@@ -1,6 +1,6 @@
 //! SIGTERM and SIGINT: the first asks the job to drain, the second ends the process at once.
 
-use super::ExitStatus;
+use super::{ExitStatus, leave};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -27,7 +27,7 @@ pub fn listen(runtime: &tokio::runtime::Runtime) -> std::io::Result<StopRequest>
         tracing::info!("draining; a second signal ends at once");
         next(&mut terminate, &mut interrupt).await;
         // Like a crash: whatever is not committed is done again at the next start.
-        ExitStatus::Killed.leave();
+        leave(ExitStatus::Killed as u8);
     });
     Ok(request)
 }

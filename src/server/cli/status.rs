@@ -36,6 +36,11 @@ pub struct Stop {
 }
 
 impl Stop {
+    /// The job file is wrong.
+    pub fn usage(problems: Problems) -> Stop {
+        Stop { problems, status: ExitStatus::Usage }
+    }
+
     pub fn failed(error: ControlError) -> Stop {
         let hint = match &error {
             ControlError::NeverRan { .. } => "start it with `streamshield run`; is this the right cluster, and the right `name`?",

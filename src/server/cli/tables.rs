@@ -29,6 +29,7 @@ pub fn cluster(status: &ClusterStatus) -> String {
         time(totals.watermark_ms),
         bytes(totals.state_bytes),
     );
+    text += &rest(status);
     text += &workers(&status.workers);
     text += "\n";
     text += &regions(&status.regions);
@@ -40,6 +41,16 @@ pub fn cluster(status: &ClusterStatus) -> String {
         text += "\nno worker is alive: the job goes on where it stopped when one starts\n";
     }
     text
+}
+
+/// Why it is not at rest, where that is by intention.
+fn rest(status: &ClusterStatus) -> String {
+    match (status.starts_in_ms, status.balances_in_ms) {
+        (Some(ms), _) => format!("waiting for more workers, {} at most\n\n", milliseconds(Some(ms))),
+        (None, Some(ms)) => format!("loads are evened out in {}\n\n", milliseconds(Some(ms))),
+        (None, None) if status.at_rest || status.workers.is_empty() => String::new(),
+        (None, None) => "regions are on their way\n\n".into(),
+    }
 }
 
 pub fn workers(workers: &[WorkerStatus]) -> String {

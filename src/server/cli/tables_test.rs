@@ -74,6 +74,9 @@ fn a_job_is_shown_with_workers_regions_followers_and_take_overs() {
         level: 1,
         offset: Some(900),
         log_clock_ms: 75_000,
+        at_rest: false,
+        starts_in_ms: None,
+        balances_in_ms: Some(1_400),
         totals: Totals {
             records_in: 2_000,
             rows_out: 20,

@@ -314,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_worker_whose_name_was_taken_says_which_one_and_leaves_with_3() {
-        let identity = Identity { name: "orders-1".into(), rack: None, is_alone: false };
+        let identity = Identity { name: "orders-1".into(), rack: None, is_alone: false, workers_expected: 3 };
         let (status, problem) = verdict(Ending::TakenOver("incarnation 7".into()), &identity, "orders").expect("a verdict");
         assert_eq!(status, ExitStatus::TakenOver);
         assert_eq!(problem.message, "another process is worker `orders-1` of job `orders` now: incarnation 7");

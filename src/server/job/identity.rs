@@ -11,6 +11,7 @@ use super::checkpoint::FALLBACK_FOLDER;
 
 pub const WORKER_VARIABLE: &str = "STREAMSHIELD_WORKER";
 pub const RACK_VARIABLE: &str = "STREAMSHIELD_RACK";
+pub const EXPECTED_VARIABLE: &str = "STREAMSHIELD_EXPECTED_WORKERS";
 
 /// A worker that runs its job alone, or the first of several on one machine.
 const ALONE: &str = "0";
@@ -25,23 +26,25 @@ pub struct Identity {
     pub rack: Option<String>,
     /// Started by `run` for the whole job: its state folder is the job's own.
     pub is_alone: bool,
+    /// How many workers the job is started with, this one included; 0: nobody has said.
+    pub workers_expected: u32,
 }
 
 impl Identity {
     /// `streamshield run` without `--workers`.
     pub fn alone() -> Identity {
-        Identity { name: ALONE.into(), rack: rack_from_environment(), is_alone: true }
+        Identity { name: ALONE.into(), rack: rack_from_environment(), is_alone: true, workers_expected: 1 }
     }
 
     /// `streamshield worker`: what the command line says, else what the environment does. Err says what is wrong.
-    pub fn of_worker(name: Option<&str>, rack: Option<&str>) -> Result<Identity, String> {
+    pub fn of_worker(name: Option<&str>, rack: Option<&str>, workers_expected: u32) -> Result<Identity, String> {
         let name = match name {
             Some(name) => name.to_string(),
             None => name_from_environment(&|variable| std::env::var(variable).ok()).ok_or("this machine has no name")?,
         };
         check_name(&name)?;
         let rack = rack.map(str::to_string).filter(|rack| !rack.is_empty());
-        Ok(Identity { name, rack, is_alone: false })
+        Ok(Identity { name, rack, is_alone: false, workers_expected })
     }
 }
 

@@ -13,8 +13,6 @@ pub mod read;
 pub mod schema;
 pub mod secret;
 pub mod settings;
-pub mod units;
-pub mod yaml;
 
 use crate::problem::{Place, SourceFile};
 pub use checkpoint::CheckpointSettings;
@@ -30,6 +28,7 @@ use std::time::Duration;
 use streamshield_core::cluster::{Settings, Tier};
 use streamshield_core::tiers;
 use streamshield_engine::config::{BadRecordPolicy, JobConfig, LateRowPolicy};
+pub use streamshield_files::{units, yaml};
 
 /// Partitions of exchanges, whatever the machine: a job must not change when it moves.
 const DEFAULT_PARALLELISM: u32 = 4;
@@ -124,7 +123,7 @@ impl Job {
             worker: worker.name.clone(),
             rack: worker.rack.clone(),
             http: http.map(|address| address.to_string()),
-            cluster: self.replication.settings(),
+            cluster: tiers::expecting(worker.workers_expected, self.replication.settings()),
             checkpoint_interval: self.checkpoint.as_ref().map(|checkpoint| checkpoint.interval),
             parallelism: self.parallelism,
             commit_interval: self.commit_interval,

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::Value;
 use std::borrow::Cow;
 use std::collections::BTreeMap;
+use streamshield_files::schema::forbid_null;
 
 /// A streaming SQL job. Values may contain `${env:NAME}` and `${file:/path}`; `$${` stands for `${`.
 #[derive(JsonSchema)]
@@ -180,32 +181,6 @@ pub fn json_schema() -> Value {
     let mut schema = schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<JobFile>().to_value();
     forbid_null(&mut schema);
     schema
-}
-
-/// A key is there with a value or not there at all; schemars has `Option` accept null.
-fn forbid_null(schema: &mut Value) {
-    match schema {
-        Value::Object(object) => {
-            if let Some(Value::Array(types)) = object.get_mut("type") {
-                types.retain(|name| name != "null");
-                if let [only] = types.as_slice() {
-                    let only = only.clone();
-                    object.insert("type".into(), only);
-                }
-            }
-            if let Some(Value::Array(choices)) = object.get_mut("anyOf") {
-                choices.retain(|choice| choice.get("type").is_none_or(|name| name != "null"));
-                if let [Value::Object(only)] = choices.as_slice() {
-                    let only = only.clone();
-                    object.remove("anyOf");
-                    object.extend(only);
-                }
-            }
-            object.values_mut().for_each(forbid_null);
-        }
-        Value::Array(items) => items.iter_mut().for_each(forbid_null),
-        _ => {}
-    }
 }
 
 /// As `streamshield schema` prints it.

@@ -109,6 +109,7 @@ impl<'a> Supervisor<'a> {
         let program = std::env::current_exe().map_err(|error| Problem::error(format!("this program can't find itself: {error}")))?;
         let recipes = Recipes {
             arguments,
+            workers,
             program,
             log_format,
             metrics_addr,
@@ -247,6 +248,7 @@ fn worse(a: ExitStatus, b: ExitStatus) -> ExitStatus {
 /// The command lines of all workers.
 struct Recipes<'a> {
     arguments: &'a RunArguments,
+    workers: u32,
     program: std::path::PathBuf,
     log_format: LogFormat,
     metrics_addr: Option<SocketAddr>,
@@ -267,6 +269,7 @@ impl Recipes<'_> {
         }
         add("worker", self.arguments.job.as_os_str().to_os_string());
         add("--worker", index.to_string().into());
+        add("--expect-workers", self.workers.to_string().into());
         add("--supervisor", std::process::id().to_string().into());
         if let Some(broker) = &self.broker {
             add("--broker", broker.into());

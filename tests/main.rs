@@ -1,5 +1,6 @@
 //! The integration tests, one binary: they start the program as a user would.
 
+mod chaos;
 mod cluster;
 mod conformance;
 mod conformance_test;

@@ -8,7 +8,10 @@ use std::time::Instant;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::Epoch;
 use streamshield_tests::support::broker::Broker;
-use streamshield_tests::support::client::{Output, ends, topics};
+use streamshield_tests::support::client::{Input, Output, create_topic, ends, read_json, topics};
+use streamshield_tests::support::cluster::Workers;
+use streamshield_tests::support::job::{Job, kafka_table};
+use streamshield_tests::support::streamshield::call;
 
 /// Positions in the exchange by epoch, of each region of the second stage.
 fn positions(servers: &str, job: &str) -> Result<BTreeMap<u32, BTreeMap<Epoch, i64>>> {
@@ -61,4 +64,53 @@ fn a_lost_region_comes_back_from_its_checkpoint_and_the_exchange_is_trimmed_only
     stage.workers.start(&victim)?;
     stage.settle(3)?;
     stage.finish()
+}
+
+/// Values of all committed rows of a topic.
+fn values(servers: &str, topic: &str) -> Result<Vec<i64>> {
+    let mut values: Vec<i64> = read_json(servers, topic)?.iter().filter_map(|row| row["v"].as_i64()).collect();
+    values.sort_unstable();
+    Ok(values)
+}
+
+#[test]
+fn a_job_made_from_the_checkpoints_of_another_one_goes_on_where_that_one_stood() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let (servers, folder) = (broker.bootstrap_servers(), tempfile::tempdir()?);
+    create_topic(&servers, "numbers", 2)?;
+    create_topic(&servers, "even", 2)?;
+    let sql = kafka_table("numbers", "v BIGINT", "numbers", &[])
+        + &kafka_table("even", "v BIGINT", "even", &[])
+        + "INSERT INTO even SELECT v FROM numbers WHERE v % 2 = 0;";
+    let store = format!("{{store: 'file://{}', interval: 1 s}}", folder.path().join("store").display());
+    let job = Job::new("numbers-1", &servers, sql).set("tier", 3).set("slots", 1).set("checkpoint", &store);
+    let send = |from: i64, to: i64| -> Result<()> {
+        let of = |partition: i64| (from..to).filter(|v| v / 2 % 2 == partition).map(|v| serde_json::json!({ "v": v })).collect::<Vec<_>>();
+        let input = Input::new(&servers)?;
+        (0..2).try_for_each(|partition| input.send_all("numbers", partition as i32, &of(partition)))?;
+        input.flush()
+    };
+    send(0, 1_000)?;
+    let mut first = Workers::new(folder.path(), &job)?;
+    first.start_all(&["w1"])?;
+    // What was taken before the checkpoint is everything: nothing is sent after it.
+    let status = first.wait_for("all is taken", TIMEOUT, |status| status.totals.records_in == 1_000 && status.totals.lag_records == 0)?;
+    let taken: BTreeMap<String, Option<u64>> = status.regions.iter().map(|region| (region.region.clone(), region.epoch)).collect();
+    first.wait_for("a checkpoint of the last epoch of each region", TIMEOUT, |status| {
+        status.regions.iter().all(|region| region.checkpoint.map(|checkpoint| checkpoint.epoch.0) >= taken[&region.region])
+    })?;
+    first.stop_all(TIMEOUT)?;
+    let file = first.job_file().display().to_string();
+    let restored = call(folder.path(), &["checkpoints", "restore", &file, "--to", "latest", "--as", "numbers-2"])?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    send(1_000, 1_500)?;
+    let elsewhere = folder.path().join("second");
+    std::fs::create_dir_all(&elsewhere)?;
+    let mut second = Workers::new(&elsewhere, &Job { name: "numbers-2".into(), ..job })?;
+    second.start_all(&["w1"])?;
+    second.wait_for("the rest is taken", TIMEOUT, |status| status.totals.records_in >= 500 && status.totals.lag_records == 0)?;
+    second.stop_all(TIMEOUT)?;
+    let expected: Vec<i64> = (0..1_500).filter(|v| v % 2 == 0).collect();
+    ensure!(values(&servers, "even")? == expected, "each row once, whichever job made it");
+    Ok(())
 }

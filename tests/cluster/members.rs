@@ -83,7 +83,7 @@ fn a_broker_that_was_away_costs_nobody_their_membership() -> Result<()> {
     let mut stage = Stage::start_with(Broker::embedded_in(log.path())?, "broker-away", 1, &WORKERS, |_, job| job)?;
     let before = stage.settle(3)?;
     stage.broker.stop()?;
-    // Many times the expiry of 350 ms.
+    // Many times the expiry of 250 ms.
     std::thread::sleep(Duration::from_secs(3));
     stage.broker.start_again()?;
     stage.wait_output_of_now()?;

@@ -3,15 +3,15 @@
 use super::feeder::Fed;
 use super::{BULK_TIME_MS, Key, Load, WINDOW_MS};
 use crate::support::bids::parse_time;
-use crate::support::client::{Output, ends, topics};
+use crate::support::client::{Output, topics};
 use anyhow::{Result, ensure};
 use rdkafka::message::Message;
 use serde::Deserialize;
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streamshield_core::epoch::EpochRecord;
-use streamshield_core::ids::RegionId;
+use streamshield_workload::{AnomalyKind, checks};
 
 /// Key and window end → count and sum.
 pub type Counts = HashMap<(Key, i64), (u64, i64)>;
@@ -186,31 +186,14 @@ impl RunningProof {
     }
 }
 
-/// Breaks of E-1, E-2 and E-5 in the changelogs of a job. What was trimmed is not looked for.
+/// What the job's own topics show that they must not, whatever it computes.
 pub fn broken_epochs(servers: &str, job: &str) -> Result<Vec<String>> {
-    let changelogs = topics(servers)?.into_iter().filter(|topic| topic.starts_with(job) && topic.ends_with("-changelog"));
-    let mut problems = Vec::new();
-    for topic in changelogs {
-        let mut last: HashMap<RegionId, EpochRecord> = HashMap::new();
-        Output::follow(servers, &topic)?.visit_to_end(&mut |message| {
-            // Deltas lie between the records.
-            if message.key() != Some(b"epoch") {
-                return;
-            }
-            let record = match EpochRecord::decode(message.payload().unwrap_or_default()) {
-                Ok(record) => record,
-                Err(error) => return problems.push(format!("{topic}: {error}")),
-            };
-            if let Some(previous) = last.get(&record.region) {
-                problems.extend(previous.check_successor(&record).err());
-            }
-            last.insert(record.region, record);
-        })?;
-        if last.is_empty() {
-            problems.push(format!("{topic} holds no epoch"));
-        }
-    }
-    Ok(problems)
+    let others = [format!("{job}-input"), format!("{job}-output")];
+    let checked = checks::check_job(servers, job, &others.each_ref().map(String::as_str), Duration::ZERO)?;
+    ensure!(checked.epochs > 0, "{job} has no epoch");
+    // A transaction may be open at this moment; `hanging_transactions` has the patience to tell.
+    let anomalies = checked.findings.anomalies.iter().filter(|anomaly| anomaly.kind != AnomalyKind::HangingTransaction);
+    Ok(anomalies.map(ToString::to_string).collect())
 }
 
 /// How many epochs an incarnation has committed.
@@ -227,16 +210,6 @@ pub fn epochs_of(servers: &str, job: &str, incarnation: u64) -> Result<u64> {
 
 /// A committed offset that stays below the end: an open transaction that nobody will end (I11 of the fault catalogue).
 pub fn hanging_transactions(servers: &str, prefix: &str, patience: Duration) -> Result<Vec<String>> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let hanging: Vec<String> = ends(servers, prefix)?
-            .into_iter()
-            .filter(|end| end.stable < end.high)
-            .map(|end| format!("{}-{}: stable up to {}, end {}", end.topic, end.partition, end.stable, end.high))
-            .collect();
-        if hanging.is_empty() || Instant::now() > deadline {
-            return Ok(hanging);
-        }
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    let hanging = checks::ends::wait_for_ends(servers, &|topic| topic.starts_with(prefix), patience)?;
+    Ok(hanging.anomalies.iter().map(ToString::to_string).collect())
 }

@@ -13,6 +13,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
+use streamshield_workload::client::PartitionEnd;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -79,32 +80,9 @@ fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<i32> {
     Ok(found.partitions().len() as i32)
 }
 
-/// Where a partition ends, for everybody and for readers of committed messages.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PartitionEnd {
-    pub topic: String,
-    pub partition: i32,
-    pub low: i64,
-    /// The last stable offset: below the end while a transaction is open.
-    pub stable: i64,
-    pub high: i64,
-}
-
 /// Ends of all partitions of the topics whose names begin so.
 pub fn ends(bootstrap_servers: &str, prefix: &str) -> Result<Vec<PartitionEnd>> {
-    let reader = |isolation: &str| -> Result<BaseConsumer> { Ok(config(bootstrap_servers).set("isolation.level", isolation).create()?) };
-    let (all, committed) = (reader("read_uncommitted")?, reader("read_committed")?);
-    let metadata = all.fetch_metadata(None, TIMEOUT)?;
-    let mut ends = Vec::new();
-    for topic in metadata.topics().iter().filter(|topic| topic.name().starts_with(prefix)) {
-        for partition in topic.partitions() {
-            // The stable end first: a message in between must not look like an open transaction for ever, only for one look.
-            let (_, stable) = committed.fetch_watermarks(topic.name(), partition.id(), TIMEOUT)?;
-            let (low, high) = all.fetch_watermarks(topic.name(), partition.id(), TIMEOUT)?;
-            ends.push(PartitionEnd { topic: topic.name().to_string(), partition: partition.id(), low, stable, high });
-        }
-    }
-    Ok(ends)
+    Ok(streamshield_workload::client::ends(bootstrap_servers, &|topic| topic.starts_with(prefix))?)
 }
 
 /// An ordinary, idempotent producer.

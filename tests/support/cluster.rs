@@ -41,6 +41,8 @@ pub struct Workers {
     file: PathBuf,
     workers: BTreeMap<String, Worker>,
     starts: usize,
+    /// How many workers those know of that are started next; 0: of no others.
+    expected: usize,
     /// Variables of the next starts.
     pub environment: Vec<(String, String)>,
 }
@@ -52,7 +54,7 @@ impl Workers {
         let job = job.clone().set("state_dir", folder.join("state").display());
         let file = folder.join(format!("{}.yaml", job.name));
         std::fs::write(&file, job.yaml())?;
-        Ok(Workers { job, folder, file, workers: BTreeMap::new(), starts: 0, environment: Vec::new() })
+        Ok(Workers { job, folder, file, workers: BTreeMap::new(), starts: 0, expected: 0, environment: Vec::new() })
     }
 
     /// Starts one worker, and returns at once.
@@ -61,6 +63,7 @@ impl Workers {
         let http = http::free_address()?;
         let mut command = Command::new(binary()?);
         command.arg("worker").arg(&self.file).args(["--worker", name, "--metrics-addr"]).arg(http.to_string());
+        command.args(["--expect-workers", &self.expected.to_string()]);
         command.current_dir(&self.folder).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1").envs(self.environment.iter().cloned());
         let process = Process::start(command, &self.folder, &format!("{name}-{}", self.starts))?;
         self.workers.insert(name.to_string(), Worker { process, http });
@@ -68,7 +71,10 @@ impl Workers {
     }
 
     pub fn start_all(&mut self, names: &[&str]) -> Result<()> {
-        names.iter().try_for_each(|name| self.start(name))
+        self.expected = names.len();
+        let started = names.iter().try_for_each(|name| self.start(name));
+        self.expected = 0;
+        started
     }
 
     pub fn names(&self) -> Vec<String> {
@@ -210,10 +216,11 @@ pub fn ask(address: SocketAddr) -> Result<ClusterStatus> {
     Ok(serde_json::from_str(&body)?)
 }
 
-/// Nothing is on its way: all run, all is active, all followers are ready.
+/// Nothing is on its way and nothing is to come: all run, all is active, all followers are ready.
 pub fn is_settled(status: &ClusterStatus, workers: usize) -> bool {
     let wanted = (status.followers_wanted as usize).min(workers.saturating_sub(1));
     status.workers.len() == workers
+        && status.at_rest
         && status.workers.iter().all(|worker| worker.state.as_deref() == Some("running"))
         && !status.regions.is_empty()
         && status.regions.iter().all(|region| {

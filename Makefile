@@ -15,6 +15,8 @@ SOAK_MINUTES ?= 20
 KILLS ?= 100
 KILL_RECORDS ?=
 EVENTS ?=
+SEEDS ?= 2000
+SEED ?=
 ARGS ?=
 
 .PHONY: help
@@ -49,6 +51,10 @@ test-kill: build ## the short kill test, as in `make test`
 kill-test: build ## the long kill test: KILLS=100 → target/bench/kill-test.json
 	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/kill-test --kills $(KILLS) $(if $(KILL_RECORDS),--records $(KILL_RECORDS)) $(ARGS)
 
+.PHONY: simulate
+simulate: bootstrap ## SEEDS=2000 simulated clusters with faults, all invariants checked → target/bench/simulation.json (SEED=17 replays one)
+	@cargo run --release -p streamshield-simulation -p unify --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+
 .PHONY: bench
 bench: build ## Nexmark q0 q1 q2 q12 beside Apache Flink → target/bench/nexmark.json (EVENTS=…)
 	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench nexmark $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
@@ -76,6 +82,16 @@ bench-overhead: build ## what tiers, checkpoints, restores and planned hand-over
 .PHONY: soak
 soak: build ## a kill every 10 s for SOAK_MINUTES=20: nothing grows, nothing is left → target/bench/soak.json
 	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench soak --minutes $(SOAK_MINUTES) $(ARGS)
+
+.PHONY: chaos-smoke
+chaos-smoke: build ## a short plan of faults on a real 3-broker Kafka, under three minutes → target/chaos/smoke (journal.json, report.html)
+	@scripts/bootstrap.sh kafka
+	@$(STREAMSHIELD) chaos run smoke $(ARGS)
+
+.PHONY: gate
+gate: build ## the gate of a release: 30 kills, 16 types of faults and more, a million records → target/chaos/gate/journal.json
+	@scripts/bootstrap.sh kafka s3
+	@$(STREAMSHIELD) chaos run gate $(ARGS)
 
 .PHONY: fmt
 fmt: ## format the code

@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# bootstrap.sh [build|kafka|flink|streams|s3|hdfs|lint]…: makes sure that what the project needs is on this machine (default: build).
+# bootstrap.sh [build|kafka|flink|streams|s3|hdfs|chaos|lint]…: makes sure that what the project needs is on this machine (default: build).
 #
 #   build   Rust, a C and a C++ compiler, make, libclang, pkg-config, headers of OpenSSL and zlib
 #   kafka   a JDK from 17 on and Maven, for tests and benchmarks with a real broker
 #   flink   the same, for the peer of `make bench`; streams for that of `make bench-failover`
 #   s3      Python from 3.10 on with venv, for the S3 server of the tests
 #   hdfs    a JDK from 17 on and Maven, for the HDFS of the tests
+#   chaos   nftables and libfaketime, on Linux, for faults that would otherwise not be possible
 #   lint    rustfmt and clippy
 #
 # What is there is left alone and costs a few milliseconds. What is missing is installed by apt-get where that is possible
@@ -74,6 +75,16 @@ check_python() {
   need python3-venv "Python from 3.10 on with venv"
 }
 
+check_chaos() {
+  local library found=""
+  [ "$(uname)" = Linux ] || return 0
+  have nft || need nftables "nft (nftables)"
+  for library in /usr/lib/*-linux-gnu/faketime /usr/lib64/faketime /usr/lib/faketime /usr/local/lib/faketime; do
+    if [ -e "$library/libfaketimeMT.so.1" ]; then found=$library; fi
+  done
+  [ -n "$found" ] || need libfaketime "libfaketime"
+}
+
 install_missing() {
   [ "${#missing_packages[@]}" -gt 0 ] || return 0
   if ! have apt-get || [ "$(id -u)" != 0 ]; then
@@ -128,8 +139,9 @@ for what in "$@"; do
     build) check_build ;;
     kafka | flink | streams | hdfs) check_java ;;
     s3) check_python ;;
+    chaos) check_chaos ;;
     lint) ;;
-    *) echo "usage: bootstrap.sh [build|kafka|flink|streams|s3|hdfs|lint]…" >&2; exit 2 ;;
+    *) echo "usage: bootstrap.sh [build|kafka|flink|streams|s3|hdfs|chaos|lint]…" >&2; exit 2 ;;
   esac
 done
 install_missing

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# hdfs.sh start DIR          starts a small HDFS (one name node, one data node) on loopback and prints its URL
-# hdfs.sh stop DIR [--wipe]  stops it by its process id; --wipe removes its data
+# hdfs.sh start DIR [--port N]  starts a small HDFS (one name node, one data node) on loopback and prints its URL
+# hdfs.sh stop DIR [--wipe]     stops it by its process id; --wipe removes its data
 #
-# For tests. Needs no more than a JDK; the jars come from the user's cache (scripts/jars.sh). Ready in 5 to 12 s.
+# For tests. Without --port the name node takes a free one. Needs no more than a JDK; the jars come from the user's cache (scripts/jars.sh). Ready in 5 to 12 s.
 # Environment: HDFS_HEAP (384m).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -13,8 +13,13 @@ command=$1 dir=$2
 shift 2
 
 start() {
-  [ "$#" = 0 ] || usage
-  local jars sum classes pid try opens=() package
+  local jars sum classes pid try port=0 opens=() package
+  while [ "$#" -gt 0 ]; do
+    case $1 in
+      --port) port=$2; shift 2 ;;
+      *) usage ;;
+    esac
+  done
   jars=$("$here/jars.sh" hdfs)
   read -r sum _ < <(cksum <"$here/hdfs/Hdfs.java")
   classes=$jars/launcher-$sum
@@ -36,7 +41,7 @@ start() {
   cd "$dir/tmp"
   setsid java -Xmx"${HDFS_HEAP:-384m}" -Xss512k -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData "${opens[@]}" \
     -Djava.awt.headless=true -Djava.net.preferIPv4Stack=true -Djava.io.tmpdir="$dir/tmp" \
-    -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$classes:$jars/*" Hdfs "$dir" >"$dir/server.log" 2>&1 </dev/null &
+    -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$classes:$jars/*" Hdfs "$dir" "$port" >"$dir/server.log" 2>&1 </dev/null &
   pid=$!
   echo "$pid" >"$dir/pid"
   for try in $(seq 1 1200); do

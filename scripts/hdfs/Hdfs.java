@@ -7,8 +7,8 @@ import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.hdfs.MiniDFSCluster;
 
 /**
- * A small HDFS for tests: one name node and one data node in this process, on loopback. Hdfs FOLDER serves until it is
- * ended and writes its address to FOLDER/address when it can be used. Started again on the same folder it finds its data.
+ * A small HDFS for tests: one name node and one data node in this process, on loopback. Hdfs FOLDER PORT serves until it is
+ * ended (port 0 takes a free one) and writes its address to FOLDER/address when it can be used. Started again on the same folder it finds its data.
  *
  * Permissions are enforced: a test can find out what happens without the right to write. The user is whoever the client says
  * it is (simple authentication), and the one that started this process is the superuser.
@@ -17,6 +17,7 @@ public final class Hdfs {
   public static void main(String[] arguments) throws Exception {
     File folder = new File(arguments[0]).getAbsoluteFile();
     File data = new File(folder, "data");
+    int port = Integer.parseInt(arguments[1]);
     boolean fresh = !data.isDirectory();
 
     Configuration configuration = new Configuration();
@@ -31,7 +32,7 @@ public final class Hdfs {
     configuration.setLong("dfs.namenode.fs-limits.min-block-size", 0);
     configuration.setBoolean("dfs.permissions.enabled", true);
 
-    MiniDFSCluster cluster = new MiniDFSCluster.Builder(configuration).numDataNodes(1).format(fresh).build();
+    MiniDFSCluster cluster = new MiniDFSCluster.Builder(configuration).nameNodePort(port).numDataNodes(1).format(fresh).build();
     cluster.waitActive();
     Path part = new File(folder, "address.part").toPath();
     Files.write(part, (cluster.getURI() + "\n").getBytes(StandardCharsets.UTF_8));

@@ -52,8 +52,8 @@ kill-test: build ## the long kill test: KILLS=100 → target/bench/kill-test.jso
 	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/kill-test --kills $(KILLS) $(if $(KILL_RECORDS),--records $(KILL_RECORDS)) $(ARGS)
 
 .PHONY: simulate
-simulate: bootstrap ## SEEDS=2000 simulated clusters with faults, all invariants checked → target/bench/simulation.json (SEED=17 replays one)
-	@cargo run --release -p streamshield-simulation -p unify --bin simulate -- $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
+simulate: build ## SEEDS=2000 simulated clusters with faults, all invariants checked → target/bench/simulation.json (SEED=17 replays one)
+	@$(CARGO_TARGET_DIR)/release/simulate $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
 .PHONY: bench
 bench: build ## Nexmark q0 q1 q2 q12 beside Apache Flink → target/bench/nexmark.json (EVENTS=…)

@@ -173,8 +173,8 @@ fn without_a_local_folder_a_store_that_is_away_is_an_error_to_be_tried_again() {
     assert_eq!(error.kind, CheckpointErrorKind::Retry, "{error}");
 }
 
-/// 5 % of the uploads take longer than their time-out: at least 99 % of the checkpoints of a run succeed, most of them remotely, and none of
-/// those in the store is torn.
+/// 5 % of the uploads take longer than their time-out: at least 99 % of the checkpoints of a run succeed, 95 % remotely, and none of those in the
+/// store is torn.
 #[test]
 fn with_one_upload_in_twenty_delayed_beyond_its_time_out_the_checkpoints_of_a_run_succeed() {
     let seed = std::env::var("STREAMSHIELD_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random::<u64>);
@@ -192,8 +192,11 @@ fn with_one_upload_in_twenty_delayed_beyond_its_time_out_the_checkpoints_of_a_ru
         Fault::None
     });
     let mut config = config(&place);
-    config.request_timeout = Duration::from_millis(200);
-    config.retry_timeout = Duration::from_secs(2);
+    config.request_timeout = Duration::from_millis(400);
+    config.retry_timeout = Duration::from_secs(4);
+    // As short beside the milliseconds between two checkpoints here as a second is beside a checkpoint interval: three delays of one upload in a
+    // row, which come up in every tenth run, open the breaker, and 200 ms of that would be 40 checkpoints.
+    config.backoff = Duration::from_millis(2);
     let store = on(&faulty, config);
     let (runs, mut succeeded, mut remote) = (200, 0, 0);
     for epoch in 1..=runs {
@@ -209,8 +212,7 @@ fn with_one_upload_in_twenty_delayed_beyond_its_time_out_the_checkpoints_of_a_ru
     println!("{succeeded} of {runs} checkpoints, {remote} of them remote; {delayed} uploads delayed beyond their time-out");
     assert!(delayed >= 15, "only {delayed} uploads were delayed: too few to mean anything");
     assert!(succeeded * 100 >= runs * 99, "{succeeded} of {runs}");
-    // Each delayed upload may leave one checkpoint here until the store is asked again: two runs had 162 and 164 of 200 in the store at once.
-    assert!(remote * 2 > runs, "{remote} of {runs} are remote");
+    assert!(remote * 100 >= runs * 95, "{remote} of {runs} are remote");
     faulty.set(|_, _| Fault::None);
     assert!(store.verify(REGION).unwrap().iter().all(|checkpoint| checkpoint.is_whole()));
 }

@@ -81,6 +81,11 @@ impl KafkaReader {
         Ok(KafkaReader { properties, options, wakeup, positions: BTreeMap::new(), open: BTreeMap::new(), client: None, capacity: 0 })
     }
 
+    /// The end of the partition's committed part, if all before it was taken and nothing was found there since. Commit markers lie before it.
+    pub(crate) fn met_end(&self, partition: &TopicPartition) -> Option<Offset> {
+        self.positions.get(partition).and_then(|position| position.at_end)
+    }
+
     /// Makes the client if there is none for this many partitions, and assigns all of them.
     fn connect(&mut self) -> Result<Arc<ReaderClient>, LogError> {
         if let Some(client) = self.client.as_ref().filter(|_| self.positions.len() <= self.capacity) {

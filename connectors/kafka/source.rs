@@ -22,8 +22,6 @@ use streamshield_core::ports::log::*;
 use streamshield_core::ports::source::*;
 use streamshield_core::table::{OptionError, SourceRequest};
 
-/// The end of a partition that is written in transactions lies behind the last record by its commit marker.
-const CONTROL_MARKERS: Offset = 1;
 /// Bound of what one reader of a table buffers, over its partitions, in bytes (M-1).
 const BUFFER_BYTES: usize = 24 << 20;
 
@@ -188,8 +186,14 @@ impl SourceReader for KafkaTableReader {
 
     fn stands_at_end(&self, id: SplitId, position: Offset) -> bool {
         let partition = TopicPartition::new(Arc::clone(&self.topic), id as i32);
+        // Behind the last record lie the markers of its and of later transactions.
+        let met = self.met_end(id).filter(|_| self.splits.get(&id).is_some_and(|split| split.next == position));
         let bounds = self.log.bounds(&partition, Isolation::ReadCommitted);
-        bounds.is_ok_and(|bounds| bounds.high <= position.max(bounds.low) + CONTROL_MARKERS)
+        bounds.is_ok_and(|bounds| bounds.high <= position.max(bounds.low).max(met.unwrap_or(position)))
+    }
+
+    fn met_end(&self, id: SplitId) -> Option<Offset> {
+        self.splits.get(&id).and_then(|split| self.reader.met_end(&split.partition))
     }
 
     fn take(&mut self, id: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {

@@ -39,6 +39,9 @@ const INIT_TRY_MIN: Duration = Duration::from_millis(5);
 const INIT_TRY_MAX: Duration = Duration::from_millis(250);
 /// From one try to the next: about 25 tries in the first half second.
 const INIT_TRY_GROWTH: f64 = 1.1;
+/// How long an answer to EndTxn is waited for. The coordinator only writes a line of its own for it; without the answer, the next writer's InitProducerId
+/// and a look at the log tell sooner what became of the transaction than librdkafka's retry after `socket.timeout.ms` would, and that retry is doubtful anyway.
+const END_TXN_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long `send` waits for room in a full queue.
 const QUEUE_FULL_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an abort may take; the successor's InitProducerId aborts as well.
@@ -247,8 +250,7 @@ impl TransactionalWriter for KafkaWriter {
         if !drained {
             return self.abandon(format!("messages were not delivered within {} s", self.timeout.as_secs()));
         }
-        // A time-out of zero would mean an endless wait inside of rdkafka's flush.
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_secs(1));
+        let left = END_TXN_TIMEOUT.min(self.timeout);
         let mut result = self.client.commit_transaction(left);
         // What librdkafka's manual says: ask again, with the same producer.
         while mutants::is_on("keep-producer") && result.as_ref().is_err_and(is_retriable) {

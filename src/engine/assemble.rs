@@ -174,7 +174,7 @@ impl Job {
                     partition: TopicPartition::new(topics::exchange(&self.config.name, plan), id.partition as i32),
                     schema: plan.schema.clone(),
                     upstream_index: upstream.iter().enumerate().map(|(index, region)| (*region, index)).collect(),
-                    drained: false,
+                    met_end: None,
                 };
                 (Input::Exchange(input), plan.schema.clone(), vec![UpstreamWatermark::START; upstream.len()], 0)
             }

@@ -2,7 +2,7 @@
 //!
 //! It carries the offset up to which this worker has read the control log and its digest of the state there: a worker that contradicts the
 //! majority ends itself (C-1). It stops when a slot makes no more progress while the broker answers: a worker that is alive but stuck
-//! would hold its regions for ever.
+//! would hold its regions for ever. A worker that is asked to leave says here that it drains.
 
 use crate::clock::Clock;
 use crate::membership::Membership;
@@ -22,6 +22,8 @@ pub struct Heart {
     pub shared: Arc<Shared>,
     pub interval: Duration,
     pub next: Duration,
+    /// Said that it is about to leave.
+    pub farewell: bool,
 }
 
 impl Actor for Heart {
@@ -30,6 +32,10 @@ impl Actor for Heart {
             return Turn::Ended(JobOutcome::Stopped);
         }
         let now = self.clock.steady();
+        if self.shared.is_leaving() && !self.farewell {
+            self.farewell = true;
+            self.say_that_it_drains();
+        }
         if now < self.next {
             return Turn::Idle(self.next - now);
         }
@@ -60,6 +66,22 @@ impl Actor for Heart {
             tracing::debug!(%error, "a heartbeat was not written");
         }
         Turn::Again
+    }
+}
+
+impl Heart {
+    /// Once: whether it reaches the log or not, the worker leaves soon.
+    fn say_that_it_drains(&self) {
+        let incarnation = self.membership.incarnation;
+        let name = self.membership.view(|cluster| {
+            let name = cluster.worker_name(incarnation).filter(|_| cluster.has_to_hand_over(incarnation));
+            name.map(str::to_owned)
+        });
+        if let Some(worker) = name
+            && let Err(error) = self.membership.append(&ControlRecord::Drain { worker, undo: false })
+        {
+            tracing::debug!(%error, "could not ask the others to take over before leaving");
+        }
     }
 }
 

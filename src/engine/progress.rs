@@ -51,6 +51,15 @@ pub struct Progress {
 struct InputPosition {
     partition: TopicPartition,
     position: Offset,
+    /// A position of the region, and the end of the input that it met there: only commit markers lie between.
+    met_end: Option<(Offset, Offset)>,
+}
+
+impl InputPosition {
+    /// Behind the markers, once the region has met nothing else behind its committed position.
+    fn stands_at(&self) -> Offset {
+        self.met_end.filter(|(position, _)| *position == self.position).map_or(self.position, |(_, end)| end)
+    }
 }
 
 impl Progress {
@@ -112,7 +121,7 @@ impl Progress {
     pub fn reads(&self, region: RegionId, partition: Option<TopicPartition>, position: Offset) {
         let mut inputs = self.inputs.lock();
         match partition {
-            Some(partition) => drop(inputs.insert(region, InputPosition { partition, position })),
+            Some(partition) => drop(inputs.insert(region, InputPosition { partition, position, met_end: None })),
             None => {
                 if let Some(input) = inputs.get_mut(&region) {
                     input.position = position;
@@ -121,12 +130,19 @@ impl Progress {
         }
     }
 
+    /// From this position on nothing lay before the end.
+    pub fn meets_end(&self, region: RegionId, position: Offset, end: Offset) {
+        if let Some(input) = self.inputs.lock().get_mut(&region) {
+            input.met_end = Some((position, end));
+        }
+    }
+
     /// Asks the log how much lies before the active regions; for some of them, where there are many.
     pub fn measure_lags(&self, log: &dyn Log, now_ms: i64) {
         let inputs: Vec<_> = {
             let inputs = self.inputs.lock();
             let skipped = (now_ms as usize / 1_000 * LAGS_PER_ROUND).checked_rem(inputs.len()).unwrap_or(0);
-            let all = inputs.iter().map(|(region, input)| (*region, input.partition.clone(), input.position));
+            let all = inputs.iter().map(|(region, input)| (*region, input.partition.clone(), input.stands_at()));
             all.cycle().skip(skipped).take(inputs.len().min(LAGS_PER_ROUND)).collect()
         };
         let partitions: Vec<_> = inputs.iter().map(|(_, partition, _)| partition.clone()).collect();
@@ -139,9 +155,7 @@ impl Progress {
         };
         for ((region, _, position), end) in inputs.into_iter().zip(ends) {
             let Some(end) = end else { continue };
-            // A commit marker at the end is nothing to read.
             let lag = end.saturating_sub(position).max(0) as u64;
-            let lag = if lag <= 1 { 0 } else { lag };
             self.region(region, |entry| {
                 entry.lag_records = Some(lag);
                 entry.lag_ms = entry.newest_timestamp_ms.map(|newest| if lag == 0 { 0 } else { (now_ms - newest).max(0) as u64 });

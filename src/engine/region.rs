@@ -92,8 +92,8 @@ pub struct ExchangeInput {
     pub partition: TopicPartition,
     pub schema: SchemaRef,
     pub upstream_index: BTreeMap<RegionId, usize>,
-    /// The last take left nothing behind.
-    pub drained: bool,
+    /// Where what is committed ends, if the last take left nothing behind.
+    pub met_end: Option<Offset>,
 }
 
 /// Where a region's rows go.
@@ -259,7 +259,9 @@ impl Region {
     /// A stage fed by an exchange seals as soon as it has drained what its upstreams committed, if that made rows.
     fn is_drained_with_output(&self) -> bool {
         match &self.input {
-            Input::Exchange(exchange) => exchange.drained && !self.pending_emit && self.open.as_ref().is_some_and(|open| open.has_output),
+            Input::Exchange(exchange) => {
+                exchange.met_end.is_some() && !self.pending_emit && self.open.as_ref().is_some_and(|open| open.has_output)
+            }
             Input::Source(_) => false,
         }
     }

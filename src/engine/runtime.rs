@@ -148,10 +148,15 @@ pub fn gone(standing: &Standing) -> Option<JobOutcome> {
     }
 }
 
+/// How long a worker that was asked to leave goes on working until the others have what it owns.
+const HAND_OVER_TIME_MAX: Duration = Duration::from_millis(1_000);
+
 /// What the actors of a worker share.
 pub struct Shared {
-    /// Drain: seal, commit, leave.
+    /// Seal, commit, leave.
     pub stopping: Arc<AtomicBool>,
+    /// Steady time, in ms, at which the worker was asked to leave: it gives away what it owns, and then stops.
+    leaving_since_ms: AtomicU64,
     /// All slots have ended.
     pub over: AtomicBool,
     slots_clean: AtomicUsize,
@@ -164,11 +169,30 @@ impl Shared {
     fn new(slots: usize) -> Shared {
         Shared {
             stopping: Arc::default(),
+            leaving_since_ms: AtomicU64::new(u64::MAX),
             over: AtomicBool::new(false),
             slots_clean: AtomicUsize::new(0),
             slots_settled: (0..slots).map(|_| AtomicBool::new(false)).collect(),
             slots_alive: (0..slots).map(|_| AtomicU64::new(u64::MAX)).collect(),
         }
+    }
+
+    /// Asks the worker to leave: to hand over what it owns, one region after the other and each with a successor that is ready, as when it is drained by an
+    /// operator; then to stop. What could not be handed over in time is dropped at the end of an epoch.
+    pub fn leave(&self, now: Duration) {
+        let _ = self.leaving_since_ms.compare_exchange(u64::MAX, now.as_millis() as u64, Ordering::SeqCst, Ordering::SeqCst);
+    }
+
+    pub fn is_leaving(&self) -> bool {
+        self.leaving_since_ms.load(Ordering::SeqCst) != u64::MAX
+    }
+
+    /// Whether the slots have to stop now. It needs no answer from the log.
+    pub fn must_stop(&self, membership: &Membership, now: Duration) -> bool {
+        let is_over = |since_ms: u64| now.as_millis() as u64 >= since_ms.saturating_add(HAND_OVER_TIME_MAX.as_millis() as u64);
+        let since_ms = self.leaving_since_ms.load(Ordering::SeqCst);
+        let is_done = || is_over(since_ms) || !membership.view(|cluster| cluster.has_to_hand_over(membership.incarnation));
+        self.stopping.load(Ordering::SeqCst) || (since_ms != u64::MAX && is_done())
     }
 
     pub fn slot_lives(&self, slot: u32, now: Duration) {
@@ -413,7 +437,7 @@ impl Worker {
         worker.help("control", reader, control_wakeup);
         let interval = Duration::from_millis(settings.heartbeat_interval_ms);
         let (heart_membership, heart_clock, next) = (membership.clone(), clock.clone(), clock.steady());
-        let heart = Heart { membership: heart_membership, clock: heart_clock, shared: shared.clone(), interval, next };
+        let heart = Heart { membership: heart_membership, clock: heart_clock, shared: shared.clone(), interval, next, farewell: false };
         worker.help("heart", heart, Arc::default());
         let steward = Steward {
             log: log.clone(),
@@ -619,6 +643,7 @@ impl Actor for ControlReader {
 
 /// A running job. It goes on when the handle is dropped.
 pub struct JobHandle {
+    clock: Arc<dyn Clock>,
     membership: Arc<Membership>,
     progress: Arc<Progress>,
     shared: Arc<Shared>,
@@ -634,6 +659,7 @@ struct Ended {
 
 /// Joins the job as a worker and starts its threads. Returns when it is a member and recovery is under way; never waits for the end.
 pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Result<JobHandle, EngineError> {
+    let clock = environment.clock.clone();
     let mut starting = Starting::new(plan, config, environment)?;
     let worker = loop {
         match starting.turn()? {
@@ -669,7 +695,7 @@ pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Resu
         *watched.outcome.lock() = Some(outcome);
         watched.told.notify_all();
     });
-    Ok(JobHandle { membership, progress, shared, wakeups, ended })
+    Ok(JobHandle { clock, membership, progress, shared, wakeups, ended })
 }
 
 /// Waits for the actors of a worker; the end of one slot, or a failed helper, ends the others.
@@ -748,10 +774,10 @@ impl JobHandle {
         self.membership.view(look)
     }
 
-    /// Seals, commits and leaves; `wait` then returns `Stopped`.
+    /// Hands over, seals, commits and leaves; `wait` then returns `Stopped`.
     pub fn stop(&self) {
         self.progress.set_state("draining");
-        self.shared.stopping.store(true, Ordering::SeqCst);
+        self.shared.leave(self.clock.steady());
         self.wakeups.iter().for_each(|wakeup| wakeup.raise());
     }
 

@@ -30,7 +30,6 @@ use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, SlotId};
 use streamshield_core::ids::{Offset, RegionId, StageId};
@@ -104,7 +103,7 @@ impl Actor for Slot {
         if self.work.draining.is_some() {
             return self.drain();
         }
-        if self.shared.stopping.load(Ordering::SeqCst) {
+        if self.shared.must_stop(&self.membership, self.clock.steady()) {
             return self.begin_drain(JobOutcome::Stopped);
         }
         match self.obey_view() {
@@ -305,7 +304,12 @@ impl Slot {
             let (sources, exchange) = (&mut self.work.sources, self.exchange.as_mut());
             // A panic in one region's code must not take its neighbours down; its open epoch is never sealed.
             match catch_unwind(AssertUnwindSafe(|| step(region, sources, exchange))) {
-                Ok(Ok(took)) => moved |= took,
+                Ok(Ok(true)) => moved = true,
+                Ok(Ok(false)) => {
+                    if let Some(end) = met_end(region, &self.work.sources) {
+                        self.progress.meets_end(*id, region.position, end);
+                    }
+                }
                 Ok(Err(RegionError::Retry(reason))) => tracing::debug!(region = %id, reason, "the input does not answer yet"),
                 Ok(Err(error)) => failed.push((*id, error)),
                 Err(panic) => failed.push((*id, RegionError::Failed(panic_text(panic.as_ref())))),
@@ -535,6 +539,14 @@ fn input_partition(region: &Region) -> Option<TopicPartition> {
     match &region.input {
         Input::Source(source) => source.group.as_ref().map(|(partition, _)| partition.clone()),
         Input::Exchange(exchange) => Some(exchange.partition.clone()),
+    }
+}
+
+/// Where the region's input ends, if everything before that has been taken.
+fn met_end(region: &Region, sources: &BTreeMap<StageId, Box<dyn SourceReader>>) -> Option<Offset> {
+    match &region.input {
+        Input::Source(source) => sources.get(&region.id.stage)?.met_end(source.split.id),
+        Input::Exchange(exchange) => exchange.met_end,
     }
 }
 

@@ -127,7 +127,7 @@ impl Region {
                 }
             }
         })?;
-        exchange.drained = taken.at_end.is_some();
+        exchange.met_end = taken.at_end;
         if let Some(damaged) = damaged {
             return Err(RegionError::Stop(format!("{} holds a message that is none of ours, {damaged}", exchange.partition)));
         }

@@ -41,6 +41,21 @@ fn a_worker_that_joins_gets_its_share_and_one_that_leaves_gives_only_its_own() -
 }
 
 #[test]
+fn a_worker_that_leaves_hands_its_regions_to_followers_that_are_ready() -> Result<()> {
+    let mut stage = Stage::start("hand-over", 1)?;
+    let before = stage.settle(3)?;
+    let owned = owners(&before).values().filter(|owner| *owner == "w3").count();
+    ensure!(owned > 0, "w3 owns nothing:\n{}", stage.words());
+    stage.workers.stop("w3", TIMEOUT)?;
+    let after = stage.settle(2)?;
+    let causes: Vec<_> = after.takeovers.iter().filter(|takeover| takeover.from == "w3").map(|takeover| takeover.cause).collect();
+    // What was not handed over in a second is taken over as `left`.
+    ensure!(causes.contains(&TakeoverCause::Moved), "of {owned} regions: {causes:?}\n{}", stage.words());
+    stage.wait_output_of_now()?;
+    stage.finish()
+}
+
+#[test]
 fn a_drained_worker_owns_nothing_and_can_be_stopped() -> Result<()> {
     let mut stage = Stage::start("drain", 3)?;
     let before = owners(&stage.settle(3)?);

@@ -362,7 +362,7 @@ static CATALOGUE: [FaultSpec; 46] = [
     spec(
         "time.jump",
         Family::Time,
-        "the wall clock of one worker is wrong; it is restarted under libfaketime first, if it does not run under it",
+        "the wall clock of one worker is wrong; it is restarted first, with a clock that can be set",
         &[
             parameter("by", ParameterKind::Duration, "2 h", "how far"),
             parameter("direction", ParameterKind::Choice(&["forward", "back"]), "forward", "in which direction"),

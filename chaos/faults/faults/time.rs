@@ -1,10 +1,11 @@
-//! `time.jump`: the wall clock of one worker goes wrong, by libfaketime.
+//! `time.jump`: the wall clock of one worker goes wrong.
 //!
-//! The library is loaded into the worker before the system's own and answers for its clock; how far it is off stands in a file, which is read again once a
-//! second. Only the wall clock is changed: the monotonic one drives time-outs, and no machine's goes backwards. A worker that does not run under the
-//! library is restarted under it first, with a clock that is right, so that what is seen later is the jump alone.
+//! A small library (`clock.c`, compiled when it is needed) is loaded into the worker before the C library and answers for its clock; how far it is off stands
+//! in a file that is mapped, so a jump takes effect at once. Only the wall clock is changed: the monotonic one drives time-outs, and no machine's goes
+//! backwards. A worker that does not run under the library is restarted under it first, with a clock that is right, so that what is seen later is the jump
+//! alone. (libfaketime does not do: it does not see C11's `cnd_timedwait`, on which librdkafka then waits for as long as the jump.)
 //!
-//! On failure: without the library the fault is not possible here. `apt-get install libfaketime`.
+//! On failure: without Linux or a C compiler (`$CC`, else `cc`) the fault is not possible here.
 
 use super::nothing;
 use super::process::restart;
@@ -12,27 +13,24 @@ use super::target::Setup;
 use crate::api::{Fault, FaultError, Fired};
 use crate::stage::{Stage, ports};
 use anyhow::Context;
+use std::fs::File;
 use std::net::SocketAddr;
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PRELOAD: &str = "LD_PRELOAD";
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
-/// The file is read again after a second.
+/// The date in an answer is a second old at most.
 const JUMP_TIME_MAX: Duration = Duration::from_secs(10);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 /// An HTTP date has whole seconds and is cached for one.
 const TOLERANCE_SECONDS: i64 = 3;
 
-/// Of the distributions; the one for programs with threads.
-const LIBRARIES: [&str; 5] = [
-    "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib/aarch64-linux-gnu/faketime/libfaketimeMT.so.1",
-    "/usr/lib64/faketime/libfaketimeMT.so.1",
-    "/usr/lib/faketime/libfaketimeMT.so.1",
-    "/usr/local/lib/faketime/libfaketimeMT.so.1",
-];
+const SOURCE: &str = include_str!("clock.c");
+const OFFSET: &str = "STREAMSHIELD_CLOCK_OFFSET";
 
 pub(crate) struct Jump {
     setup: Setup,
@@ -45,29 +43,48 @@ impl Jump {
     }
 }
 
+/// The library, compiled once per run.
+fn library(folder: &Path) -> Result<PathBuf, FaultError> {
+    let library = folder.join("clock.so");
+    if !cfg!(target_os = "linux") {
+        return Err(FaultError::NotPossibleHere("a library that answers for the clock can only be loaded on Linux".into()));
+    }
+    if library.exists() {
+        return Ok(library);
+    }
+    let (source, part) = (folder.join("clock.c"), folder.join("clock.so.part"));
+    std::fs::write(&source, SOURCE).with_context(|| source.display().to_string())?;
+    let compiler = std::env::var("CC").unwrap_or_else(|_| "cc".into());
+    let compiled = Command::new(&compiler).args(["-shared", "-fPIC", "-O2", "-o"]).args([&part, &source]).output();
+    match compiled {
+        Err(error) => Err(FaultError::NotPossibleHere(format!("there is no C compiler: {compiler}: {error}"))),
+        Ok(output) if !output.status.success() => {
+            Err(FaultError::NotPossibleHere(format!("{compiler} {}: {}", output.status, String::from_utf8_lossy(&output.stderr))))
+        }
+        Ok(_) => {
+            std::fs::rename(&part, &library).with_context(|| library.display().to_string())?;
+            Ok(library)
+        }
+    }
+}
+
 /// Has a worker run under the library, with a right clock.
-fn take_clock(stage: &Stage, worker: &str, library: &str, file: &Path) -> Result<(), FaultError> {
+fn take_clock(stage: &Stage, worker: &str, library: &Path, file: &Path) -> Result<(), FaultError> {
     let workers = stage.workers()?;
     set_offset(file, 0)?;
-    if workers.variable(worker, PRELOAD)?.as_deref() == Some(library) {
+    let library = library.display().to_string();
+    if workers.variable(worker, PRELOAD)?.as_ref() == Some(&library) {
         return Ok(());
     }
-    let file = file.display().to_string();
-    for (key, value) in [
-        (PRELOAD, library),
-        ("FAKETIME_TIMESTAMP_FILE", file.as_str()),
-        ("FAKETIME_CACHE_DURATION", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-    ] {
-        workers.set_variable(worker, key, Some(value))?;
-    }
+    workers.set_variable(worker, PRELOAD, Some(&library))?;
+    workers.set_variable(worker, OFFSET, Some(&file.display().to_string()))?;
     restart(stage, worker)
 }
 
 /// Has a worker that does not get on with the library run without it again. It may hang, so it is killed.
 fn give_clock_back(stage: &Stage, worker: &str) -> Result<(), FaultError> {
     let workers = stage.workers()?;
-    for key in [PRELOAD, "FAKETIME_TIMESTAMP_FILE", "FAKETIME_CACHE_DURATION", "FAKETIME_DONT_FAKE_MONOTONIC"] {
+    for key in [PRELOAD, OFFSET] {
         workers.set_variable(worker, key, None)?;
     }
     match workers.process(worker) {
@@ -77,10 +94,12 @@ fn give_clock_back(stage: &Stage, worker: &str) -> Result<(), FaultError> {
     }
 }
 
+/// In place, because the worker has mapped the file.
 fn set_offset(file: &Path, seconds: i64) -> Result<(), FaultError> {
-    let part = file.with_extension("part");
-    std::fs::write(&part, format!("{seconds:+}s\n")).with_context(|| part.display().to_string())?;
-    Ok(std::fs::rename(&part, file).with_context(|| file.display().to_string())?)
+    let nanos = seconds.checked_mul(1_000_000_000).context("a jump of so many seconds")?;
+    let written =
+        File::options().write(true).create(true).truncate(false).open(file).and_then(|file| file.write_all_at(&nanos.to_ne_bytes(), 0));
+    Ok(written.with_context(|| file.display().to_string())?)
 }
 
 /// How many seconds a worker's clock is ahead, by the date in its answers.
@@ -115,17 +134,14 @@ impl Fault<Stage> for Jump {
         let given = &self.setup.given;
         let seconds = i64::try_from(given.duration("by").as_secs()).context("a jump of so many seconds")?;
         let seconds = if given.choice("direction") == "back" { -seconds } else { seconds };
-        let configured = std::env::var("STREAMSHIELD_LIBFAKETIME").ok();
-        let library = configured.or_else(|| LIBRARIES.iter().find(|path| Path::new(path).exists()).map(|path| path.to_string()));
-        let library = library
-            .ok_or_else(|| FaultError::NotPossibleHere("libfaketime is not installed: scripts/bootstrap.sh chaos does it".into()))?;
+        let library = library(stage.folder())?;
         let worker = self.setup.worker(stage)?;
         let file = stage.folder().join(format!("clock-{worker}"));
         take_clock(stage, &worker, &library, &file)?;
         let http = stage.workers()?.view(&worker)?.http;
         if let Err(error) = wait_for_clock(http, 0, READY_TIME_MAX) {
             give_clock_back(stage, &worker)?;
-            return Err(FaultError::NotPossibleHere(format!("the worker does not run under libfaketime: {error}")));
+            return Err(FaultError::NotPossibleHere(format!("the worker does not run with a clock that can be set: {error}")));
         }
         set_offset(&file, seconds)?;
         self.jumped = Some((worker.clone(), file));

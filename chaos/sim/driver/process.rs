@@ -272,8 +272,14 @@ impl Joined {
         &self.worker
     }
 
-    /// Seals, commits and leaves.
-    pub fn stop(&self) {
+    /// Hands over, seals, commits and leaves.
+    pub fn leave(&self, now: Duration) {
+        self.worker.shared.leave(now);
+        self.wake();
+    }
+
+    /// Seals and commits.
+    fn stop(&self) {
         self.worker.shared.stopping.store(true, Ordering::SeqCst);
         self.wake();
     }

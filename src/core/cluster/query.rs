@@ -168,6 +168,13 @@ impl Cluster {
             .collect()
     }
 
+    /// Whether this member owns something that others can take over from it: worth waiting for before it leaves.
+    pub fn has_to_hand_over(&self, incarnation: Incarnation) -> bool {
+        let is_unfinished = |id: &RegionId| self.state.regions.get(id).is_some_and(|region| !region.finished);
+        let takers = self.state.members.values().any(|member| member.incarnation != incarnation && !member.draining);
+        takers && self.index.slots_of(incarnation).any(|(_, slot)| slot.owned.iter().any(is_unfinished))
+    }
+
     /// What this slot keeps warm: as a follower, or as the target of a move.
     pub fn followed(&self, slot: SlotId) -> Vec<RegionId> {
         self.index.slots.get(&slot).map(|index| index.followed.iter().copied().collect()).unwrap_or_default()

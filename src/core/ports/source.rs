@@ -105,6 +105,11 @@ pub trait SourceReader: Send {
     fn stands_at_end(&self, _split: SplitId, _position: Offset) -> bool {
         true
     }
+    /// Where what is committed ends, if all before it was taken and nothing more was there at the last look. It may lie behind the position: no rows lie
+    /// between.
+    fn met_end(&self, _split: SplitId) -> Option<Offset> {
+        None
+    }
     /// When a split that is `Idle` by its own choice (a rate limit) will have something; None: the wakeup tells.
     fn ready_in(&self) -> Option<Duration> {
         None

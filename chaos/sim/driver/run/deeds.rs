@@ -34,7 +34,7 @@ impl Run<'_> {
             && let Some(joined) = self.lives.get(&client).and_then(|life| life.joined.as_ref())
         {
             self.sim.fire("worker leaves");
-            joined.stop();
+            joined.leave(std::time::Duration::from_millis((self.sim.now_ms() - START_MS).max(0) as u64));
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::support::*;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use streamshield_core::ports::log::*;
 use streamshield_proxy::{Action, ApiKey, KafkaProxy, Options, Rule};
 
@@ -36,6 +37,14 @@ fn commit_with_cut(cut: Action) {
     let (seen, _) = Reading::new(&direct, &topic, 0, 0).to_settled_end(&direct);
     assert!(texts(&seen) == ["clean"] || texts(&seen) == ["clean", "doubtful"], "{seen:?}");
     commit(&mut *writer, &values(&topic, ["after".to_string()]));
+}
+
+/// The connection stands, nobody answers: the next writer asks sooner than librdkafka would again (`socket.timeout.ms`, 10 s).
+#[test]
+fn a_commit_without_any_answer_is_soon_in_doubt_and_the_next_writer_settles_it() {
+    let began = Instant::now();
+    commit_with_cut(Action::DropResponse);
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
 }
 
 #[test]

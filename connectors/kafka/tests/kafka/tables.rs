@@ -121,9 +121,32 @@ fn a_split_stands_at_its_end_when_nothing_committed_waits_in_it() {
     settled(&log, &TopicPartition::new(Arc::clone(&topic), 0));
     // The table names no group.
     let source = open(&log, &table(&topic, &[], &[]), false);
-    let reader = source.reader(Arc::new(Wakeup::default())).expect("reader");
-    let answers = [(0, 0), (0, 2), (0, 3), (1, 0)].map(|(split, position)| reader.stands_at_end(split, position));
-    assert_eq!(answers, [false, false, true, true]);
+    let mut reader = source.reader(Arc::new(Wakeup::default())).expect("reader");
+    let splits = source.discover().expect("discover");
+    splits.iter().for_each(|split| reader.add_split(split, 0).expect("assigned"));
+    let answers = |reader: &dyn SourceReader| [(0, 0), (0, 2), (0, 3), (1, 0)].map(|(split, at)| reader.stands_at_end(split, at));
+    assert_eq!(answers(&*reader), [false, false, false, true], "what lies behind the third record is not known yet");
+
+    // More transactions end without a row in it: their markers are nothing that waits.
+    for _ in 0..3 {
+        writer.begin().expect("begin");
+        writer.send_set(&values(&topic, [person(9, "aborted")])).expect("send");
+        writer.abort();
+        writer = log.writer(&unique("waiting")).expect("writer");
+    }
+    let partition = TopicPartition::new(Arc::clone(&topic), 0);
+    settled(&log, &partition);
+    let end = log.bounds(&partition, Isolation::ReadCommitted).expect("bounds").high;
+    assert!(end > 4, "{end}: three records and more than one marker");
+    let deadline = Instant::now() + PATIENCE;
+    while reader.met_end(0) != Some(end) {
+        assert!(Instant::now() < deadline, "the reader met {:?} and not {end}", reader.met_end(0));
+        reader.take(0, &ALL).expect("take");
+    }
+    assert_eq!(answers(&*reader), [false, false, true, true]);
+    commit(&mut *writer, &values(&topic, [person(3, "new")]));
+    settled(&log, &partition);
+    assert!(!reader.stands_at_end(0, 3));
 }
 
 #[test]

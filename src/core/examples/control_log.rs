@@ -1,6 +1,6 @@
 //! The control log alone at 10,000 workers and 70,000 regions: what a decision costs, how much is written, how much moves. Figures in `target/bench/control-log.json`.
 //!
-//! `cargo run --release -p streamshield-core -p unify --example control_log [WORKERS REGIONS]`
+//! `cargo test --release -p streamshield-core -p unify --no-run` builds it; then `$CARGO_TARGET_DIR/release/examples/control_log [WORKERS REGIONS]`.
 
 use std::collections::BTreeMap;
 use std::error::Error;

@@ -6,32 +6,24 @@
 # Environment: HDFS_HEAP (384m).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/service.sh"
 
-usage() { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 [ "$#" -ge 2 ] || usage
 command=$1 dir=$2
 shift 2
 
 start() {
-  local jars sum classes pid try port=0 opens=() package
+  local classpath pid try port=0 opens=() package
   while [ "$#" -gt 0 ]; do
     case $1 in
       --port) port=$2; shift 2 ;;
       *) usage ;;
     esac
   done
-  jars=$("$here/jars.sh" hdfs)
-  read -r sum _ < <(cksum <"$here/hdfs/Hdfs.java")
-  classes=$jars/launcher-$sum
-  if [ ! -f "$classes/Hdfs.class" ]; then
-    rm -rf "$classes.$$"
-    mkdir -p "$classes.$$"
-    javac -nowarn -d "$classes.$$" -cp "$jars/*" "$here/hdfs/Hdfs.java"
-    if [ ! -d "$classes" ]; then mv "$classes.$$" "$classes"; else rm -rf "$classes.$$"; fi
-  fi
+  classpath=$("$here/classes.sh" hdfs)
   mkdir -p "$dir/tmp"
   dir=$(cd "$dir" && pwd)
-  if [ -f "$dir/pid" ] && kill -0 "$(cat "$dir/pid")" 2>/dev/null; then
+  if runs "$dir/pid"; then
     echo "an HDFS already runs in $dir" >&2
     exit 1
   fi
@@ -41,7 +33,7 @@ start() {
   cd "$dir/tmp"
   setsid java -Xmx"${HDFS_HEAP:-384m}" -Xss512k -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData "${opens[@]}" \
     -Djava.awt.headless=true -Djava.net.preferIPv4Stack=true -Djava.io.tmpdir="$dir/tmp" \
-    -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$classes:$jars/*" Hdfs "$dir" "$port" >"$dir/server.log" 2>&1 </dev/null &
+    -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -cp "$classpath" Hdfs "$dir" "$port" >"$dir/server.log" 2>&1 </dev/null &
   pid=$!
   echo "$pid" >"$dir/pid"
   for try in $(seq 1 1200); do
@@ -63,15 +55,12 @@ start() {
 }
 
 stop() {
-  local pid try
+  local pid
   if [ -f "$dir/pid" ]; then
     pid=$(cat "$dir/pid")
     # An orderly end takes the mini cluster many seconds and leaves nothing that a test would want.
     kill -KILL "$pid" 2>/dev/null || true
-    for try in $(seq 1 200); do
-      kill -0 "$pid" 2>/dev/null || break
-      sleep 0.05
-    done
+    wait_gone "$pid" 10
     rm -f "$dir/pid" "$dir/address"
   fi
   if [ "${1:-}" = --wipe ]; then

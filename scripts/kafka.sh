@@ -8,70 +8,30 @@
 # Environment: KAFKA_HEAP (256m), KAFKA_EXTRA (more lines of server.properties).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/service.sh"
 
-usage() { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 [ "$#" -ge 2 ] || usage
 command=$1 dir=$2
 shift 2
 
-port_is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-
-# Ports of node i: listener port+i-1, controller port+100+i. Below the range from which the system gives out client ports.
-choose_port() {
-  local try candidate i
-  for try in $(seq 1 100); do
-    candidate=$((10000 + (RANDOM * 32768 + RANDOM) % 20000))
-    for i in $(seq 1 "$1"); do
-      port_is_free $((candidate + i - 1)) && port_is_free $((candidate + 100 + i)) || continue 2
-    done
-    echo "$candidate"
-    return 0
-  done
-  echo "no free port found" >&2
-  return 1
+# Ports of node i: listener port+i-1, controller port+100+i.
+offsets() { # offsets NODES
+  local i
+  for i in $(seq 1 "$1"); do echo $((i - 1)) $((100 + i)); done
 }
 
 write_properties() { # write_properties NODE PORT NODES
   local node=$1 port=$2 nodes=$3 replicas=1 in_sync=1 voters="" i
   if [ "$nodes" -ge 3 ]; then replicas=3 in_sync=2; fi
   for i in $(seq 1 "$nodes"); do voters+="${voters:+,}$i@127.0.0.1:$((port + 100 + i))"; done
+  sed "s/@replicas@/$replicas/; s/@in_sync@/$in_sync/" "$here/kafka/broker.properties"
   cat <<P
-process.roles=broker,controller
 node.id=$node
 listeners=PLAINTEXT://127.0.0.1:$((port + node - 1)),CONTROLLER://127.0.0.1:$((port + 100 + node))
 advertised.listeners=PLAINTEXT://127.0.0.1:$((port + node - 1))
-controller.listener.names=CONTROLLER
 controller.quorum.voters=$voters
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-inter.broker.listener.name=PLAINTEXT
 log.dirs=$dir/n$node/data
-auto.create.topics.enable=false
-default.replication.factor=$replicas
-min.insync.replicas=$in_sync
-offsets.topic.replication.factor=$replicas
-offsets.topic.num.partitions=2
-transaction.state.log.replication.factor=$replicas
-transaction.state.log.min.isr=$in_sync
-transaction.state.log.num.partitions=2
-share.coordinator.state.topic.replication.factor=$replicas
-share.coordinator.state.topic.min.isr=$in_sync
-share.coordinator.state.topic.num.partitions=1
-# Small: the machine is shared with what is measured.
-num.network.threads=1
-num.io.threads=2
-background.threads=1
-num.recovery.threads.per.data.dir=1
-num.replica.fetchers=1
-log.cleaner.threads=1
-log.cleaner.dedupe.buffer.size=8388608
-log.cleaner.io.buffer.size=262144
-# Quick: tests wait for these.
-log.cleaner.backoff.ms=500
-log.initial.task.delay.ms=500
-group.initial.rebalance.delay.ms=0
-group.streams.initial.rebalance.delay.ms=0
-group.coordinator.append.linger.ms=0
-broker.heartbeat.interval.ms=200
 broker.session.timeout.ms=2000
 controlled.shutdown.enable=$([ "$nodes" -gt 1 ] && echo true || echo false)
 ${KAFKA_EXTRA:-}
@@ -91,7 +51,7 @@ start() {
   mkdir -p "$dir"
   dir=$(cd "$dir" && pwd)
   if [ -z "$port" ] && [ -f "$dir/port" ]; then port=$(cat "$dir/port"); fi
-  if [ -z "$port" ]; then port=$(choose_port "$nodes"); fi
+  if [ -z "$port" ]; then port=$(choose_port $(offsets "$nodes")); fi
   echo "$port" >"$dir/port"
   classpath=$(printf '%s:' "$jars"/*.jar)
   archive=$jars/classes-$(java -version 2>&1 | cksum | cut -d' ' -f1).jsa
@@ -102,7 +62,7 @@ start() {
   for node in $(seq 1 "$nodes"); do
     folder=$dir/n$node
     mkdir -p "$folder"
-    if [ -f "$folder/pid" ] && kill -0 "$(cat "$folder/pid")" 2>/dev/null; then
+    if runs "$folder/pid"; then
       echo "node $node already runs in $dir" >&2
       exit 1
     fi
@@ -146,7 +106,7 @@ start() {
 }
 
 stop() {
-  local signal=TERM wipe=0 option file pid pids=() try
+  local signal=TERM wipe=0 option file pid pids=()
   for option in "$@"; do
     case $option in
       --kill) signal=KILL ;;
@@ -158,13 +118,7 @@ stop() {
     if [ -f "$file" ]; then pids+=("$(cat "$file")"); fi
   done
   for pid in ${pids[@]+"${pids[@]}"}; do kill -"$signal" "$pid" 2>/dev/null || true; done
-  for pid in ${pids[@]+"${pids[@]}"}; do
-    for try in $(seq 1 400); do
-      kill -0 "$pid" 2>/dev/null || break
-      if [ "$try" = 300 ]; then kill -KILL "$pid" 2>/dev/null || true; fi
-      sleep 0.05
-    done
-  done
+  for pid in ${pids[@]+"${pids[@]}"}; do wait_gone "$pid" 15; done
   for file in "$dir"/n*/archive; do # the class-data archive that this run wrote at its end
     [ -f "$file" ] || continue
     if [ -s "${file%archive}classes.jsa" ] && [ ! -s "$(cat "$file")" ]; then mv "${file%archive}classes.jsa" "$(cat "$file")" || true; fi

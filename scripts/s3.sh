@@ -6,22 +6,11 @@
 # signatures; conditional writes, multipart uploads, paged listings and ranged reads are those of S3. Ready in about a second.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
+. "$here/service.sh"
 
-usage() { sed -n '2,3s/^# //p' "$0" >&2; exit 2; }
 [ "$#" -ge 2 ] || usage
 command=$1 dir=$2
 shift 2
-
-port_is_free() { ! (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
-choose_port() { # below the range from which the system gives out client ports
-  local try candidate
-  for try in $(seq 1 100); do
-    candidate=$((10000 + (RANDOM * 32768 + RANDOM) % 20000))
-    if port_is_free "$candidate"; then echo "$candidate"; return 0; fi
-  done
-  echo "no free port found" >&2
-  return 1
-}
 
 # Installed once: into a folder with the checksum of its list, which gets its last file when all is there.
 environment() {
@@ -56,7 +45,7 @@ start() {
   python=$(environment)/bin/python
   mkdir -p "$dir/tmp"
   dir=$(cd "$dir" && pwd)
-  if [ -f "$dir/pid" ] && kill -0 "$(cat "$dir/pid")" 2>/dev/null; then
+  if runs "$dir/pid"; then
     echo "an S3 server already runs in $dir" >&2
     exit 1
   fi
@@ -87,15 +76,11 @@ start() {
 }
 
 stop() {
-  local pid try
+  local pid
   if [ -f "$dir/pid" ]; then
     pid=$(cat "$dir/pid")
     kill -TERM "$pid" 2>/dev/null || true
-    for try in $(seq 1 200); do
-      kill -0 "$pid" 2>/dev/null || break
-      if [ "$try" = 100 ]; then kill -KILL "$pid" 2>/dev/null || true; fi
-      sleep 0.05
-    done
+    wait_gone "$pid" 5
     rm -f "$dir/pid"
   fi
   if [ "${1:-}" = --wipe ]; then

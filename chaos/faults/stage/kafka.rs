@@ -8,8 +8,8 @@
 //! w2 ──► proxy w2-b1 ──► W2  :port ├ broker 1 ── CONTROLLER :port ── other nodes
 //! load, observers ─────► PLAINTEXT ┘
 //! ```
-//! The settings are those of `scripts/kafka.sh`: small, because the machine is shared with what is tested, and quick, because runs wait for it. The quorum of the
-//! controllers is more patient than Kafka's default: three that start at once on two cores would take each other for dead.
+//! The settings are those of `scripts/kafka.sh`: small, because the machine is shared with what is tested, and quick, because runs wait for it. Brokers and the
+//! quorum of the controllers are more patient: three that start at once on two cores would take each other for dead.
 
 use super::ports::free_port;
 use super::process::Process;
@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 
 /// All nodes must have been formatted with the same; it names nothing outside of the stage.
 const CLUSTER_ID: &str = "MkU3OEVBNTcwNTJENDM2Qg";
+const COMMON_PROPERTIES: &str = include_str!("../../../scripts/kafka/broker.properties");
 const POLL_INTERVAL: Duration = Duration::from_millis(30);
 /// The name of the first checkpoint of the metadata log, which is all that formatting makes besides `meta.properties`.
 const BOOTSTRAP: &str = "__cluster_metadata-0/00000000000000000000-0000000000.checkpoint";
@@ -133,41 +134,14 @@ pub(crate) fn write_properties(folder: &Path, id: u32, nodes: &BTreeMap<u32, Nod
         write!(protocols, ",{name}:PLAINTEXT")?;
     }
     let voters: Vec<String> = nodes.iter().map(|(id, node)| format!("{id}@127.0.0.1:{}", node.controller)).collect();
+    let common = COMMON_PROPERTIES.replace("@replicas@", &replicas.to_string()).replace("@in_sync@", &in_sync.to_string());
     let text = format!(
-        "process.roles=broker,controller
-node.id={id}
+        "{common}node.id={id}
 listeners={listeners}
 advertised.listeners={advertised}
-controller.listener.names=CONTROLLER
 controller.quorum.voters={voters}
 listener.security.protocol.map={protocols}
-inter.broker.listener.name=PLAINTEXT
 log.dirs={data}
-auto.create.topics.enable=false
-default.replication.factor={replicas}
-min.insync.replicas={in_sync}
-offsets.topic.replication.factor={replicas}
-offsets.topic.num.partitions=2
-transaction.state.log.replication.factor={replicas}
-transaction.state.log.min.isr={in_sync}
-transaction.state.log.num.partitions=2
-share.coordinator.state.topic.replication.factor={replicas}
-share.coordinator.state.topic.min.isr={in_sync}
-share.coordinator.state.topic.num.partitions=1
-num.network.threads=1
-num.io.threads=2
-background.threads=1
-num.recovery.threads.per.data.dir=1
-num.replica.fetchers=1
-log.cleaner.threads=1
-log.cleaner.dedupe.buffer.size=8388608
-log.cleaner.io.buffer.size=262144
-log.cleaner.backoff.ms=500
-log.initial.task.delay.ms=500
-group.initial.rebalance.delay.ms=0
-group.streams.initial.rebalance.delay.ms=0
-group.coordinator.append.linger.ms=0
-broker.heartbeat.interval.ms=200
 broker.session.timeout.ms=3000
 controller.quorum.fetch.timeout.ms=4000
 controller.quorum.request.timeout.ms=4000

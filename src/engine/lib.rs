@@ -7,14 +7,14 @@
 //!    └──────── membership: the control log's view says who owns, follows, fences what
 //! ```
 //! - [`plan`]: the job graph that `sql` makes.
-//! - [`operators`], [`exchange`]: columnar operators of a stage, and the way of rows between stages.
+//! - `operators`, [`exchange`]: columnar operators of a stage, and the way of rows between stages.
 //! - `region`, `step`: one stage × one partition; its steps and its seal (E-1, E-2, E-5).
 //! - `content`, `commit`: sealed epochs and their one transaction (E-3).
 //! - `changelog`, `follower`: the proof of what was committed, and the state that follows it (E-4).
 //! - `membership`, `heart`, `steward`, `reporter`, `nursery`, `takeover`: the control log, and what a worker does because of it (O-1, C-1).
 //! - `checkpointer`: region checkpoints and the trim behind them (K-1, K-2).
 //! - [`turn`], [`clock`]: everything that runs takes turns and asks for the time, so that a simulation can run it.
-//! - [`runtime`]: start, status, stop.
+//! - [`runtime`]: start, status, stop. `starting`, `worker`: the way into the cluster, and the actors of a member.
 //!
 //! Not here: what a connector does (`connectors/`), how groups are stored (`state/`), what a record means (`core`).
 
@@ -32,13 +32,14 @@ mod heart;
 mod letters;
 mod membership;
 mod nursery;
-pub mod operators;
+mod operators;
 pub mod plan;
 mod progress;
 mod region;
 mod reporter;
 pub mod runtime;
 mod slot;
+mod starting;
 mod stateless;
 mod step;
 mod steward;
@@ -46,3 +47,4 @@ mod takeover;
 pub mod topics;
 pub mod turn;
 mod usage;
+mod worker;

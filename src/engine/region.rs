@@ -77,6 +77,16 @@ pub enum Input {
     Exchange(ExchangeInput),
 }
 
+impl Input {
+    /// The partition that is read, and the consumer group under which people see in Kafka's own tools how far. None: no topic of a cluster is read.
+    pub fn group<'a>(&'a self, job: &'a str) -> Option<(&'a TopicPartition, &'a str)> {
+        match self {
+            Input::Source(source) => source.group.as_ref().map(|(partition, group)| (partition, group.as_str())),
+            Input::Exchange(exchange) => Some((&exchange.partition, job)),
+        }
+    }
+}
+
 pub struct SourceInput {
     pub split: GenesisSplit,
     pub scan: Scan,
@@ -192,6 +202,16 @@ pub struct Region {
 }
 
 impl Region {
+    pub fn state_groups(&mut self) -> u64 {
+        self.tables.iter().map(|operator| self.state.table(*operator).groups() as u64).sum()
+    }
+
+    /// Closes the store: whoever brings the region up again opens it anew.
+    pub fn drop_state(&mut self) {
+        self.state = Box::new(crate::stateless::NoState);
+        self.has_tables = false;
+    }
+
     /// The open epoch, opened now if there is none.
     pub fn open(&mut self) -> &mut OpenEpoch {
         if self.open.is_none() {

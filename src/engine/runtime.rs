@@ -1,43 +1,29 @@
 //! Starts, watches and stops a worker of a job in this process.
 //!
 //! ```text
-//! control topic ─ read ─► genesis (the first one wins) ─► topics ─► joined, read back ─► actors take turns
-//!
-//! control reader · heart · steward (fences) · reporter · checkpointer · per slot: slot, committer, nursery
+//! start ─ starting: turns until it is a member ─► worker: its actors ─ a thread each ─► handle: status, stop, wait
 //! ```
-//! Nobody waits for anybody here: what a worker does next it reads in the control log's view ([`crate::membership`]). The order of architecture §6 is
-//! kept by who may do what when: the nursery takes the end of a changelog only when nobody is left to be fenced, the committer begins only after a
-//! confirmation that followed its own InitProducerId.
+//! The end of one slot, or a failed helper, ends the others; then the worker leaves the cluster.
 
 pub use crate::assemble::Job;
-use crate::assemble::ensure_topics;
-use crate::checkpointer::{CHECKPOINT_JOBS_MAX, Checkpointer, Checkpoints};
 use crate::clock::Clock;
-use crate::commit::{Committer, CommitterParts, NEWS_MAX, SEALED_AHEAD_MAX};
 use crate::config::{Environment, JobConfig};
-use crate::heart::Heart;
-use crate::membership::{ControlReading, Membership, START_DEADLINE, retrying};
-use crate::nursery::Nursery;
+use crate::membership::Membership;
 use crate::plan::JobPlan;
 use crate::progress::Progress;
-use crate::region::RegionSettings;
-use crate::reporter::Reporter;
-use crate::slot::Slot;
-use crate::steward::Steward;
-use crate::takeover::Takeovers;
-use crate::topics;
-use crate::turn::{Actor, Turn, drive};
+pub use crate::starting::Starting;
+use crate::turn::drive;
+pub use crate::worker::{Part, Worker};
 use crossbeam_channel::bounded;
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use streamshield_core::cluster::{Cluster, ControlRecord, FEATURE_LEVEL, Genesis, Joined, Settings, SlotId, Standing, Tier};
-use streamshield_core::ids::{Incarnation, Offset};
+use streamshield_core::cluster::{Cluster, Standing};
 use streamshield_core::ports::Connectors;
 use streamshield_core::ports::checkpoint::Durability;
-use streamshield_core::ports::log::{LogErrorKind, ReaderOptions, TopicSpec, Wakeup};
+use streamshield_core::ports::log::{TopicSpec, Wakeup};
 
 /// Why a job could not start or had to stop. The text says what happened, the hint what to do.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -126,16 +112,8 @@ pub fn required_topics(plan: &JobPlan, config: &JobConfig, connectors: &Connecto
     Ok(job.topics(&job.discover().map_err(EngineError::from)?))
 }
 
-/// Fetch buffers of one slot's exchange reader, and of its followers' (M-1).
-const EXCHANGE_BUFFER_BYTES: usize = 16 << 20;
-const FOLLOWER_BUFFER_BYTES: usize = 8 << 20;
-/// In Tier 1 the end of a changelog, which no message tells of, must be known within a fraction of the second that a take-over may take.
-const TAKEOVER_WAIT_MAX: Duration = Duration::from_millis(20);
-/// Replicas compare digests at flush epochs: at least this often (E-4).
-const DIGEST_INTERVAL_MAX: Duration = Duration::from_secs(1);
 /// Between two turns of a start.
 const START_PAUSE: Duration = Duration::from_millis(5);
-const CONTROL_IDLE: Duration = Duration::from_millis(20);
 
 /// What a worker's standing means for it; None: it may go on.
 pub fn gone(standing: &Standing) -> Option<JobOutcome> {
@@ -166,7 +144,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(slots: usize) -> Shared {
+    pub(crate) fn new(slots: usize) -> Shared {
         Shared {
             stopping: Arc::default(),
             leaving_since_ms: AtomicU64::new(u64::MAX),
@@ -204,6 +182,11 @@ impl Shared {
         self.slots_clean.fetch_add(1, Ordering::SeqCst);
     }
 
+    /// All of so many slots have left clean.
+    pub(crate) fn are_clean(&self, slots: usize) -> bool {
+        self.slots_clean.load(Ordering::SeqCst) == slots
+    }
+
     /// The slot has what it owns. True: now all slots have.
     pub fn slot_settled(&self, slot: u32) -> bool {
         !self.slots_settled[slot as usize].swap(true, Ordering::SeqCst)
@@ -216,428 +199,6 @@ impl Shared {
             let alive = alive.load(Ordering::Relaxed);
             alive != u64::MAX && (now.as_millis() as u64).saturating_sub(alive) > longest.as_millis() as u64
         })
-    }
-}
-
-/// A worker on its way into the cluster. A simulation gives it turns; [`start`] waits between them.
-pub struct Starting {
-    job: Arc<Job>,
-    environment: Environment,
-    wakeup: Arc<Wakeup>,
-    /// Steady time: what does not answer by then is not waited for.
-    deadline: Duration,
-    phase: StartPhase,
-}
-
-enum StartPhase {
-    Reading(Box<ControlReading>),
-    Genesis { membership: Arc<Membership>, told: Option<Offset> },
-    Joining { membership: Arc<Membership>, genesis: Arc<Genesis>, offset: Offset },
-    Over,
-}
-
-impl Starting {
-    /// Opens the job's tables, makes the control topic if there is none, and begins to read it.
-    pub fn new(plan: JobPlan, config: JobConfig, environment: Environment) -> Result<Starting, EngineError> {
-        let job = Arc::new(Job::open(plan, config, &environment.connectors)?);
-        ensure_topics(&environment, &[topics::control_spec(&job.config)])?;
-        let wakeup = Arc::new(Wakeup::default());
-        let open = || ControlReading::open(environment.log.as_ref(), &job.config.name, wakeup.clone());
-        let reading = retrying(environment.clock.as_ref(), "read the control topic", open)?;
-        let deadline = environment.clock.steady() + START_DEADLINE;
-        Ok(Starting { job, environment, wakeup, deadline, phase: StartPhase::Reading(Box::new(reading)) })
-    }
-
-    /// Some: the worker is a member, its actors want turns.
-    pub fn turn(&mut self) -> Result<Option<Worker>, EngineError> {
-        match std::mem::replace(&mut self.phase, StartPhase::Over) {
-            StartPhase::Reading(reading) => self.read(reading).map(|()| None),
-            StartPhase::Genesis { membership, told } => self.genesis(membership, told).map(|()| None),
-            StartPhase::Joining { membership, genesis, offset } => self.join(membership, genesis, offset),
-            StartPhase::Over => Err(EngineError { message: "the start is over".into(), hint: None }),
-        }
-    }
-
-    fn read(&mut self, mut reading: Box<ControlReading>) -> Result<(), EngineError> {
-        match reading.turn() {
-            Ok(true) => {}
-            Ok(false) => {
-                self.phase = StartPhase::Reading(reading);
-                return Ok(());
-            }
-            Err(error) if error.kind == LogErrorKind::Retry => {
-                self.phase = StartPhase::Reading(reading);
-                return Ok(());
-            }
-            Err(error) => return Err(error.into()),
-        }
-        let cluster = reading.fold()?;
-        let clock_ms = self.environment.clock.wall_ms().max(0) as u64;
-        let incarnation = Incarnation(cluster.highest_incarnation().map_or(clock_ms, |highest| clock_ms.max(highest.0 + 1)));
-        let (log, position) = (self.environment.log.clone(), reading.position);
-        let membership = Arc::new(Membership::new(log, &self.job.config.name, incarnation, reading.reader, cluster, position));
-        self.phase = StartPhase::Genesis { membership, told: None };
-        Ok(())
-    }
-
-    fn genesis(&mut self, membership: Arc<Membership>, mut told: Option<Offset>) -> Result<(), EngineError> {
-        read_on(&membership)?;
-        let Some(genesis) = membership.view(|cluster| cluster.genesis().cloned()) else {
-            if told.is_none() {
-                let genesis = match self.job.discover() {
-                    Err(undiscovered) if undiscovered.retry && self.environment.clock.steady() < self.deadline => {
-                        tracing::debug!(error = %undiscovered.error, "trying again");
-                        self.phase = StartPhase::Genesis { membership, told };
-                        return Ok(());
-                    }
-                    discovered => ControlRecord::Genesis(discovered?),
-                };
-                told = Some(retrying(self.environment.clock.as_ref(), "write to the control topic", || membership.append(&genesis))?);
-            }
-            self.phase = StartPhase::Genesis { membership, told };
-            return Ok(());
-        };
-        check_genesis(&self.job, &genesis)?;
-        ensure_topics(&self.environment, &self.job.topics(&genesis))?;
-        let config = &self.job.config;
-        let joined = ControlRecord::Joined(Joined {
-            incarnation: membership.incarnation,
-            nonce: self.environment.nonce,
-            worker: config.worker.clone(),
-            slots: config.slots as u32,
-            rack: config.rack.clone(),
-            level: FEATURE_LEVEL,
-            plan: self.job.plan.fingerprint,
-            settings: config.cluster.clone(),
-            http: config.http.clone(),
-        });
-        let offset = retrying(self.environment.clock.as_ref(), "write to the control topic", || membership.append(&joined))?;
-        self.phase = StartPhase::Joining { membership, genesis: Arc::new(genesis), offset };
-        Ok(())
-    }
-
-    fn join(&mut self, membership: Arc<Membership>, genesis: Arc<Genesis>, offset: Offset) -> Result<Option<Worker>, EngineError> {
-        read_on(&membership)?;
-        if !membership.has_read(offset) {
-            self.phase = StartPhase::Joining { membership, genesis, offset };
-            return Ok(None);
-        }
-        // An incarnation is a start's millisecond: two workers may take the same one, and only the nonce tells whose it is (O-1).
-        let me = membership.incarnation;
-        let (standing, is_anothers) = membership.view(|cluster| {
-            let standing = cluster.standing_of(me, self.environment.nonce);
-            // The other one may be gone again by now.
-            let is_anothers = standing != cluster.standing(me) || cluster.highest_incarnation() == Some(me);
-            (standing, is_anothers)
-        });
-        match standing {
-            Standing::Live => {}
-            // Another worker took the incarnation at the same moment: begin again behind it.
-            Standing::Refused(_) if is_anothers => {
-                let open = || ControlReading::open(self.environment.log.as_ref(), &self.job.config.name, self.wakeup.clone());
-                self.phase = StartPhase::Reading(Box::new(retrying(self.environment.clock.as_ref(), "read the control topic", open)?));
-                return Ok(None);
-            }
-            Standing::Refused(reason) => return Err(EngineError { message: reason, hint: None }),
-            other => return Err(EngineError { message: format!("this worker was gone before it began: {other:?}"), hint: None }),
-        }
-        let settings = membership.view(|cluster| cluster.settings().cloned()).unwrap_or_else(|| self.job.config.cluster.clone());
-        let mine = &self.job.config.cluster;
-        // How many are expected matters only to those who start together.
-        let (workers_expected, start_wait_ms) = (mine.workers_expected, mine.start_wait_ms);
-        if (Settings { workers_expected, start_wait_ms, ..settings.clone() }) != *mine {
-            tracing::warn!(in_force = ?settings, "the running workers have other settings; theirs hold until all were restarted");
-        }
-        Worker::new(&self.job, &self.environment, membership, genesis, settings, self.wakeup.clone()).map(Some)
-    }
-}
-
-fn read_on(membership: &Membership) -> Result<(), EngineError> {
-    match membership.read() {
-        Err(error) if error.kind != LogErrorKind::Retry => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Partitions that were fixed at the job's first start can't be changed by its settings.
-fn check_genesis(job: &Job, genesis: &Genesis) -> Result<(), EngineError> {
-    for exchange in &job.plan.exchanges {
-        let wanted = exchange.partitions.unwrap_or(job.config.parallelism);
-        match genesis.exchange_partitions.get(&exchange.id.0) {
-            Some(partitions) if *partitions == wanted => {}
-            Some(partitions) => {
-                return Err(EngineError {
-                    message: format!("the job began with parallelism {partitions}, now it is {wanted}"),
-                    hint: Some(format!("set `parallelism: {partitions}`, or give the job another name")),
-                });
-            }
-            None => return Err(changed_plan()),
-        }
-    }
-    if job.sources.keys().any(|stage| !genesis.splits.contains_key(&stage.0)) || job.plan.stages.len() != genesis.stages.len() {
-        return Err(changed_plan());
-    }
-    Ok(())
-}
-
-fn changed_plan() -> EngineError {
-    EngineError {
-        message: "the job's plan has changed: its first start had other stages".into(),
-        hint: Some("give the changed job another name, or go back to the SQL that it began with".into()),
-    }
-}
-
-/// A member of the cluster: its actors, for whoever gives them turns.
-pub struct Worker {
-    pub membership: Arc<Membership>,
-    pub shared: Arc<Shared>,
-    pub progress: Arc<Progress>,
-    pub takeovers: Arc<Takeovers>,
-    /// End with the job; the first outcome that is not `Finished` ends the others.
-    pub slots: Vec<Part>,
-    /// Serve the slots.
-    pub helpers: Vec<Part>,
-}
-
-/// One actor of a worker.
-pub struct Part {
-    pub name: String,
-    pub actor: Box<dyn Actor>,
-    pub wakeup: Arc<Wakeup>,
-}
-
-impl Worker {
-    fn new(
-        job: &Arc<Job>,
-        environment: &Environment,
-        membership: Arc<Membership>,
-        genesis: Arc<Genesis>,
-        settings: Settings,
-        control_wakeup: Arc<Wakeup>,
-    ) -> Result<Worker, EngineError> {
-        let config = &job.config;
-        let progress = Arc::new(Progress::new(
-            job.plan.stages.iter().map(|stage| stage.name.clone()).collect(),
-            settings.tier,
-            environment.clock.clone(),
-        ));
-        progress.set_state("recovering");
-        let shared = Arc::new(Shared::new(config.slots));
-        let takeovers = Arc::new(Takeovers::default());
-        let (clock, log) = (environment.clock.clone(), environment.log.clone());
-        let mut worker = Worker {
-            membership: membership.clone(),
-            shared: shared.clone(),
-            progress: progress.clone(),
-            takeovers: takeovers.clone(),
-            slots: Vec::new(),
-            helpers: Vec::new(),
-        };
-        let reader = ControlReader { membership: membership.clone(), shared: shared.clone() };
-        worker.help("control", reader, control_wakeup);
-        let interval = Duration::from_millis(settings.heartbeat_interval_ms);
-        let (heart_membership, heart_clock, next) = (membership.clone(), clock.clone(), clock.steady());
-        let heart = Heart { membership: heart_membership, clock: heart_clock, shared: shared.clone(), interval, next, farewell: false };
-        worker.help("heart", heart, Arc::default());
-        let steward = Steward {
-            log: log.clone(),
-            membership: membership.clone(),
-            clock: clock.clone(),
-            shared: shared.clone(),
-            parallel: environment.parallel,
-            duties: Default::default(),
-        };
-        let steward_wakeup = Arc::new(Wakeup::default());
-        membership.add_listener(steward_wakeup.clone());
-        worker.help("steward", steward, steward_wakeup);
-        let reporter = Reporter {
-            log: log.clone(),
-            membership: membership.clone(),
-            clock: clock.clone(),
-            shared: shared.clone(),
-            progress: progress.clone(),
-            takeovers: takeovers.clone(),
-            usage: environment.parallel.then(Default::default),
-            next: clock.steady(),
-        };
-        worker.help("reporter", reporter, Arc::default());
-        let (checkpoint_jobs, jobs) = bounded(CHECKPOINT_JOBS_MAX);
-        let checkpoint_wakeup = Arc::new(Wakeup::default());
-        let mut checkpoint_interval = None;
-        if let Some(store) = &environment.checkpoints {
-            store.set_incarnation(membership.incarnation);
-            checkpoint_interval = config.checkpoint_interval;
-            membership.add_listener(checkpoint_wakeup.clone());
-            let checkpointer = Checkpointer {
-                log: log.clone(),
-                membership: membership.clone(),
-                store: store.clone(),
-                scratch: environment.state.scratch(),
-                clock: clock.clone(),
-                jobs,
-                progress: progress.clone(),
-                shared: shared.clone(),
-                upkeep: None,
-                copies: 0,
-            };
-            worker.help("checkpoints", checkpointer, checkpoint_wakeup.clone());
-        }
-        for number in 0..config.slots as u32 {
-            let id = SlotId { incarnation: membership.incarnation, slot: number };
-            let (news_sender, checkpoint_news) = bounded(CHECKPOINT_JOBS_MAX);
-            let wakeup = Arc::new(Wakeup::default());
-            let (jobs, made) = (checkpoint_jobs.clone(), checkpoint_wakeup.clone());
-            let checkpoints = Checkpoints::new(checkpoint_interval, id, jobs, news_sender, wakeup.clone(), made);
-            worker.add_slot(job, environment, &genesis, &settings, id, wakeup, checkpoints, checkpoint_news)?;
-        }
-        Ok(worker)
-    }
-
-    fn help(&mut self, name: &str, actor: impl Actor + 'static, wakeup: Arc<Wakeup>) {
-        self.helpers.push(Part { name: name.to_string(), actor: Box::new(actor), wakeup });
-    }
-
-    #[allow(clippy::too_many_arguments)]
-    fn add_slot(
-        &mut self,
-        job: &Arc<Job>,
-        environment: &Environment,
-        genesis: &Arc<Genesis>,
-        settings: &Settings,
-        id: SlotId,
-        wakeup: Arc<Wakeup>,
-        checkpoints: Checkpoints,
-        checkpoint_news: crossbeam_channel::Receiver<crate::checkpointer::CheckpointNews>,
-    ) -> Result<(), EngineError> {
-        let (log, clock, membership) = (environment.log.clone(), environment.clock.clone(), self.membership.clone());
-        let (committer_wakeup, nursery_wakeup) = (Arc::new(Wakeup::default()), Arc::new(Wakeup::default()));
-        for listener in [&wakeup, &committer_wakeup, &nursery_wakeup] {
-            membership.add_listener(listener.clone());
-        }
-        let partitions_max = genesis.stages.values().map(|stage| stage.regions as usize).sum();
-        let wait_max = (settings.tier == Tier::ActiveActive).then_some(TAKEOVER_WAIT_MAX);
-        let reader = |buffer_bytes, wakeup: &Arc<Wakeup>| {
-            let options = ReaderOptions { buffer_bytes, partitions_max, wait_max, ..Default::default() };
-            retrying(environment.clock.as_ref(), "make a reader", || log.reader(options.clone(), wakeup.clone()))
-        };
-        let (sealed_sender, sealed) = bounded(SEALED_AHEAD_MAX + 1);
-        let (news_sender, news) = bounded(NEWS_MAX);
-        // A region is on its way at most once, in one of the two directions: neither ever fills up.
-        let regions = genesis.stages.values().map(|stage| stage.regions as usize).sum::<usize>().max(1);
-        let (arrivals_sender, arrivals) = bounded(regions);
-        let (departures_sender, departures) = bounded(regions);
-        let committer = Committer::new(CommitterParts {
-            log: log.clone(),
-            membership: membership.clone(),
-            slot: id,
-            progress: self.progress.clone(),
-            clock: clock.clone(),
-            shared: self.shared.clone(),
-            sealed,
-            news: news_sender,
-            wakeup: committer_wakeup.clone(),
-            slot_wakeup: wakeup.clone(),
-        });
-        let nursery = Nursery {
-            slot: id,
-            job: job.clone(),
-            genesis: genesis.clone(),
-            membership: membership.clone(),
-            settings: region_settings(job, genesis, settings, id, clock.clone()),
-            log: log.clone(),
-            state: environment.state.clone(),
-            checkpoints: environment.checkpoints.clone(),
-            spawn: environment.spawn.clone(),
-            changelog: reader(FOLLOWER_BUFFER_BYTES, &nursery_wakeup)?,
-            exchange: reader(FOLLOWER_BUFFER_BYTES, &nursery_wakeup)?,
-            arrivals: arrivals_sender,
-            departures,
-            slot_wakeup: wakeup.clone(),
-            wakeup: nursery_wakeup.clone(),
-            progress: self.progress.clone(),
-            takeovers: self.takeovers.clone(),
-            shared: self.shared.clone(),
-            tier: settings.tier,
-            charges: Default::default(),
-        };
-        let slot = Slot {
-            id,
-            job: job.clone(),
-            membership,
-            clock,
-            exchange: reader(EXCHANGE_BUFFER_BYTES, &wakeup)?,
-            log,
-            wakeup: wakeup.clone(),
-            committer_wakeup: committer_wakeup.clone(),
-            nursery_wakeup: nursery_wakeup.clone(),
-            sealed: sealed_sender,
-            news,
-            arrivals,
-            departures: departures_sender,
-            checkpoints,
-            checkpoint_news,
-            progress: self.progress.clone(),
-            takeovers: self.takeovers.clone(),
-            shared: self.shared.clone(),
-            work: Default::default(),
-        };
-        self.help(&format!("commit-{}", id.slot), committer, committer_wakeup);
-        self.help(&format!("nursery-{}", id.slot), nursery, nursery_wakeup);
-        self.slots.push(Part { name: format!("slot-{}", id.slot), actor: Box::new(slot), wakeup });
-        Ok(())
-    }
-
-    /// The slots have ended: says so in the control log, if this worker is still a member.
-    pub fn leave(membership: &Membership, shared: &Shared, slots: usize, outcome: &JobOutcome) {
-        if !matches!(outcome, JobOutcome::Finished | JobOutcome::Stopped | JobOutcome::Failed(_)) {
-            return;
-        }
-        let clean = matches!(outcome, JobOutcome::Finished) || shared.slots_clean.load(Ordering::SeqCst) == slots;
-        if let Err(error) = membership.append(&ControlRecord::Left { incarnation: membership.incarnation, clean }) {
-            tracing::debug!(%error, "could not say goodbye; the others will notice");
-        }
-    }
-}
-
-fn region_settings(job: &Job, genesis: &Genesis, settings: &Settings, id: SlotId, clock: Arc<dyn Clock>) -> RegionSettings {
-    let config = &job.config;
-    let flush_interval = match settings.tier {
-        Tier::ActiveActive => config.flush_interval.min(DIGEST_INTERVAL_MAX),
-        Tier::ActiveStandby | Tier::Checkpoints => config.flush_interval,
-    };
-    RegionSettings {
-        clock,
-        plan: job.plan.fingerprint,
-        incarnation: id.incarnation,
-        transactional_id: id.transactional_id(&config.name),
-        on_bad_record: config.on_bad_record,
-        commit_interval: config.commit_interval,
-        flush_interval,
-        state_bytes_max: job.state_bytes_max(genesis),
-        open_bytes_max: job.open_bytes_max(genesis),
-        ships_deltas: settings.tier == Tier::ActiveStandby,
-    }
-}
-
-/// Reads the control log.
-struct ControlReader {
-    membership: Arc<Membership>,
-    shared: Arc<Shared>,
-}
-
-impl Actor for ControlReader {
-    fn turn(&mut self) -> Turn {
-        if self.shared.over.load(Ordering::SeqCst) {
-            return Turn::Ended(JobOutcome::Stopped);
-        }
-        match self.membership.read() {
-            Ok(moved) => Turn::again_if(moved, CONTROL_IDLE),
-            Err(error) if error.kind == LogErrorKind::Retry => Turn::Idle(CONTROL_IDLE),
-            Err(error) => Turn::Ended(JobOutcome::Failed(EngineError {
-                message: format!("the control topic can't be read: {error}"),
-                hint: Some("was it trimmed, deleted or made again by hand?".into()),
-            })),
-        }
     }
 }
 

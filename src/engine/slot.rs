@@ -24,6 +24,7 @@ use crate::nursery::{Arrival, Departure};
 use crate::progress::Progress;
 use crate::region::{Failure, Input, Region, RegionError};
 use crate::runtime::{EngineError, Job, JobOutcome, Shared, gone};
+use crate::step::{met_end, step};
 use crate::takeover::Takeovers;
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender};
@@ -34,7 +35,7 @@ use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, SlotId};
 use streamshield_core::ids::{Offset, RegionId, StageId};
 use streamshield_core::mutants;
-use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, LogReader, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{Isolation, Log, LogError, LogReader, TopicPartition, Wakeup};
 use streamshield_core::ports::source::{SourceError, SourceReader, Split};
 
 /// Longest sleep of an idle slot; ticks (idleness, processing time) are judged at least as often.
@@ -184,7 +185,7 @@ impl Slot {
             tracing::debug!(region = %id, epoch = region.epoch.0, position = region.position, "in its slot");
             let entry_of = (region.epoch.0, region.output_watermark);
             self.progress.takes_over(id, entry_of.0, entry_of.1, region.finished);
-            self.progress.reads(id, input_partition(&region), region.position);
+            self.progress.reads(id, region.input.group(&self.job.config.name).map(|(partition, _)| partition.clone()), region.position);
             first_epochs.extend((region.epoch.0 == 0 && region.failed.is_none()).then(|| region.genesis()));
             self.work.regions.insert(id, *region);
         }
@@ -265,7 +266,9 @@ impl Slot {
         let Some(region) = self.work.regions.get_mut(&id) else { return };
         region.in_flight -= 1;
         let position = record.positions.first().copied().unwrap_or(0);
-        note_group_offsets(&mut self.work.group_offsets, region, position, &self.job.config.name);
+        if let Some((partition, group)) = region.input.group(&self.job.config.name) {
+            self.work.group_offsets.entry(group.to_string()).or_default().insert(partition.clone(), position);
+        }
         self.progress.reads(id, None, position);
         // The committer may have noted the end when this slot had the region before; meanwhile it was trimmed there.
         let changelog_from = changelog_from.max(region.changelog_from);
@@ -535,74 +538,7 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     format!("panic: {}", text.unwrap_or_default())
 }
 
-fn input_partition(region: &Region) -> Option<TopicPartition> {
-    match &region.input {
-        Input::Source(source) => source.group.as_ref().map(|(partition, _)| partition.clone()),
-        Input::Exchange(exchange) => Some(exchange.partition.clone()),
-    }
-}
-
-/// Where the region's input ends, if everything before that has been taken.
-fn met_end(region: &Region, sources: &BTreeMap<StageId, Box<dyn SourceReader>>) -> Option<Offset> {
-    match &region.input {
-        Input::Source(source) => sources.get(&region.id.stage)?.met_end(source.split.id),
-        Input::Exchange(exchange) => exchange.met_end,
-    }
-}
-
-/// The position of the region's input under the group that its reader has: people look at the lag with Kafka's own tools.
-fn note_group_offsets(groups: &mut BTreeMap<String, BTreeMap<TopicPartition, Offset>>, region: &Region, position: Offset, job: &str) {
-    let (partition, group) = match &region.input {
-        Input::Source(source) => match &source.group {
-            Some((partition, group)) => (partition.clone(), group.clone()),
-            None => return,
-        },
-        Input::Exchange(exchange) => (exchange.partition.clone(), job.to_string()),
-    };
-    groups.entry(group).or_default().insert(partition, position);
-}
-
-fn step(
-    region: &mut Region,
-    sources: &mut BTreeMap<StageId, Box<dyn SourceReader>>,
-    exchange: &mut dyn LogReader,
-) -> Result<bool, RegionError> {
-    crate::crash_points::pass_step_of(region.id);
-    fail::fail_point!("engine::step", |_| Err(RegionError::Failed("fail point engine::step".into())));
-    if region.pending_emit {
-        region.step_emit()?;
-        region.watch_memory();
-        return Ok(true);
-    }
-    let moved = match &region.input {
-        Input::Source(_) => {
-            let reader = sources.get_mut(&region.id.stage).expect("a slot has a reader for each source stage of its regions");
-            let took = region.step_source(reader.as_mut())?;
-            took || region.tick(reader.as_ref())
-        }
-        Input::Exchange(_) => region.step_exchange(exchange)?,
-    };
-    region.watch_memory();
-    Ok(moved)
-}
-
 impl Region {
-    /// Asks for a flush when the state outgrows its budget: only what is flushed can be evicted.
-    fn watch_memory(&mut self) {
-        if !self.has_tables {
-            return;
-        }
-        let bytes = self.state.bytes();
-        if bytes.total > self.settings.state_bytes_max && bytes.dirty > self.settings.state_bytes_max / 4 {
-            self.flush_wanted = true;
-        } else if bytes.total > self.settings.state_bytes_max
-            && !self.flush_in_flight
-            && let Err(error) = self.state.evict(self.settings.state_bytes_max / 2)
-        {
-            tracing::warn!(region = %self.id, %error, "could not evict");
-        }
-    }
-
     /// The mutant `apply-before-commit`.
     fn apply_uncommitted(&mut self, sealed: &mut SealedEpoch) {
         let Some(flush) = sealed.flush.take() else { return };
@@ -610,24 +546,5 @@ impl Region {
         let applied = self.state.apply_flush(flush, &stored);
         tracing::debug!(ok = applied.is_ok(), "applied before the commit");
         (self.flush_in_flight, self.flushed_epoch) = (false, Some(sealed.record.epoch));
-    }
-
-    fn state_groups(&mut self) -> u64 {
-        self.tables.iter().map(|operator| self.state.table(*operator).groups() as u64).sum()
-    }
-
-    /// Closes the store: whoever brings the region up again opens it anew.
-    fn drop_state(&mut self) {
-        self.state = Box::new(crate::stateless::NoState);
-        self.has_tables = false;
-    }
-}
-
-impl From<LogError> for RegionError {
-    fn from(error: LogError) -> Self {
-        match error.kind {
-            LogErrorKind::Retry | LogErrorKind::Missing => RegionError::Retry(error.message),
-            _ => RegionError::Stop(error.message),
-        }
     }
 }

@@ -3,14 +3,16 @@
 //! A step that is taken live and a step that is replayed run the same code: [`Region::apply_frames`] and [`Region::emit`] know
 //! nothing of whether they are watched.
 
+use crate::crash_points;
 use crate::exchange::frame::{self, Frame};
 use crate::operators::scan::Scan;
 use crate::operators::{ChainOutput, EpochContext, InputWatermarks};
 use crate::plan::WatermarkPlan;
 use crate::region::{Input, OpenEpoch, Region, RegionError, SourceInput};
+use std::collections::BTreeMap;
 use streamshield_core::epoch::Step;
-use streamshield_core::ids::Offset;
-use streamshield_core::ports::log::{LogReader, TakeLimit};
+use streamshield_core::ids::{Offset, StageId};
+use streamshield_core::ports::log::{LogError, LogErrorKind, LogReader, TakeLimit};
 use streamshield_core::ports::source::{SourceBatch, SourceError, SourceErrorKind, SourceReader, SplitState};
 use streamshield_core::watermark::{UpstreamWatermark, Watermark, combine};
 
@@ -24,7 +26,56 @@ pub const EMIT_ROWS_MAX: usize = 65_536;
 /// A split without any row holds nothing back after this many ms, also where the table sets no idle time-out.
 const EMPTY_SPLIT_IDLE_MS: i64 = 2_000;
 
+/// One step of whatever there is to do. False: there was nothing.
+pub fn step(
+    region: &mut Region,
+    sources: &mut BTreeMap<StageId, Box<dyn SourceReader>>,
+    exchange: &mut dyn LogReader,
+) -> Result<bool, RegionError> {
+    crash_points::pass_step_of(region.id);
+    fail::fail_point!("engine::step", |_| Err(RegionError::Failed("fail point engine::step".into())));
+    if region.pending_emit {
+        region.step_emit()?;
+        region.watch_memory();
+        return Ok(true);
+    }
+    let moved = match &region.input {
+        Input::Source(_) => {
+            let reader = sources.get_mut(&region.id.stage).expect("a slot has a reader for each source stage of its regions");
+            let took = region.step_source(reader.as_mut())?;
+            took || region.tick(reader.as_ref())
+        }
+        Input::Exchange(_) => region.step_exchange(exchange)?,
+    };
+    region.watch_memory();
+    Ok(moved)
+}
+
+/// Where the region's input ends, if everything before that has been taken.
+pub fn met_end(region: &Region, sources: &BTreeMap<StageId, Box<dyn SourceReader>>) -> Option<Offset> {
+    match &region.input {
+        Input::Source(source) => sources.get(&region.id.stage)?.met_end(source.split.id),
+        Input::Exchange(exchange) => exchange.met_end,
+    }
+}
+
 impl Region {
+    /// Asks for a flush when the state outgrows its budget: only what is flushed can be evicted.
+    fn watch_memory(&mut self) {
+        if !self.has_tables {
+            return;
+        }
+        let bytes = self.state.bytes();
+        if bytes.total > self.settings.state_bytes_max && bytes.dirty > self.settings.state_bytes_max / 4 {
+            self.flush_wanted = true;
+        } else if bytes.total > self.settings.state_bytes_max
+            && !self.flush_in_flight
+            && let Err(error) = self.state.evict(self.settings.state_bytes_max / 2)
+        {
+            tracing::warn!(region = %self.id, %error, "could not evict");
+        }
+    }
+
     /// Takes a step of a source split. False: there was nothing to take.
     pub fn step_source(&mut self, reader: &mut dyn SourceReader) -> Result<bool, RegionError> {
         let Input::Source(source) = &self.input else { unreachable!("a source step on an exchange") };
@@ -243,6 +294,15 @@ impl From<SourceError> for RegionError {
         match error.kind {
             SourceErrorKind::Retry => RegionError::Retry(error.message),
             SourceErrorKind::Stop => RegionError::Stop(error.message),
+        }
+    }
+}
+
+impl From<LogError> for RegionError {
+    fn from(error: LogError) -> Self {
+        match error.kind {
+            LogErrorKind::Retry | LogErrorKind::Missing => RegionError::Retry(error.message),
+            _ => RegionError::Stop(error.message),
         }
     }
 }

@@ -1,0 +1,163 @@
+//! The first half of bringing a region up: from what lies here, in the store of the checkpoints, or in the log alone, to a follower.
+//!
+//! ```text
+//!  open the local store ─ usable ────────────────────────────────► follower, from where the store stands
+//!     ▲  └─ none, too old for what the log still holds ─► fetch a checkpoint ─┐
+//!     └────────────────────────── adopted, or there is none ◄─────────────────┘
+//! ```
+//! A checkpoint is fetched on a thread of its own. What is refused (another plan, another job's topics) is so before anything is deleted.
+
+use super::{Nursery, Phase, TRIES_MAX, Task, Tended};
+use crate::follower::{FollowError, Follower, check_plan, decode_stored};
+use crate::region::{Input, Region};
+use crate::runtime::EngineError;
+use crossbeam_channel::{Receiver, bounded};
+use std::path::PathBuf;
+use std::time::Duration;
+use streamshield_core::epoch::EpochRecord;
+use streamshield_core::ids::{Offset, RegionId};
+use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointErrorKind, Restored};
+use streamshield_core::ports::log::Isolation;
+
+/// The last record of a region without state is looked for this far from the end, then further and further.
+const TAIL_MESSAGES: Offset = 64;
+
+impl Nursery {
+    /// Opens what lies here of the region.
+    pub(super) fn open(&mut self, id: RegionId, task: &mut Task) -> Result<Option<(Phase, Tended)>, FollowError> {
+        let now = self.now();
+        let (mut region, tables) = self.job.region(id, &self.genesis, self.settings.clone()).map_err(|error| refused(&error))?;
+        let bounds = self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?;
+        if !region.has_tables && bounds.high == 0 {
+            // The very first start, unless the job was made from another one's checkpoints.
+            if self.checkpoints.is_some() && !task.without_checkpoint {
+                return Ok(Some((self.fetch(id), Tended::Moved)));
+            }
+            let restored = task.restored.take().filter(|record| record.region == id);
+            if let Some(record) = &restored {
+                check_plan(&region, record)?;
+                if let Input::Exchange(_) = region.input {
+                    return Err(of_another_log(&region, 0, 0));
+                }
+            }
+            self.changelog.assign(&region.changelog, 0)?;
+            return Ok(Some((Phase::Following(Box::new(Follower::first(region, restored, now))), Tended::Moved)));
+        }
+        if !region.has_tables {
+            let from = bounds.low.max(bounds.high - TAIL_MESSAGES * (1 << (2 * task.tries.min(8))));
+            return self.begin(region, None, from, now).map(Some);
+        }
+        if std::mem::take(&mut task.without_store) {
+            self.state.delete(id)?;
+        }
+        let opened = self.state.open(id, &tables)?;
+        if let Some(reason) = &opened.rebuilt {
+            tracing::warn!(region = %id, reason, "the local state can't be used; it is rebuilt");
+        }
+        let base = match opened.record.as_deref().map(decode_stored) {
+            None => None,
+            Some(Some((from, record))) if record.region == id => Some((from, record)),
+            Some(_) => {
+                tracing::warn!(region = %id, "the local state is none of this region's; it is rebuilt");
+                drop(opened);
+                task.without_store = true;
+                return Ok(Some((Phase::Opening, Tended::Moved)));
+            }
+        };
+        if let Some((_, record)) = &base {
+            // Refused before anything is deleted: the old plan can still go on with it.
+            check_plan(&region, record)?;
+        }
+        if let Some((from, _)) = base.as_ref().filter(|(from, _)| *from > bounds.high) {
+            return Err(of_another_log(&region, *from, bounds.high));
+        }
+        let too_old = match &base {
+            None => bounds.low > 0,
+            Some((from, record)) => *from < bounds.low || self.input_is_trimmed(&region, record)?,
+        };
+        if (base.is_none() || too_old) && self.checkpoints.is_some() && !task.without_checkpoint {
+            drop(opened);
+            return Ok(Some((self.fetch(id), Tended::Moved)));
+        }
+        if too_old {
+            return Err(FollowError::Unusable(format!("{} is trimmed, and there is no checkpoint to begin from", region.changelog)));
+        }
+        region.state = opened.state;
+        let from = base.as_ref().map_or(0, |(from, _)| *from);
+        self.begin(region, base.map(|(_, record)| record), from, now).map(Some)
+    }
+
+    /// Whether the exchange no longer holds what a replay from this record would read.
+    fn input_is_trimmed(&self, region: &Region, record: &EpochRecord) -> Result<bool, FollowError> {
+        let Input::Exchange(exchange) = &region.input else { return Ok(false) };
+        let low = self.log.bounds(&exchange.partition, Isolation::ReadCommitted)?.low;
+        Ok(record.positions.first().is_some_and(|position| *position < low))
+    }
+
+    fn begin(&mut self, region: Region, base: Option<EpochRecord>, from: Offset, now: Duration) -> Result<(Phase, Tended), FollowError> {
+        self.changelog.assign(&region.changelog, from)?;
+        Ok((Phase::Following(Box::new(Follower::new(region, base, from, now))), Tended::Moved))
+    }
+
+    /// Asks for the newest checkpoint, on a thread of its own.
+    fn fetch(&self, id: RegionId) -> Phase {
+        let (sender, answer) = bounded(1);
+        let store = self.checkpoints.clone().expect("asked only where there is one");
+        let directory = self.state.scratch().join(format!("restore-{}-{}", id.stage, id.partition));
+        let (plan, into, wakeup) = (self.settings.plan, directory.clone(), self.wakeup.clone());
+        let restore = move || {
+            let _ = std::fs::remove_dir_all(&into);
+            let _ = sender.send(store.restore(id, plan, &into));
+            wakeup.raise();
+        };
+        (self.spawn)("restore", Box::new(restore));
+        Phase::Fetching { answer, directory }
+    }
+
+    pub(super) fn fetched(
+        &mut self,
+        id: RegionId,
+        task: &mut Task,
+        answer: Receiver<Result<Option<Restored>, CheckpointError>>,
+        directory: PathBuf,
+    ) -> Result<Option<(Phase, Tended)>, FollowError> {
+        let Ok(answered) = answer.try_recv() else { return Ok(Some((Phase::Fetching { answer, directory }, Tended::Quiet))) };
+        task.without_checkpoint = true;
+        match answered {
+            Ok(Some(restored)) => {
+                for reason in &restored.refused {
+                    tracing::warn!(region = %id, reason, "a checkpoint is damaged; an older one is used");
+                }
+                let info = &restored.info;
+                tracing::info!(region = %id, epoch = info.epoch.0, bytes = restored.bytes_fetched, seconds = restored.seconds, "restored a checkpoint");
+                let has_state = self.genesis.stages.get(&id.stage.0).is_some_and(|stage| stage.stateful);
+                if has_state {
+                    self.state.adopt(id, &directory)?;
+                } else {
+                    task.restored = EpochRecord::decode(&restored.record).ok();
+                    let _ = std::fs::remove_dir_all(&directory);
+                }
+            }
+            Ok(None) => tracing::debug!(region = %id, "there is no checkpoint"),
+            Err(error) if error.kind == CheckpointErrorKind::Retry && task.tries < TRIES_MAX => {
+                task.without_checkpoint = false;
+                return Err(FollowError::Retry(error.message));
+            }
+            Err(error) => tracing::warn!(region = %id, %error, "checkpoints can't be read; going on with what the log holds"),
+        }
+        Ok(Some((Phase::Opening, Tended::Moved)))
+    }
+}
+
+/// State or a checkpoint that refers to offsets which this job's topics never had.
+fn of_another_log(region: &Region, from: Offset, end: Offset) -> FollowError {
+    let (id, changelog) = (region.id, &region.changelog);
+    FollowError::Refused {
+        message: format!("{id}: its state goes on at offset {from} of a changelog, and {changelog} ends at {end}: it is of another job's topics, or of topics that are gone"),
+        hint: "a job whose topics were deleted begins anew: under another name, or without its state_dir and its folder in the checkpoint store".into(),
+    }
+}
+
+fn refused(error: &EngineError) -> FollowError {
+    FollowError::Refused { message: error.message.clone(), hint: error.hint.clone().unwrap_or_default() }
+}

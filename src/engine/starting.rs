@@ -1,0 +1,187 @@
+//! A worker's way into the cluster.
+//!
+//! ```text
+//! control topic ─ read to its end ─► genesis (the first one wins) ─► topics ─► joined ─ read back, still live ─► a worker
+//! ```
+//! On failure: what the log may still answer is tried again until [`START_DEADLINE`]; a plan or settings that don't fit the genesis end the start with what to do.
+
+use crate::assemble::{Job, ensure_topics};
+use crate::config::{Environment, JobConfig};
+use crate::membership::{ControlReading, Membership, START_DEADLINE, retrying};
+use crate::plan::JobPlan;
+use crate::runtime::EngineError;
+use crate::topics;
+use crate::worker::Worker;
+use std::sync::Arc;
+use std::time::Duration;
+use streamshield_core::cluster::{ControlRecord, FEATURE_LEVEL, Genesis, Joined, Settings, Standing};
+use streamshield_core::ids::{Incarnation, Offset};
+use streamshield_core::ports::log::{LogErrorKind, Wakeup};
+
+/// A worker on its way into the cluster. A simulation gives it turns; [`crate::runtime::start`] waits between them.
+pub struct Starting {
+    job: Arc<Job>,
+    environment: Environment,
+    pub(crate) wakeup: Arc<Wakeup>,
+    /// Steady time: what does not answer by then is not waited for.
+    deadline: Duration,
+    phase: StartPhase,
+}
+
+enum StartPhase {
+    Reading(Box<ControlReading>),
+    Genesis { membership: Arc<Membership>, told: Option<Offset> },
+    Joining { membership: Arc<Membership>, genesis: Arc<Genesis>, offset: Offset },
+    Over,
+}
+
+impl Starting {
+    /// Opens the job's tables, makes the control topic if there is none, and begins to read it.
+    pub fn new(plan: JobPlan, config: JobConfig, environment: Environment) -> Result<Starting, EngineError> {
+        let job = Arc::new(Job::open(plan, config, &environment.connectors)?);
+        ensure_topics(&environment, &[topics::control_spec(&job.config)])?;
+        let wakeup = Arc::new(Wakeup::default());
+        let open = || ControlReading::open(environment.log.as_ref(), &job.config.name, wakeup.clone());
+        let reading = retrying(environment.clock.as_ref(), "read the control topic", open)?;
+        let deadline = environment.clock.steady() + START_DEADLINE;
+        Ok(Starting { job, environment, wakeup, deadline, phase: StartPhase::Reading(Box::new(reading)) })
+    }
+
+    /// Some: the worker is a member, its actors want turns.
+    pub fn turn(&mut self) -> Result<Option<Worker>, EngineError> {
+        match std::mem::replace(&mut self.phase, StartPhase::Over) {
+            StartPhase::Reading(reading) => self.read(reading).map(|()| None),
+            StartPhase::Genesis { membership, told } => self.genesis(membership, told).map(|()| None),
+            StartPhase::Joining { membership, genesis, offset } => self.join(membership, genesis, offset),
+            StartPhase::Over => Err(EngineError { message: "the start is over".into(), hint: None }),
+        }
+    }
+
+    fn read(&mut self, mut reading: Box<ControlReading>) -> Result<(), EngineError> {
+        match reading.turn() {
+            Ok(true) => {}
+            Ok(false) => {
+                self.phase = StartPhase::Reading(reading);
+                return Ok(());
+            }
+            Err(error) if error.kind == LogErrorKind::Retry => {
+                self.phase = StartPhase::Reading(reading);
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+        let cluster = reading.fold()?;
+        let clock_ms = self.environment.clock.wall_ms().max(0) as u64;
+        let incarnation = Incarnation(cluster.highest_incarnation().map_or(clock_ms, |highest| clock_ms.max(highest.0 + 1)));
+        let (log, position) = (self.environment.log.clone(), reading.position);
+        let membership = Arc::new(Membership::new(log, &self.job.config.name, incarnation, reading.reader, cluster, position));
+        self.phase = StartPhase::Genesis { membership, told: None };
+        Ok(())
+    }
+
+    fn genesis(&mut self, membership: Arc<Membership>, mut told: Option<Offset>) -> Result<(), EngineError> {
+        read_on(&membership)?;
+        let Some(genesis) = membership.view(|cluster| cluster.genesis().cloned()) else {
+            if told.is_none() {
+                let genesis = match self.job.discover() {
+                    Err(undiscovered) if undiscovered.retry && self.environment.clock.steady() < self.deadline => {
+                        tracing::debug!(error = %undiscovered.error, "trying again");
+                        self.phase = StartPhase::Genesis { membership, told };
+                        return Ok(());
+                    }
+                    discovered => ControlRecord::Genesis(discovered?),
+                };
+                told = Some(retrying(self.environment.clock.as_ref(), "write to the control topic", || membership.append(&genesis))?);
+            }
+            self.phase = StartPhase::Genesis { membership, told };
+            return Ok(());
+        };
+        check_genesis(&self.job, &genesis)?;
+        ensure_topics(&self.environment, &self.job.topics(&genesis))?;
+        let config = &self.job.config;
+        let joined = ControlRecord::Joined(Joined {
+            incarnation: membership.incarnation,
+            nonce: self.environment.nonce,
+            worker: config.worker.clone(),
+            slots: config.slots as u32,
+            rack: config.rack.clone(),
+            level: FEATURE_LEVEL,
+            plan: self.job.plan.fingerprint,
+            settings: config.cluster.clone(),
+            http: config.http.clone(),
+        });
+        let offset = retrying(self.environment.clock.as_ref(), "write to the control topic", || membership.append(&joined))?;
+        self.phase = StartPhase::Joining { membership, genesis: Arc::new(genesis), offset };
+        Ok(())
+    }
+
+    fn join(&mut self, membership: Arc<Membership>, genesis: Arc<Genesis>, offset: Offset) -> Result<Option<Worker>, EngineError> {
+        read_on(&membership)?;
+        if !membership.has_read(offset) {
+            self.phase = StartPhase::Joining { membership, genesis, offset };
+            return Ok(None);
+        }
+        // An incarnation is a start's millisecond: two workers may take the same one, and only the nonce tells whose it is (O-1).
+        let me = membership.incarnation;
+        let (standing, is_anothers) = membership.view(|cluster| {
+            let standing = cluster.standing_of(me, self.environment.nonce);
+            // The other one may be gone again by now.
+            let is_anothers = standing != cluster.standing(me) || cluster.highest_incarnation() == Some(me);
+            (standing, is_anothers)
+        });
+        match standing {
+            Standing::Live => {}
+            // Another worker took the incarnation at the same moment: begin again behind it.
+            Standing::Refused(_) if is_anothers => {
+                let open = || ControlReading::open(self.environment.log.as_ref(), &self.job.config.name, self.wakeup.clone());
+                self.phase = StartPhase::Reading(Box::new(retrying(self.environment.clock.as_ref(), "read the control topic", open)?));
+                return Ok(None);
+            }
+            Standing::Refused(reason) => return Err(EngineError { message: reason, hint: None }),
+            other => return Err(EngineError { message: format!("this worker was gone before it began: {other:?}"), hint: None }),
+        }
+        let settings = membership.view(|cluster| cluster.settings().cloned()).unwrap_or_else(|| self.job.config.cluster.clone());
+        let mine = &self.job.config.cluster;
+        // How many are expected matters only to those who start together.
+        let (workers_expected, start_wait_ms) = (mine.workers_expected, mine.start_wait_ms);
+        if (Settings { workers_expected, start_wait_ms, ..settings.clone() }) != *mine {
+            tracing::warn!(in_force = ?settings, "the running workers have other settings; theirs hold until all were restarted");
+        }
+        Worker::new(&self.job, &self.environment, membership, genesis, settings, self.wakeup.clone()).map(Some)
+    }
+}
+
+fn read_on(membership: &Membership) -> Result<(), EngineError> {
+    match membership.read() {
+        Err(error) if error.kind != LogErrorKind::Retry => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Partitions that were fixed at the job's first start can't be changed by its settings.
+fn check_genesis(job: &Job, genesis: &Genesis) -> Result<(), EngineError> {
+    for exchange in &job.plan.exchanges {
+        let wanted = exchange.partitions.unwrap_or(job.config.parallelism);
+        match genesis.exchange_partitions.get(&exchange.id.0) {
+            Some(partitions) if *partitions == wanted => {}
+            Some(partitions) => {
+                return Err(EngineError {
+                    message: format!("the job began with parallelism {partitions}, now it is {wanted}"),
+                    hint: Some(format!("set `parallelism: {partitions}`, or give the job another name")),
+                });
+            }
+            None => return Err(changed_plan()),
+        }
+    }
+    if job.sources.keys().any(|stage| !genesis.splits.contains_key(&stage.0)) || job.plan.stages.len() != genesis.stages.len() {
+        return Err(changed_plan());
+    }
+    Ok(())
+}
+
+fn changed_plan() -> EngineError {
+    EngineError {
+        message: "the job's plan has changed: its first start had other stages".into(),
+        hint: Some("give the changed job another name, or go back to the SQL that it began with".into()),
+    }
+}

@@ -4,8 +4,9 @@
 //! `'connector' = 'print'` write there, and their rows must come through as they are. A worker that was killed has told its figures up to half a second
 //! before, so the sum at the end lacks little.
 
+use super::lines::each_line;
 use crate::figures::Figures;
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -14,8 +15,6 @@ use std::time::{Duration, Instant};
 const SEND_INTERVAL: Duration = Duration::from_millis(500);
 /// A supervisor that does not read must not keep a worker from its work.
 const SEND_TIME_MAX: Duration = Duration::from_millis(100);
-/// Of one line.
-const LINE_BYTES_MAX: u64 = 64 << 10;
 
 /// The supervisor's end, and what becomes the worker's standard input.
 pub fn pair() -> io::Result<(UnixStream, Stdio)> {
@@ -25,21 +24,11 @@ pub fn pair() -> io::Result<(UnixStream, Stdio)> {
 
 /// Calls `heard` for each report until the worker is gone. Lines that are no reports are skipped: the end of a killed worker's last one is missing.
 pub fn listen(stream: UnixStream, mut heard: impl FnMut(Figures)) {
-    let mut reader = BufReader::new(stream);
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        match reader.by_ref().take(LINE_BYTES_MAX).read_until(b'\n', &mut line) {
-            Ok(0) => return,
-            Ok(_) => {
-                if let Ok(figures) = serde_json::from_slice(&line) {
-                    heard(figures);
-                }
-            }
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(_) => return,
+    each_line(stream, |line| {
+        if let Ok(figures) = serde_json::from_slice(line) {
+            heard(figures);
         }
-    }
+    });
 }
 
 /// The worker's end.

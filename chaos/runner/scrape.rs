@@ -48,7 +48,7 @@ impl Scraped {
     }
 }
 
-/// Of Prometheus' text. The sum over all durabilities is a series of its own, without a label.
+/// Of Prometheus' text.
 fn counters(text: &str) -> Counters {
     let mut counters = Counters::default();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
@@ -74,12 +74,12 @@ mod tests {
     fn counters_of_all_series_are_summed() {
         let text = "# HELP streamshield_checkpoints_total x\nstreamshield_checkpoints_total{durability=\"remote\"} 3\n\
                     streamshield_checkpoints_total{durability=\"local\"} 2\nstreamshield_followers_diverged_total{region=\"s0/1\"} 1\n\
-                    streamshield_followers_diverged_total{region=\"s0/2\"} 1\nstreamshield_checkpoints_total 5\nstreamshield_other 9\n";
-        let expected = Counters { checkpoints_remote: 3.0, checkpoints_local: 2.0, checkpoints_failed: 0.0, diverged: 2.0 };
+                    streamshield_followers_diverged_total{region=\"s0/2\"} 1\nstreamshield_checkpoints_failed_total 1\nstreamshield_other 9\n";
+        let expected = Counters { checkpoints_remote: 3.0, checkpoints_local: 2.0, checkpoints_failed: 1.0, diverged: 2.0 };
         assert_eq!(counters(text), expected);
         let mut scraped = Scraped::default();
         scraped.lives.insert(("w1".into(), 1), expected);
         scraped.lives.insert(("w1".into(), 2), expected);
-        assert_eq!((scraped.checkpoints(), scraped.diverged()), ((10, 6), 4));
+        assert_eq!((scraped.checkpoints(), scraped.diverged()), ((12, 6), 4));
     }
 }

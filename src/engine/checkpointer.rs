@@ -211,7 +211,6 @@ impl Checkpointer {
             }
             Ok(None) => self.end(job),
             Ok(Some((request, saved))) => {
-                metrics::counter!("streamshield_checkpoints_total").increment(1);
                 tracing::debug!(region = %job.region, epoch = request.epoch.0, bytes = saved.bytes, uploaded = saved.bytes_uploaded, seconds = saved.seconds, durability = ?saved.durability, "checkpoint");
                 self.progress.checkpointed(job.region, request.epoch.0, saved.durability, self.clock.wall_ms());
                 let record = ControlRecord::CheckpointDone {

@@ -73,6 +73,7 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Unit::Count,
         "Followers whose digest differed from the owner's: rebuilt, never promoted, and an alarm",
     ),
+    ("streamshield_checkpoints_failed_total", Kind::Counter, Unit::Count, "Region checkpoints that could be saved nowhere"),
     ("streamshield_checkpoint_epoch", Kind::Gauge, Unit::Count, "Epoch of the newest checkpoint of a region that this worker owns"),
     ("streamshield_checkpoint_age_seconds", Kind::Gauge, Unit::Seconds, "Age of the newest checkpoint of a region that this worker owns"),
     (
@@ -81,8 +82,6 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Unit::Count,
         "Of the newest checkpoint of a region: 2 in the store, 1 in the local folder only, 0 there is none",
     ),
-    ("streamshield_state_delta_apply_seconds", Kind::Histogram, Unit::Seconds, "Time of a standby to apply a delta"),
-    ("streamshield_state_delta_applied_bytes_total", Kind::Counter, Unit::Bytes, "Deltas that standbys have applied"),
     (
         "streamshield_latency_p50_seconds",
         Kind::Gauge,
@@ -201,6 +200,12 @@ mod process {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_metric_is_described_once() {
+        let names: std::collections::BTreeSet<&str> = METRICS.iter().map(|(name, ..)| *name).collect();
+        assert_eq!(names.len(), METRICS.len());
+    }
 
     #[test]
     fn names_follow_the_prometheus_rules() {

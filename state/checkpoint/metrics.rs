@@ -1,4 +1,6 @@
 //! Metrics of region checkpoints, by the rules of Prometheus: base units, `_total` for counters.
+//!
+//! Each save that succeeded is counted here, by where it came to lie. One that failed is counted by whoever asked for it: making the copy that is saved fails as well.
 
 use crate::names::region_folder;
 use ::metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
@@ -14,7 +16,6 @@ pub fn describe_metrics() {
         "Time to save a region checkpoint, by where it came to lie"
     );
     describe_counter!("streamshield_checkpoints_total", Unit::Count, "Region checkpoints saved, by where they came to lie");
-    describe_counter!("streamshield_checkpoints_failed_total", Unit::Count, "Region checkpoints that could be saved nowhere");
     describe_counter!("streamshield_checkpoint_bytes_total", Unit::Bytes, "Bytes of region checkpoints that were uploaded");
     describe_counter!(
         "streamshield_checkpoint_reused_bytes_total",
@@ -78,10 +79,6 @@ pub(crate) fn last_remote(region: RegionId, created_ms: i64) {
 
 pub(crate) fn local_waiting(region: RegionId, count: usize) {
     gauge!("streamshield_checkpoint_local", "region" => region_folder(region)).set(count as f64);
-}
-
-pub(crate) fn save_failed() {
-    counter!("streamshield_checkpoints_failed_total").increment(1);
 }
 
 pub(crate) fn upload_failed() {

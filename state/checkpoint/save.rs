@@ -69,10 +69,7 @@ impl ObjectCheckpoints {
             match self.block_on(shared.upload(manifest.clone(), &files)) {
                 Ok(uploaded) => return Ok(saved(&uploaded.manifest, Durability::Remote, uploaded.bytes_uploaded)),
                 // Files that cannot be read cannot be linked either.
-                Err(error) if error.failure == Failure::Disk => {
-                    metrics::save_failed();
-                    return Err(error.into());
-                }
+                Err(error) if error.failure == Failure::Disk => return Err(error.into()),
                 Err(error) => {
                     metrics::upload_failed();
                     error
@@ -89,15 +86,11 @@ impl ObjectCheckpoints {
                     Ok(saved(&manifest, Durability::Local, 0))
                 }
                 Err(error) => {
-                    metrics::save_failed();
                     let message = format!("{problem}; and the local folder: {error}");
                     Err(CheckpointError { kind: CheckpointErrorKind::Retry, message })
                 }
             },
-            None => {
-                metrics::save_failed();
-                Err(problem.into())
-            }
+            None => Err(problem.into()),
         }
     }
 }

@@ -3,13 +3,15 @@
 use super::{Stage, TIMEOUT, WORKERS, owner_of};
 use anyhow::{Context, Result, ensure};
 use rdkafka::message::Message;
-use std::collections::BTreeMap;
+use regex::Regex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::Epoch;
 use streamshield_tests::support::broker::Broker;
 use streamshield_tests::support::client::{Input, Output, create_topic, ends, read_json, topics};
 use streamshield_tests::support::cluster::Workers;
+use streamshield_tests::support::http;
 use streamshield_tests::support::job::{Job, kafka_table};
 use streamshield_tests::support::streamshield::call;
 
@@ -26,6 +28,18 @@ fn positions(servers: &str, job: &str) -> Result<BTreeMap<u32, BTreeMap<Epoch, i
         })?;
     }
     Ok(positions)
+}
+
+/// The names of the labels of each metric's series, of Prometheus' text.
+fn label_sets(metrics: &str) -> Result<BTreeMap<&str, BTreeSet<BTreeSet<&str>>>> {
+    let label = Regex::new("[{,]([a-z_]+)=\"")?;
+    let mut sets: BTreeMap<&str, BTreeSet<BTreeSet<&str>>> = BTreeMap::new();
+    for line in metrics.lines().filter(|line| !line.starts_with('#') && !line.is_empty()) {
+        let name = line.split(['{', ' ']).next().unwrap_or_default();
+        let labels = label.captures_iter(line).filter_map(|found| Some(found.get(1)?.as_str())).collect();
+        sets.entry(name).or_default().insert(labels);
+    }
+    Ok(sets)
 }
 
 #[test]
@@ -59,6 +73,12 @@ fn a_lost_region_comes_back_from_its_checkpoint_and_the_exchange_is_trimmed_only
         ensure!(position.is_some_and(|position| end.low <= position), "{name}: trimmed up to {}, checkpoint at {position:?}", end.low);
     }
     let victim = owner_of(&status, "s1/0")?;
+    let (_, metrics) = http::get(stage.workers.worker(&victim)?.http, "/metrics")?;
+    let labels = label_sets(&metrics)?;
+    let mixed: Vec<_> = labels.iter().filter(|(_, sets)| sets.len() > 1).collect();
+    ensure!(mixed.is_empty(), "metrics whose series can't be added up, because their labels differ: {mixed:?}");
+    let of_checkpoints = labels.get("streamshield_checkpoints_total").context("an owner whose region was trimmed has made a checkpoint")?;
+    ensure!(of_checkpoints.contains(&BTreeSet::from(["durability"])), "{of_checkpoints:?}");
     stage.workers.kill(&victim)?;
     stage.wait_output_of_now()?;
     stage.workers.start(&victim)?;

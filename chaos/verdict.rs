@@ -16,7 +16,6 @@ use crate::journal::{
 };
 use crate::plan::{Aggregate, Invariant, Metric, Mode, Phase, Threshold};
 use serde::{Deserialize, Serialize};
-use streamshield_faults::Family;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -194,11 +193,7 @@ fn fault_summaries(journal: &Journal) -> Vec<FaultSummary> {
 }
 
 fn family_of(fault: &str) -> String {
-    streamshield_faults::catalogue().iter().find(|spec| spec.name == fault).map_or(String::new(), |spec| family_name(spec.family))
-}
-
-pub(crate) fn family_name(family: Family) -> String {
-    serde_json::to_value(family).ok().and_then(|name| name.as_str().map(str::to_string)).unwrap_or_default()
+    streamshield_faults::catalogue().iter().find(|spec| spec.name == fault).map_or(String::new(), |spec| spec.family.to_string())
 }
 
 /// None: the run had no such phase.

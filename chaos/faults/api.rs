@@ -1,7 +1,11 @@
 //! What a fault is to those who plan and run faults.
+//!
+//! [`Target`] and [`Role`] are what a plan's file holds: their comments are descriptions in the published JSON Schema of plans.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 /// Kinds of faults, as plans and reports group them.
@@ -16,11 +20,11 @@ pub enum Family {
     Data,
 }
 
-/// What a fault may be aimed at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+/// Roles that a fault may be aimed at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
-    /// A worker by name (`w1`), or drawn at random.
+    /// Any worker.
     Worker,
     /// The worker that owns a region.
     Active,
@@ -31,21 +35,52 @@ pub enum Role {
     AllWorkers,
     Broker,
     AllBrokers,
-    /// The leader of the control topic's partition, or of the transaction coordinator.
+    /// The broker that leads the control topic, or coordinates transactions.
     Coordinator,
-    /// The object store or HDFS of the checkpoints.
+    /// The store of the checkpoints.
     Store,
     /// The input topics.
     Input,
 }
 
-/// One target of a plan. `name` is a worker, a broker's number or a region, where the role leaves a choice; none means drawn from the seed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+/// What a fault is aimed at.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Target {
+    /// A role, such as `active`: the worker that owns a region.
     pub role: Role,
+    /// A worker (`w1`), a broker's number or a region (`s1/0`), where the role leaves a choice. Default: drawn from the seed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
+}
+
+/// As plans write it.
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// As plans write it.
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
+/// For people: the role, and the name if there is one.
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.name {
+            Some(name) => write!(f, "{} {name}", self.role),
+            None => self.role.fmt(f),
+        }
+    }
+}
+
+/// Roles as a list for people.
+pub fn role_names(roles: &[Role]) -> String {
+    roles.iter().map(Role::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// What a parameter of a fault may be.

@@ -26,7 +26,9 @@ pub mod faults;
 pub mod stage;
 mod values;
 
-pub use api::{DEFAULT_LIMIT, Family, Fault, FaultError, FaultSpec, Fired, Parameter, ParameterKind, Parameters, Role, Target, Value};
+pub use api::{
+    DEFAULT_LIMIT, Family, Fault, FaultError, FaultSpec, Fired, Parameter, ParameterKind, Parameters, Role, Target, Value, role_names,
+};
 pub use faults::{StageFault, build, catalogue, find};
 pub use stage::{BrokerView, DataFeed, JobFile, Stage, StageEvent, StageEventKind, StoreKind, Topology, WorkerView};
 pub use values::{BuildError, check_value};

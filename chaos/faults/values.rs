@@ -3,7 +3,7 @@
 //! They are checked when a fault is built, long before it is injected: a plan that names a parameter that is not there, or a value that it can't have, fails
 //! before anything was started.
 
-use crate::api::{FaultSpec, Parameter, ParameterKind, Parameters, Value};
+use crate::api::{FaultSpec, Parameter, ParameterKind, Parameters, Role, Value};
 use std::time::Duration;
 
 /// What is wrong with a step of a plan.
@@ -18,7 +18,7 @@ pub enum BuildError {
     #[error("{fault}: {name}: {reason}")]
     BadValue { fault: &'static str, name: &'static str, reason: String },
     #[error("{fault} can't be aimed at {role}; it can be aimed at {known}")]
-    BadTarget { fault: &'static str, role: String, known: String },
+    BadTarget { fault: &'static str, role: Role, known: String },
     #[error("{fault}: target {name:?}: {reason}")]
     BadTargetName { fault: &'static str, name: String, reason: &'static str },
 }

@@ -1,11 +1,11 @@
 //! What a schema can't know of a plan: whether its faults exist, can be aimed where they are, and whether its promises can ever be looked at.
 
-use super::{Aim, AimRole, Metric, Mode, Parameter, Phase, Plan, ProbeKind, Start, Step, Store, Threshold};
+use super::{Metric, Mode, Parameter, Phase, Plan, ProbeKind, Start, Step, Store, Threshold};
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
-use streamshield_faults::{Family, FaultSpec, Role, Value, check_value};
+use streamshield_faults::{Family, FaultSpec, Role, Target, Value, check_value, role_names};
 use streamshield_files::problem::{Problem, Problems, SourceFile, did_you_mean};
 use streamshield_files::schema::{key_place, place};
 use streamshield_files::yaml::{Node, Value as Tree};
@@ -217,7 +217,7 @@ impl Check<'_> {
         }
     }
 
-    fn fault(&mut self, name: &str, target: Option<&Aim>, with: &BTreeMap<String, Parameter>, may_last: bool, path: &[&str]) {
+    fn fault(&mut self, name: &str, target: Option<&Target>, with: &BTreeMap<String, Parameter>, may_last: bool, path: &[&str]) {
         let Some(spec) = self.catalogue.iter().find(|spec| spec.name == name) else {
             let hint = match did_you_mean(name, self.catalogue.iter().map(|spec| spec.name)) {
                 Some(near) => format!("did you mean `{near}`?"),
@@ -270,28 +270,27 @@ impl Check<'_> {
         }
     }
 
-    fn target(&mut self, spec: &FaultSpec, target: Option<&Aim>, path: &[&str]) {
+    fn target(&mut self, spec: &FaultSpec, target: Option<&Target>, path: &[&str]) {
         let Some(aim) = target else { return };
         let inside = extended(path, "target");
-        if !spec.targets.contains(&aim.role.role()) {
-            let known = spec.targets.iter().map(|role| role_name(*role)).collect::<Vec<_>>().join(", ");
+        if !spec.targets.contains(&aim.role) {
             self.error(
-                format!("`{}` can't be aimed at `{}`", spec.name, role_name(aim.role.role())),
+                format!("`{}` can't be aimed at `{}`", spec.name, aim.role),
                 &extended(&inside, "role"),
-                format!("it can be aimed at {known}"),
+                format!("it can be aimed at {}", role_names(spec.targets)),
             );
             return;
         }
         let Some(name) = &aim.name else { return };
         let topology = &self.plan.topology;
         let reason = match aim.role {
-            AimRole::Worker => (!topology.worker_names().contains(name))
+            Role::Worker => (!topology.worker_names().contains(name))
                 .then(|| format!("there is no worker `{name}`: they are {}", topology.worker_names().join(", "))),
-            AimRole::Broker => {
+            Role::Broker => {
                 let is_one = name.parse::<u32>().is_ok_and(|number| (1..=topology.brokers).contains(&number));
                 (!is_one).then(|| format!("there is no broker `{name}`: they are 1 to {}", topology.brokers))
             }
-            AimRole::Active | AimRole::Follower | AimRole::Taker => {
+            Role::Active | Role::Follower | Role::Taker => {
                 let region = name.strip_prefix('s').and_then(|rest| rest.split_once('/'));
                 let partition =
                     region.filter(|(stage, _)| stage.parse::<u32>().is_ok()).and_then(|(_, partition)| partition.parse::<u32>().ok());
@@ -303,7 +302,7 @@ impl Check<'_> {
                     Some(_) => None,
                 }
             }
-            _ => Some(format!("`{}` is not several of which one could be named", role_name(aim.role.role()))),
+            _ => Some(format!("`{}` is not several of which one could be named", aim.role)),
         };
         if let Some(reason) = reason {
             self.error(reason, &extended(&inside, "name"), "leave `name` out to have it drawn from the seed");
@@ -441,26 +440,5 @@ fn never_evaluated(plan: &Plan, metric: Metric, condition: &Threshold) -> Option
         }
         (Metric::CheckpointSuccess, _) if plan.topology.store == Store::None => never("there is no store", "set `topology.store`"),
         _ => None,
-    }
-}
-
-fn role_name(role: Role) -> String {
-    serde_json::to_value(role).ok().and_then(|name| name.as_str().map(str::to_string)).unwrap_or_default()
-}
-
-impl AimRole {
-    pub fn role(self) -> Role {
-        match self {
-            AimRole::Worker => Role::Worker,
-            AimRole::Active => Role::Active,
-            AimRole::Follower => Role::Follower,
-            AimRole::Taker => Role::Taker,
-            AimRole::AllWorkers => Role::AllWorkers,
-            AimRole::Broker => Role::Broker,
-            AimRole::AllBrokers => Role::AllBrokers,
-            AimRole::Coordinator => Role::Coordinator,
-            AimRole::Store => Role::Store,
-            AimRole::Input => Role::Input,
-        }
     }
 }

@@ -26,6 +26,7 @@ pub use threshold::{Aggregate, Comparison, Metric, Phase, Threshold};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use streamshield_faults::Target;
 
 /// A plan of faults and the promise that must hold while they happen.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -238,7 +239,7 @@ pub struct Step {
     pub fault: Option<String>,
     /// What it is aimed at. Default: the usual target of the fault, drawn from the seed.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub target: Option<Aim>,
+    pub target: Option<Target>,
     /// Parameters of the fault.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub with: BTreeMap<String, Parameter>,
@@ -265,40 +266,6 @@ pub struct Step {
     /// Nothing is broken for this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause: Option<Time>,
-}
-
-/// What a fault is aimed at.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Aim {
-    /// A role, such as `active`: the worker that owns a region.
-    pub role: AimRole,
-    /// A worker (`w1`), a broker's number or a region (`s1/0`), where the role leaves a choice. Default: drawn from the seed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub name: Option<String>,
-}
-
-/// Roles that a fault may be aimed at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AimRole {
-    /// Any worker.
-    Worker,
-    /// The worker that owns a region.
-    Active,
-    /// A worker that follows a region.
-    Follower,
-    /// The worker that is taking a region over.
-    Taker,
-    AllWorkers,
-    Broker,
-    AllBrokers,
-    /// The broker that leads the control topic, or coordinates transactions.
-    Coordinator,
-    /// The store of the checkpoints.
-    Store,
-    /// The input topics.
-    Input,
 }
 
 /// A parameter as it was written; its kind depends on the fault.
@@ -340,7 +307,7 @@ pub struct Candidate {
     pub fault: String,
     /// What it is aimed at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub target: Option<Aim>,
+    pub target: Option<Target>,
     /// Parameters of the fault.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub with: BTreeMap<String, Parameter>,

@@ -2,12 +2,11 @@
 
 use super::shared::Shared;
 use crate::journal::{Entry, Injection, InjectionOutcome};
-use crate::plan::{Aim, AimRole, Candidate};
-use crate::verdict::family_name;
+use crate::plan::Candidate;
 use rand_chacha::ChaCha8Rng;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use streamshield_faults::{FaultError, FaultSpec, Fired, Parameters, StageFault, Target, Value, build, find};
+use streamshield_faults::{FaultError, FaultSpec, Fired, Parameters, Role, StageFault, Target, Value, build, find};
 
 /// A target that is not there now may be in a moment: nobody follows a region right after a take-over.
 const TARGET_PATIENCE: Duration = Duration::from_secs(10);
@@ -29,7 +28,7 @@ pub(super) fn inject(shared: &Shared<'_>, due: Due<'_>) {
     let Some(spec) = find(&due.candidate.fault) else { return };
     let id = begin(shared, spec, &due);
     let mut random = due.random;
-    let fault = build(spec.name, &parameters(due.candidate), target(due.candidate).as_ref(), &mut random);
+    let fault = build(spec.name, &parameters(due.candidate), due.candidate.target.as_ref(), &mut random);
     let mut fault = match fault {
         Ok(fault) => fault,
         Err(error) => return end(shared, id, InjectionOutcome::Failed(error.to_string()), Fired::default()),
@@ -72,11 +71,8 @@ fn begin(shared: &Shared<'_>, spec: &FaultSpec, due: &Due<'_>) -> u32 {
         id,
         step: due.step,
         fault: spec.name.into(),
-        family: family_name(spec.family),
-        target: due.candidate.target.as_ref().map_or("usual".into(), |aim| {
-            let role = serde_json::to_value(aim.role).ok().and_then(|role| role.as_str().map(str::to_string)).unwrap_or_default();
-            aim.name.as_ref().map_or(role.clone(), |name| format!("{role} {name}"))
-        }),
+        family: spec.family.to_string(),
+        target: due.candidate.target.as_ref().map_or("usual".into(), Target::to_string),
         parameters: due.candidate.with.iter().map(|(name, value)| (name.clone(), value.0.clone())).collect(),
         from_ms: shared.now_ms(),
         to_ms: None,
@@ -132,7 +128,7 @@ fn undo(shared: &Shared<'_>, spec: &FaultSpec, id: u32, fault: &mut StageFault) 
 pub(super) fn rebuild_all_state(shared: &Shared<'_>) {
     let candidate = Candidate {
         fault: "storage.delete_state".into(),
-        target: Some(Aim { role: AimRole::AllWorkers, name: None }),
+        target: Some(Target { role: Role::AllWorkers, name: None }),
         with: BTreeMap::new(),
     };
     let step = shared.plan.method.len();
@@ -141,10 +137,6 @@ pub(super) fn rebuild_all_state(shared: &Shared<'_>) {
 
 fn parameters(candidate: &Candidate) -> Parameters {
     candidate.with.iter().map(|(name, value)| (name.clone(), Value::Text(value.0.clone()))).collect()
-}
-
-fn target(candidate: &Candidate) -> Option<Target> {
-    candidate.target.as_ref().map(|aim| Target { role: aim.role.role(), name: aim.name.clone() })
 }
 
 fn shown(fired: &Fired) -> String {

@@ -22,6 +22,8 @@ pub(crate) const APIS: [&str; 9] = [
 const WORKERS: &[Role] = &[Role::Active, Role::Worker, Role::Follower, Role::AllWorkers];
 const ONE_WORKER: &[Role] = &[Role::Active, Role::Worker, Role::Follower];
 const LINKS: &[Role] = &[Role::Active, Role::Worker, Role::Follower, Role::AllWorkers, Role::Broker, Role::Coordinator, Role::AllBrokers];
+const LINKS_AND_STORE: &[Role] =
+    &[Role::Active, Role::Worker, Role::Follower, Role::AllWorkers, Role::Broker, Role::Coordinator, Role::AllBrokers, Role::Store];
 const ONE_BROKER: &[Role] = &[Role::Broker, Role::Coordinator];
 const STORE: &[Role] = &[Role::Store];
 const INPUT: &[Role] = &[Role::Input];
@@ -145,7 +147,7 @@ static CATALOGUE: [FaultSpec; 46] = [
             DIRECTION,
             BROKER,
         ],
-        &[Role::Active, Role::Worker, Role::Follower, Role::AllWorkers, Role::Broker, Role::Coordinator, Role::AllBrokers, Role::Store],
+        LINKS_AND_STORE,
         true,
     ),
     spec(
@@ -153,7 +155,7 @@ static CATALOGUE: [FaultSpec; 46] = [
         Family::Network,
         "bytes arrive at a bounded rate",
         &[parameter("rate", ParameterKind::Bytes, "128 KiB", "per second and connection"), DIRECTION, BROKER],
-        &[Role::Active, Role::Worker, Role::Follower, Role::AllWorkers, Role::Broker, Role::Coordinator, Role::AllBrokers, Role::Store],
+        LINKS_AND_STORE,
         true,
     ),
     spec(

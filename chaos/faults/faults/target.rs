@@ -1,6 +1,6 @@
 //! From a role to those who have it at this moment.
 
-use crate::api::{FaultError, FaultSpec, Role, Target};
+use crate::api::{FaultError, FaultSpec, Role, Target, role_names};
 use crate::stage::{EMBEDDED_BROKER, Stage, admin, process_state};
 use crate::values::{BuildError, Given};
 use rand::seq::IndexedRandom;
@@ -19,8 +19,7 @@ pub(crate) struct Setup {
 /// Whether a fault can ever be aimed so.
 pub(crate) fn check(spec: &'static FaultSpec, target: &Target) -> Result<(), BuildError> {
     if !spec.targets.contains(&target.role) {
-        let known = spec.targets.iter().map(|role| role_name(*role)).collect::<Vec<_>>().join(", ");
-        return Err(BuildError::BadTarget { fault: spec.name, role: role_name(target.role), known });
+        return Err(BuildError::BadTarget { fault: spec.name, role: target.role, known: role_names(spec.targets) });
     }
     let Some(name) = &target.name else { return Ok(()) };
     let wrong = |reason| Err(BuildError::BadTargetName { fault: spec.name, name: name.clone(), reason });
@@ -33,11 +32,6 @@ pub(crate) fn check(spec: &'static FaultSpec, target: &Target) -> Result<(), Bui
         Role::AllWorkers | Role::AllBrokers | Role::Store | Role::Input | Role::Coordinator => wrong("this role leaves no choice"),
         _ => Ok(()),
     }
-}
-
-/// As plans write it.
-pub(crate) fn role_name(role: Role) -> String {
-    serde_json::to_value(role).ok().and_then(|value| value.as_str().map(str::to_owned)).unwrap_or_default()
 }
 
 fn is_worker_name(name: &str) -> bool {
@@ -64,15 +58,14 @@ impl Setup {
                 let region = self.region(&stage.cluster_status()?, |region| !region.followers.is_empty())?;
                 region.followers.choose(&mut self.random).map(|follower| follower.worker.clone()).into_iter().collect()
             }
-            role => return Err(FaultError::NoTarget(format!("{} is no worker", role_name(role)))),
+            role => return Err(FaultError::NoTarget(format!("{role} is no worker"))),
         };
         // The view of the job may name one that has died meanwhile.
         let views = stage.workers()?.views();
         let chosen: Vec<String> =
             chosen.into_iter().filter(|name| views.iter().any(|view| view.name == *name && view.pid.is_some())).collect();
         if chosen.is_empty() {
-            let name = self.target.name.as_ref().map(|name| format!(" {name}")).unwrap_or_default();
-            return Err(FaultError::NoTarget(format!("no living worker is {}{name}", role_name(self.target.role))));
+            return Err(FaultError::NoTarget(format!("no living worker is {}", self.target)));
         }
         Ok(chosen)
     }
@@ -88,7 +81,7 @@ impl Setup {
         let named = |region: &&RegionView| self.target.name.as_ref().is_none_or(|name| *name == region.region);
         let regions: Vec<&RegionView> = status.regions.iter().filter(named).filter(|region| wanted(region)).collect();
         let chosen = regions.choose(&mut self.random).map(|region| (*region).clone());
-        chosen.ok_or_else(|| FaultError::NoTarget(format!("no region has what is meant by {}", role_name(self.target.role))))
+        chosen.ok_or_else(|| FaultError::NoTarget(format!("no region has what is meant by {}", self.target.role)))
     }
 
     /// The one broker that is meant.

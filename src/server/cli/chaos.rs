@@ -16,7 +16,7 @@ use streamshield_chaos::plan::{self, SourcePlan};
 use streamshield_chaos::runner::{Request, Watcher};
 use streamshield_chaos::verdict::Outcome;
 use streamshield_chaos::{gate, report, runner};
-use streamshield_faults::{FaultSpec, ParameterKind, catalogue};
+use streamshield_faults::{FaultSpec, ParameterKind, catalogue, role_names};
 use streamshield_files::units;
 
 /// Without a terminal, so often a line of figures is enough.
@@ -299,9 +299,8 @@ fn list(json: bool) -> u8 {
         return ExitStatus::Ok as u8;
     }
     for spec in catalogue() {
-        let targets: Vec<String> = spec.targets.iter().map(plain).collect();
         println!("{:<26} {}{}", spec.name, spec.about, if spec.lasts { "" } else { " (over at once)" });
-        println!("{:<26}   at: {}", "", targets.join(", "));
+        println!("{:<26}   at: {}", "", role_names(spec.targets));
         for parameter in spec.parameters {
             let default = parameter.default.map_or("must be given".to_string(), |default| format!("default {default}"));
             println!("{:<26}   {}: {}, {default}; {}", "", parameter.name, kind(parameter.kind), parameter.about);
@@ -320,11 +319,6 @@ fn fault_json(spec: &FaultSpec) -> serde_json::Value {
     serde_json::json!({
         "name": spec.name, "family": spec.family, "about": spec.about, "lasts": spec.lasts, "targets": spec.targets, "parameters": parameters,
     })
-}
-
-/// As plans write it.
-fn plain(role: &streamshield_faults::Role) -> String {
-    serde_json::to_value(role).ok().and_then(|name| name.as_str().map(str::to_string)).unwrap_or_default()
 }
 
 fn kind(kind: ParameterKind) -> String {

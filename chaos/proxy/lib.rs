@@ -36,7 +36,7 @@
 //! ```
 //! - [`KafkaProxy`], [`HttpProxy`] and [`TcpProxy`] deref to [`Link`], which has what is common: [`Link::set`],
 //!   [`Link::set_both`], [`Link::set_door`], [`Link::set_flapping`], [`Link::set_reset_share`], [`Link::reset_connections`],
-//!   [`Link::set_upstream`], [`Link::heal`], [`Link::counters`], [`Link::wait_for`].
+//!   [`Link::heal`], [`Link::counters`], [`Link::wait_for`].
 //! - A rule lives as long as its handle: dropping it takes the rule away and releases what it holds. Dropping a proxy ends its
 //!   connections and its port. So undoing a fault is dropping its handle, also on a panic.
 //! - [`StrayCommit`] sets the example above up by itself, over several proxies.

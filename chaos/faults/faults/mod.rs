@@ -27,7 +27,7 @@ mod transactions;
 
 pub use catalogue::{CRASH_POINTS, catalogue, find};
 
-use crate::api::{Fault, FaultError, FaultSpec, Fired, Parameters, Target};
+use crate::api::{Fault, FaultError, Fired, Parameters, Target};
 use crate::stage::Stage;
 use crate::values::{BuildError, Given};
 use rand::{RngCore, SeedableRng};
@@ -124,9 +124,4 @@ impl Evidence {
 /// Undone before, or never injected.
 pub(crate) fn nothing() -> Result<Fired, FaultError> {
     Ok(Fired::default())
-}
-
-/// For the words of a refusal: entries whose target or parameters are looked at by others.
-pub fn spec_of(name: &str) -> Result<&'static FaultSpec, BuildError> {
-    find(name).ok_or_else(|| BuildError::UnknownFault { name: name.into(), nearest: nearest(name) })
 }

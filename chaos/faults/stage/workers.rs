@@ -221,11 +221,6 @@ impl Workers {
         found.ok_or_else(|| FaultError::Harness(anyhow::anyhow!("worker {name} was not started again within {timeout:?}")))
     }
 
-    /// Waits until a worker has died more often than this; false when the time is over first.
-    pub fn wait_deaths_above(&self, name: &str, deaths: u64, timeout: Duration) -> bool {
-        self.wait_for(timeout, |state| state.slots.get(name).filter(|slot| slot.deaths > deaths).map(drop)).is_some()
-    }
-
     fn wait_for<T>(&self, timeout: Duration, mut wanted: impl FnMut(&State) -> Option<T>) -> Option<T> {
         let deadline = Instant::now() + timeout;
         let mut state = self.shared.lock();

@@ -232,11 +232,6 @@ impl Link {
         self.shared.reset_all()
     }
 
-    /// For connections to come.
-    pub fn set_upstream(&self, upstream: SocketAddr) {
-        self.change(|settings| settings.upstream = upstream);
-    }
-
     pub fn upstream(&self) -> SocketAddr {
         self.shared.settings.borrow().upstream
     }

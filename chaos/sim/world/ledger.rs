@@ -108,11 +108,6 @@ impl Ledger {
         }
         entries
     }
-
-    /// Messages of transactions that are open.
-    pub fn open_messages(&self) -> usize {
-        self.producers.values().map(|producer| producer.open.len()).sum()
-    }
 }
 
 /// The messages of a batch that a client of the simulation has written (never compressed).

@@ -8,11 +8,10 @@ use parking_lot::Mutex;
 use rdkafka::message::Message;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Incarnation, RegionId};
+use streamshield_tests::support::background::Background;
 use streamshield_tests::support::client::{Output, topics};
 
 /// A region's change of hands.
@@ -40,8 +39,7 @@ struct Seen {
 /// Follows until it is dropped.
 pub struct Commits {
     seen: Arc<Mutex<Seen>>,
-    stop: Arc<AtomicBool>,
-    threads: Vec<JoinHandle<Result<()>>>,
+    threads: Vec<Background<()>>,
 }
 
 /// Pauses between two epochs of one owner that are remembered: enough for a quantile.
@@ -50,25 +48,23 @@ const REGULAR_MAX: usize = 100_000;
 impl Commits {
     pub fn follow(servers: &str, job: &str) -> Result<Commits> {
         let seen: Arc<Mutex<Seen>> = Arc::default();
-        let stop = Arc::new(AtomicBool::new(false));
         let mut threads = Vec::new();
         for topic in topics(servers)?.into_iter().filter(|topic| topic.starts_with(job) && topic.ends_with("-changelog")) {
             let mut output = Output::follow(servers, &topic)?;
-            let (seen, stopped) = (seen.clone(), stop.clone());
-            let follow = move || {
+            let seen = seen.clone();
+            threads.push(Background::start("commits", move |stop| {
                 output.visit_until(Duration::MAX, &mut |message, _| {
                     if let Some(message) = message.filter(|message| message.key() == Some(b"epoch"))
                         && let Ok(record) = EpochRecord::decode(message.payload().unwrap_or_default())
                     {
                         seen.lock().take(&record);
                     }
-                    stopped.load(Ordering::Relaxed)
+                    stop.is_wanted()
                 })
-            };
-            threads.push(std::thread::Builder::new().name("commits".into()).spawn(follow)?);
+            })?);
         }
         anyhow::ensure!(!threads.is_empty(), "job {job} has no changelogs");
-        Ok(Commits { seen, stop, threads })
+        Ok(Commits { seen, threads })
     }
 
     /// The changes since the last call.
@@ -101,9 +97,9 @@ impl Seen {
 
 impl Drop for Commits {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        for thread in self.threads.drain(..) {
-            if let Ok(Err(error)) = thread.join() {
+        self.threads.iter().for_each(Background::stop);
+        for thread in &mut self.threads {
+            if let Err(error) = thread.finish() {
                 println!("a reader of a changelog failed: {error:#}");
             }
         }

@@ -19,13 +19,12 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use streamshield_core::status::{ClusterStatus, Takeover};
-use streamshield_tests::load::feeder::wall_ms;
-use streamshield_tests::support::bids::parse_time;
 use streamshield_tests::support::client::{Output, topics};
 use streamshield_tests::support::figures::{self, quantile};
 use streamshield_tests::support::http::free_address;
 use streamshield_tests::support::process::Process;
 use streamshield_tests::support::streamshield::{binary, call};
+use streamshield_workload::time::{parse_time, wall_ms};
 
 const EXAMPLE: &str = "examples/failover.yaml";
 const LISTEN: &str = "127.0.0.1:19192";
@@ -152,7 +151,7 @@ impl Demo {
             if let (true, Ok(output)) = (is_there, Output::follow(servers, TOPIC)) {
                 return Ok(output);
             }
-            ensure!(self.supervisor.wait(Duration::from_millis(100))?.is_none(), "the job has ended");
+            ensure!(self.supervisor.wait(Duration::from_millis(100)).is_none(), "the job has ended");
             ensure!(Instant::now() < deadline, "no output in {START_TIMEOUT:?}");
         }
     }

@@ -62,9 +62,9 @@ impl Engine {
                     let (key, value) = setting.split_once('=').context("BENCH_JOB_SETTINGS is key=value,…")?;
                     job = job.set(key, value);
                 }
-                let mut run = Runner::new(folder).start(&job)?;
+                let run = Runner::new(folder).start(&job)?;
                 observe(run.process.pid)?;
-                expect_good_end(&mut run.process, name)
+                expect_good_end(&run.process, name)
             }
             Engine::Flink => flink(name, sql, folder, observe),
         }
@@ -84,12 +84,12 @@ fn flink(name: &str, sql: &str, folder: &Path, observe: impl FnOnce(u32) -> Resu
     std::fs::write(&file, sql)?;
     let mut command = Command::new(figures::root().join("scripts").join("flink.sh"));
     command.arg("run").arg(&file).arg(folder.join(format!("{name}-flink")));
-    let mut process = Process::start(command, folder, &format!("{name}-flink-log"))?;
+    let process = Process::start(command, folder, &format!("{name}-flink-log"))?;
     observe(process.pid)?;
-    expect_good_end(&mut process, name)
+    expect_good_end(&process, name)
 }
 
-fn expect_good_end(process: &mut Process, name: &str) -> Result<Ended> {
+fn expect_good_end(process: &Process, name: &str) -> Result<Ended> {
     let ended = process.expect_end(TIMEOUT)?;
     ensure!(ended.status.success(), "{name}: {}\n{}", ended.status, process.last_words());
     Ok(ended)

@@ -10,15 +10,14 @@ use anyhow::{Result, ensure};
 use rdkafka::message::Message;
 use serde_json::{Value, json};
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use streamshield_tests::support::bids::{parse_time, time_text};
+use streamshield_tests::support::background::{Background, Stop};
 use streamshield_tests::support::client::{Input, Output, create_topic};
 use streamshield_tests::support::figures;
 use streamshield_tests::support::job::{Job, kafka_table};
-use streamshield_tests::support::seed::mix;
 use streamshield_tests::support::streamshield::Runner;
+use streamshield_workload::schedule::mix;
+use streamshield_workload::time::{parse_time, time_text};
 
 const KEYS: u64 = 100;
 /// Results of the first seconds are left out: connections, page cache, allocator.
@@ -48,10 +47,9 @@ pub fn run(servers: &str, options: &Options) -> Result<()> {
     let job = Job::new(format!("latency-{unique}"), servers, sql).set("commit_interval", &options.commit_interval);
     let mut run = Runner::new(folder.path()).start(&job)?;
     run.wait_ready(READY_TIMEOUT)?;
-    let stop = Arc::new(AtomicBool::new(false));
-    let sender = {
-        let (servers, topic, stop, per_second) = (servers.to_string(), topic.clone(), stop.clone(), options.events_per_second);
-        std::thread::spawn(move || send_by_schedule(&servers, &topic, per_second, &stop))
+    let mut sender = {
+        let (servers, topic, per_second) = (servers.to_string(), topic.clone(), options.events_per_second);
+        Background::start("sender", move |stop| send_by_schedule(&servers, &topic, per_second, &stop))?
     };
     let started = Instant::now();
     let total = WARM_UP + Duration::from_secs(options.seconds);
@@ -67,8 +65,7 @@ pub fn run(servers: &str, options: &Options) -> Result<()> {
         }
         started.elapsed() > total
     })?;
-    stop.store(true, Ordering::Relaxed);
-    let sent = sender.join().map_err(|_| anyhow::anyhow!("the sender panicked"))??;
+    let sent = sender.finish()?;
     let (ended, drain) = run.process.terminate(Duration::from_secs(30))?;
     ensure!(ended.status.success(), "SIGTERM: {}\n{}", ended.status, run.process.last_words());
     report(options, latencies_ms, sent, ended.cpu_seconds, drain)
@@ -89,11 +86,11 @@ fn report(options: &Options, mut latencies_ms: Vec<f64>, sent: u64, cpu_seconds:
 }
 
 /// Record `n` is due at `n / events_per_second` after the start of a second, in partition `n` mod 8.
-fn send_by_schedule(servers: &str, topic: &str, per_second: u64, stop: &AtomicBool) -> Result<u64> {
+fn send_by_schedule(servers: &str, topic: &str, per_second: u64, stop: &Stop) -> Result<u64> {
     let input = Input::with_linger(servers, Duration::from_millis(1))?;
     let start_ms = (now_ms() / 1_000.0).ceil() * 1_000.0;
     let (mut next, mut buffer) = (0_u64, Vec::new());
-    while !stop.load(Ordering::Relaxed) {
+    while !stop.is_wanted() {
         let due = ((now_ms() - start_ms).max(0.0) / 1_000.0 * per_second as f64) as u64;
         while next < due {
             let time_ms = start_ms as i64 + (next * 1_000 / per_second) as i64;

@@ -10,8 +10,8 @@ use std::time::Duration;
 use streamshield_tests::support::client::{Output, create_topic, delete_topic};
 use streamshield_tests::support::figures;
 use streamshield_tests::support::job::{BOUNDED, Job, kafka_table};
-use streamshield_tests::support::seed::mix;
 use streamshield_tests::support::streamshield::Runner;
+use streamshield_workload::schedule::mix;
 
 const RSS_BYTES_MAX: u64 = 1 << 30;
 const TIMEOUT: Duration = Duration::from_secs(3_600);

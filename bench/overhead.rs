@@ -16,7 +16,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use streamshield_tests::load::feeder::Feeder;
 use streamshield_tests::load::{Load, verify};
-use streamshield_tests::support::client::create_topic_with;
+use streamshield_tests::support::client::create_topic;
 use streamshield_tests::support::cluster::{Workers, is_settled, owners};
 use streamshield_tests::support::figures::{self, quantile, quantiles};
 use streamshield_tests::support::job::{BOUNDED, Job, kafka_table};
@@ -141,7 +141,7 @@ fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> R
     let run = |turn: usize, with_store: bool| -> Result<f64> {
         let name = format!("overhead-checkpoints-{unique}-{turn}-{}", if with_store { "with" } else { "without" });
         let sink = format!("{name}-out");
-        create_topic_with(servers, &sink, 8, &[])?;
+        create_topic(servers, &sink, 8)?;
         let columns = "auction BIGINT, bidder BIGINT, price BIGINT, `dateTime` TIMESTAMP(3), \
                        WATERMARK FOR `dateTime` AS `dateTime` - INTERVAL '4' SECOND";
         let sql = kafka_table("bid", columns, &input, &[BOUNDED])

@@ -6,8 +6,8 @@ use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use streamshield_core::status::{ClusterStatus, PhasesMs};
-use streamshield_tests::load::feeder::wall_ms;
 use streamshield_tests::support::cluster::{Killed, Workers, describe, owners};
+use streamshield_workload::time::wall_ms;
 
 /// The output of the new owner must come in this time, or the bench fails.
 const GAP_MAX: Duration = Duration::from_secs(120);

@@ -5,12 +5,12 @@ use parking_lot::Mutex;
 use rdkafka::message::{BorrowedMessage, Message};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use streamshield_tests::load::verify::Row;
 use streamshield_tests::load::{Load, WINDOW_MS};
+use streamshield_tests::support::background::Background;
 use streamshield_tests::support::client::Output;
+use streamshield_workload::time::wall_ms;
 
 /// Longer than any gap; what is older is forgotten.
 const REMEMBERED: Duration = Duration::from_secs(120);
@@ -42,28 +42,25 @@ type Partitions = Arc<Mutex<Vec<VecDeque<Arrival>>>>;
 /// Follows until it is dropped.
 pub struct Observer {
     partitions: Partitions,
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<()>>>,
+    thread: Background<()>,
 }
 
 impl Observer {
     pub fn start(servers: &str, load: &Load, rows: Rows) -> Result<Observer> {
         let partitions: Partitions = Arc::new(Mutex::new(vec![VecDeque::new(); load.partitions as usize]));
-        let stop = Arc::new(AtomicBool::new(false));
         let mut output = Output::follow(servers, &load.output())?;
-        let (seen, stopped) = (partitions.clone(), stop.clone());
-        let follow = move || {
+        let seen = partitions.clone();
+        let thread = Background::start("observer", move |stop| {
             output.visit_until(Duration::MAX, &mut |message, _| {
                 if let Some(message) = message
                     && let Some(arrival) = arrival(message, rows)
                 {
                     note(&mut seen.lock()[message.partition() as usize], arrival);
                 }
-                stopped.load(Ordering::Relaxed)
+                stop.is_wanted()
             })
-        };
-        let thread = std::thread::Builder::new().name("observer".into()).spawn(follow)?;
-        Ok(Observer { partitions, stop, thread: Some(thread) })
+        })?;
+        Ok(Observer { partitions, thread })
     }
 
     /// The first arrival in a partition that the condition likes.
@@ -91,8 +88,8 @@ impl Observer {
     pub fn wait_up_to_date(&self, age_max: Duration, timeout: Duration) -> Result<()> {
         let deadline = Instant::now() + timeout;
         loop {
-            anyhow::ensure!(self.thread.as_ref().is_some_and(|thread| !thread.is_finished()), "the observer has ended");
-            let oldest_ms = streamshield_tests::load::feeder::wall_ms() - age_max.as_millis() as i64;
+            anyhow::ensure!(self.thread.is_running(), "the observer has ended");
+            let oldest_ms = wall_ms() - age_max.as_millis() as i64;
             let behind: Vec<u32> = (0..self.partitions())
                 .filter(|partition| self.newest(*partition).is_none_or(|newest| newest.window_end_ms < oldest_ms))
                 .collect();
@@ -107,8 +104,7 @@ impl Observer {
 
 impl Drop for Observer {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(Ok(Err(error))) = self.thread.take().map(JoinHandle::join) {
+        if let Err(error) = self.thread.finish() {
             println!("the observer failed: {error:#}");
         }
     }

@@ -14,13 +14,14 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-use streamshield_tests::load::feeder::{Feeder, wall_ms};
+use streamshield_tests::load::feeder::Feeder;
 use streamshield_tests::load::verify::{Counts, Verdict, expected};
 use streamshield_tests::load::{Key, Load, WINDOW_MS};
 use streamshield_tests::support::client::Output;
 use streamshield_tests::support::figures;
 use streamshield_tests::support::process::Process;
 use streamshield_tests::support::seed::generator;
+use streamshield_workload::time::wall_ms;
 
 const INSTANCES: usize = 3;
 const GAP_MAX: Duration = Duration::from_secs(180);
@@ -137,7 +138,7 @@ impl Instances<'_> {
     fn kill(&mut self, name: &str) -> Result<(usize, Instant)> {
         let at_place = |entry: &Option<(String, Process)>| entry.as_ref().is_some_and(|(known, _)| known == name);
         let place = self.places.iter().position(at_place).with_context(|| format!("no instance {name}"))?;
-        let (_, mut process) = self.places[place].take().context("found above")?;
+        let (_, process) = self.places[place].take().context("found above")?;
         let at = Instant::now();
         process.kill()?;
         Ok((place, at))
@@ -149,8 +150,8 @@ impl Instances<'_> {
         loop {
             let mut standbys = 0;
             let mut settled = true;
-            for (name, process) in self.places.iter_mut().flatten() {
-                if let Some(ended) = process.wait(Duration::ZERO)? {
+            for (name, process) in self.places.iter().flatten() {
+                if let Some(ended) = process.wait(Duration::ZERO) {
                     anyhow::bail!("instance {name} ended by itself: {}\n{}", ended.status, process.last_words());
                 }
                 let text = process.stdout();
@@ -174,7 +175,7 @@ impl Instances<'_> {
         for (_, process) in self.places.iter().flatten() {
             process.signal(libc::SIGTERM);
         }
-        for (_, process) in self.places.iter_mut().flatten() {
+        for (_, process) in self.places.iter().flatten() {
             process.expect_end(Duration::from_secs(30))?;
         }
         Ok(())

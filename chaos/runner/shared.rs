@@ -37,7 +37,7 @@ pub(super) struct Shared<'a> {
 
 impl<'a> Shared<'a> {
     pub fn new(run: &'a Run<'a>, stage: &'a Stage, load: &'a Arc<Load>, observer: Option<&'a Observer>) -> Shared<'a> {
-        let began_wall_ms = streamshield_workload::feeder::wall_ms() - run.now_ms() as i64;
+        let began_wall_ms = streamshield_workload::time::wall_ms() - run.now_ms() as i64;
         Shared {
             run,
             plan: &run.request.plan,

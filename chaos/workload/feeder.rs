@@ -13,12 +13,13 @@ use crate::error::WorkloadError;
 use crate::job::Workload;
 use crate::payload::Message;
 use crate::schedule::{BULK_SHARE, DataFault, Injected, Schedule, Settings};
+use crate::time::wall_ms;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// How often the schedule is looked at: less than a window by far.
 const TURN: Duration = Duration::from_millis(1);
@@ -303,9 +304,4 @@ impl<G: Generator> Feed<G> {
         let undelivered = self.sender.flush(FLUSH_PATIENCE)?;
         Ok(Sent { schedule: self.schedule.clone(), records: self.next, ended_ms, behind_ms_max, undelivered })
     }
-}
-
-/// Milliseconds since 1970.
-pub fn wall_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
 }

@@ -24,7 +24,7 @@
 //! - [`schedule`]: what record `n` is, and when. Pure. [`payload`]: its bytes.
 //! - [`feeder`]: sends it, and faulty data among it.
 //! - [`observer`]: reads the output live. [`slots`]: figures by time.
-//! - [`client`]: Kafka as anybody's client sees it.
+//! - [`client`]: Kafka as anybody's client sees it. [`time`]: times as text.
 
 pub mod checks;
 pub mod client;
@@ -37,7 +37,7 @@ pub mod oracle;
 pub mod payload;
 pub mod schedule;
 pub mod slots;
-mod time;
+pub mod time;
 pub mod user;
 
 pub use error::{ErrorKind, WorkloadError};

@@ -10,12 +10,13 @@
 
 use crate::client::{Isolation, Met, Reader};
 use crate::error::WorkloadError;
-use crate::feeder::{Sent, wall_ms};
+use crate::feeder::Sent;
 use crate::findings::{Anomaly, AnomalyKind, Invariant};
 use crate::job::Workload;
 use crate::oracle::Expected;
 use crate::oracle::rows::{PassedRow, TransferRow, WindowRow};
 use crate::slots::Slots;
+use crate::time::wall_ms;
 use parking_lot::Mutex;
 use rdkafka::Message;
 use serde::{Deserialize, Serialize};
@@ -172,11 +173,6 @@ impl Observation {
 
     pub fn rows_per_second(&self, flow: Flow, from_ms: i64, to_ms: i64) -> f64 {
         self.latency.get(&flow).map_or(0.0, |slots| slots.per_second(from_ms, to_ms))
-    }
-
-    /// When the last row of a partition was read.
-    pub fn last_row_ms(&self, flow: Flow, partition: i32) -> Option<i64> {
-        Some(self.partitions.get(&(flow, partition))?.activities.last()?.1)
     }
 
     /// The longest silence of a partition that touches `[from_ms, to_ms)`. None: it has not been silent for more than some milliseconds.

@@ -1,4 +1,11 @@
-//! Times as the formats read and write them.
+//! Times: now, and as the formats read and write them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Milliseconds since 1970.
+pub fn wall_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
+}
 
 /// `2024-01-01 00:00:00.123Z` (also with a `T`, without a fraction, without the `Z`) in milliseconds since 1970.
 pub fn parse_time(text: &str) -> Option<i64> {
@@ -55,11 +62,13 @@ mod tests {
         assert_eq!(parse_time("2024-02-29 12:34:56.789Z"), Some(1_709_210_096_789));
         assert_eq!((parse_time("yesterday"), parse_time("2024-01-01")), (None, None));
     }
+
     #[test]
     fn a_time_that_is_written_is_read() {
         for ms in [0, 951_782_399_999, 1_709_210_096_789, 4_102_444_800_100, 1_735_689_599_999] {
             assert_eq!(parse_time(&time_text(ms)), Some(ms), "{}", time_text(ms));
         }
         assert_eq!(time_text(1_709_210_096_789), "2024-02-29 12:34:56.789");
+        assert_eq!((time_text(0).as_str(), time_text(-1).as_str()), ("1970-01-01 00:00:00.000", "1969-12-31 23:59:59.999"));
     }
 }

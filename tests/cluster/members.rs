@@ -80,7 +80,7 @@ fn the_first_of_two_workers_of_one_name_leaves_with_code_3() -> Result<()> {
     let elsewhere = stage.folder.path().join("elsewhere");
     std::fs::create_dir_all(&elsewhere)?;
     let mut second = Workers::new(&elsewhere, &stage.workers.job)?;
-    let mut first = stage.workers.take("w1")?;
+    let first = stage.workers.take("w1")?;
     second.start("w1")?;
     let ended = first.process.expect_end(TIMEOUT)?;
     ensure!(ended.status.code() == Some(3), "{}\n{}", ended.status, first.process.last_words());

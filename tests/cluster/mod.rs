@@ -9,13 +9,12 @@ mod members;
 mod take_over;
 
 use anyhow::{Context, Result, ensure};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use streamshield_core::status::ClusterStatus;
 use streamshield_tests::load::Load;
-use streamshield_tests::load::feeder::{Feeder, wall_ms};
-use streamshield_tests::load::verify::{self, Row};
+use streamshield_tests::load::feeder::Feeder;
+use streamshield_tests::load::verify;
 use streamshield_tests::support::broker::Broker;
-use streamshield_tests::support::client::Output;
 use streamshield_tests::support::cluster::Workers;
 use streamshield_tests::support::job::Job;
 use streamshield_tests::support::seed;
@@ -77,22 +76,8 @@ impl Stage {
 
     /// Waits until every partition has output of a window that ends after this call.
     fn wait_output_of_now(&mut self) -> Result<()> {
-        let (from_ms, started) = (wall_ms(), Instant::now());
-        let mut waiting: std::collections::BTreeSet<i32> = (0..self.load.partitions).collect();
-        let outcome = Output::follow(&self.broker.bootstrap_servers(), &self.load.output())?.visit_until(TIMEOUT, &mut |message, _| {
-            use rdkafka::message::Message;
-            if let Some(message) = message
-                && Row::parse(message.payload().unwrap_or_default()).is_ok_and(|row| row.window_end_ms() > Some(from_ms))
-            {
-                waiting.remove(&message.partition());
-            }
-            waiting.is_empty() || started.elapsed() > TIMEOUT
-        });
-        let complete = outcome.and_then(|()| {
-            ensure!(waiting.is_empty(), "partitions {waiting:?} have no output of windows that ended within the last {TIMEOUT:?}");
-            Ok(())
-        });
-        complete.with_context(|| self.words())
+        let output = verify::wait_output_of_now(&self.broker.bootstrap_servers(), &self.load, TIMEOUT);
+        output.with_context(|| self.words())
     }
 
     /// What there is to see when something went wrong.

@@ -38,7 +38,7 @@ fn fail_stops_the_job_and_names_the_record() -> Result<()> {
     let mut stage = Stage::new("bad-fail")?;
     send_mixed(&stage)?;
     let job = stage.job(&[BOUNDED], COUNTS).set("on_bad_record", "fail");
-    let mut run = stage.runner.start(&job)?;
+    let run = stage.runner.start(&job)?;
     let ended = run.process.expect_end(TIMEOUT)?;
     let words = run.process.last_words();
     ensure!(ended.status.code() == Some(1), "{}\n{words}", ended.status);

@@ -113,8 +113,8 @@ fn a_secret_reaches_no_log() -> Result<()> {
         "{}\n  security.protocol: sasl_plaintext\n  sasl.mechanism: PLAIN\n  sasl.username: user\n  sasl.password: ${{env:TEST_PASSWORD}}",
         job.bootstrap_servers
     );
-    let mut run = stage.runner.start(&job)?;
-    run.process.wait(std::time::Duration::from_secs(3))?;
+    let run = stage.runner.start(&job)?;
+    run.process.wait(std::time::Duration::from_secs(3));
     run.process.kill()?;
     let said = run.process.stdout() + &run.process.stderr();
     ensure!(!said.contains(secret), "the password is in the log:\n{said}");

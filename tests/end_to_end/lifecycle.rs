@@ -78,7 +78,7 @@ fn a_broker_that_goes_away_pauses_the_job_and_nothing_is_lost() -> Result<()> {
     run.wait_status_at_least("records_in", 2, TIMEOUT)?;
     stage.broker.stop()?;
     // Longer than any pause between two tries, shorter than a transaction's time-out.
-    ensure!(run.process.wait(Duration::from_secs(4))?.is_none(), "the job ended:\n{}", run.process.last_words());
+    ensure!(run.process.wait(Duration::from_secs(4)).is_none(), "the job ended:\n{}", run.process.last_words());
     let (health, _) = http::get(run.http, "/health")?;
     assert_eq!(health, 200, "a job that waits for its broker is alive");
     stage.broker.start_again()?;

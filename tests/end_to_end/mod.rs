@@ -8,11 +8,12 @@ mod restart;
 use anyhow::Result;
 use serde_json::{Value, json};
 use std::time::Duration;
-use streamshield_tests::support::bids::{START_MS, time_text};
+use streamshield_tests::support::bids::START_MS;
 use streamshield_tests::support::broker::Broker;
 use streamshield_tests::support::client::{Input, create_topic};
 use streamshield_tests::support::job::{Job, kafka_table};
 use streamshield_tests::support::streamshield::Runner;
+use streamshield_workload::time::time_text;
 
 const TIMEOUT: Duration = Duration::from_secs(60);
 const PARTITIONS: i32 = 2;

@@ -18,7 +18,7 @@ fn a_restarted_job_goes_on_where_it_was() -> Result<()> {
     // While it is down.
     stage.send(0, &[row("a", 4, 200), row("z", 0, 60_000)])?;
     stage.send(1, &[row("z", 0, 60_000)])?;
-    let mut run = stage.runner.start(&job)?;
+    let run = stage.runner.start(&job)?;
     let rows = stage.wait_for_output(1).with_context(|| run.process.last_words())?;
     assert_eq!(rows, ["a 00:00:00 3 7"]);
     let (ended, _) = run.process.terminate(TIMEOUT)?;
@@ -70,7 +70,7 @@ fn rebuilt_words(name: &str, harm: impl FnOnce(&Stage) -> Result<()>) -> Result<
     harm(&stage)?;
     stage.send(0, &[row("z", 1, 40_000)])?;
     stage.send(1, &[row("z", 1, 40_000)])?;
-    let mut run = stage.runner.start(&job)?;
+    let run = stage.runner.start(&job)?;
     let expected = ["a 00:00:00 2 5", "b 00:00:00 1 2", "z 00:00:10 2 0"];
     assert_eq!(stage.wait_for_output(3).with_context(|| run.process.last_words())?, expected);
     let (ended, _) = run.process.terminate(TIMEOUT)?;
@@ -89,7 +89,7 @@ fn a_changed_plan_is_refused_and_the_old_one_still_runs() -> Result<()> {
     run.wait_status_at_least("records_in", 1, TIMEOUT)?;
     run.process.terminate(TIMEOUT)?;
     let changed = stage.job(&[], &COUNTS.replace("SUM(v)", "MAX(v)"));
-    let mut refused = stage.runner.start(&changed)?;
+    let refused = stage.runner.start(&changed)?;
     let ended = refused.process.expect_end(TIMEOUT)?;
     let words = refused.process.last_words();
     ensure!(!ended.status.success(), "a changed plan was accepted:\n{words}");

@@ -26,7 +26,6 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use workload::Feeder;
 
 pub const PARTITIONS: i32 = 8;
 /// With a broker that was just started, and with everything to replay.
@@ -119,7 +118,7 @@ pub fn run(options: &Options, folder: &Path) -> Result<Report> {
     let servers = options.bootstrap_servers.as_str();
     create_topic(servers, &names.input, PARTITIONS)?;
     create_topic(servers, &names.output, 1)?;
-    let mut feeder = Feeder::start(servers, &names.input, options)?;
+    let mut feeder = workload::feed(servers, &names.input, options)?;
     let job = workload::job(&names, servers);
     let mut runner = Runner::new(folder);
     let mut report = Report::default();
@@ -161,13 +160,13 @@ fn run_until(runner: &mut Runner, job: &Job, death: Death) -> Result<&'static st
     let mut run = runner.start(job)?;
     let (name, ended) = match death {
         Death::Starting(delay) => {
-            let early = run.process.wait(delay)?;
+            let early = run.process.wait(delay);
             ensure!(early.is_none(), "the job ended by itself:\n{}", run.process.last_words());
             ("starting", run.process.kill()?)
         }
         Death::Working(delay) => {
             run.wait_ready(START_TIMEOUT)?;
-            let early = run.process.wait(delay)?;
+            let early = run.process.wait(delay);
             ensure!(early.is_none(), "the job ended by itself:\n{}", run.process.last_words());
             ("working", run.process.kill()?)
         }

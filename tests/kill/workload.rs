@@ -1,16 +1,15 @@
 //! Input of the kill test: JSON records with unique ids, in event time that is a little out of order, and the job over it.
 
 use super::{Options, PARTITIONS};
-use crate::support::bids::{START_MS, time_text};
+use crate::support::background::Background;
+use crate::support::bids::START_MS;
 use crate::support::client::Input;
 use crate::support::job::{Job, kafka_table};
-use crate::support::seed::mix;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::io::Write;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use streamshield_workload::schedule::mix;
+use streamshield_workload::time::time_text;
 
 const KEYS: u64 = 1_000;
 const RECORDS_PER_EVENT_MS: u64 = 20;
@@ -89,42 +88,20 @@ impl Sender {
     }
 }
 
-/// Produces on a thread of its own until it is told to finish.
-pub struct Feeder {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<u64>>>,
-}
-
-impl Feeder {
-    /// The first records are there when this returns.
-    pub fn start(bootstrap_servers: &str, topic: &str, options: &Options) -> Result<Feeder> {
-        let input = Input::new(bootstrap_servers)?;
-        let mut sender = Sender { input, topic: topic.to_string(), seed: options.seed, next: 0, buffer: Vec::new() };
-        sender.send_up_to(options.records)?;
-        sender.input.flush()?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let (stopped, first, per_second) = (stop.clone(), options.records, options.records_per_second);
-        let thread = std::thread::spawn(move || {
-            let started = Instant::now();
-            while !stopped.load(Ordering::Relaxed) {
-                sender.send_up_to(first + (started.elapsed().as_secs_f64() * per_second as f64) as u64)?;
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            sender.end()
-        });
-        Ok(Feeder { stop, thread: Some(thread) })
-    }
-
-    /// Ends the input with closing records; returns how many records there are before them.
-    pub fn finish(&mut self) -> Result<u64> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("finished already")?;
-        thread.join().map_err(|_| anyhow::anyhow!("the feeder panicked"))?
-    }
-}
-
-impl Drop for Feeder {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
-    }
+/// Produces on a thread of its own until it is told to finish; then the input ends with closing records. What comes of it is the number of records before them.
+/// The first records are there when this returns.
+pub fn feed(bootstrap_servers: &str, topic: &str, options: &Options) -> Result<Background<u64>> {
+    let input = Input::new(bootstrap_servers)?;
+    let mut sender = Sender { input, topic: topic.to_string(), seed: options.seed, next: 0, buffer: Vec::new() };
+    sender.send_up_to(options.records)?;
+    sender.input.flush()?;
+    let (first, per_second) = (options.records, options.records_per_second);
+    Background::start("feeder", move |stop| {
+        let started = Instant::now();
+        while !stop.is_wanted() {
+            sender.send_up_to(first + (started.elapsed().as_secs_f64() * per_second as f64) as u64)?;
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        sender.end()
+    })
 }

@@ -1,12 +1,13 @@
 //! The sending side of a load, on a thread of its own.
 
 use super::{BULK_TIME_MS, Event, Key, Load, WINDOW_MS};
+use crate::support::background::{Background, Stop};
 use crate::support::client::Input;
-use anyhow::{Context, Result};
+use anyhow::Result;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use streamshield_workload::time::wall_ms;
 
 /// How late the schedule is looked at: less than a window by far.
 const TURN: Duration = Duration::from_millis(1);
@@ -30,10 +31,9 @@ pub struct Fed {
 
 /// Sends until it is told to finish.
 pub struct Feeder {
-    stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
     start_ms: i64,
-    thread: Option<JoinHandle<Result<Fed>>>,
+    thread: Background<Fed>,
 }
 
 /// One record per partition, of a window that never closes.
@@ -70,11 +70,11 @@ impl Feeder {
     /// The first record is due at the next full second.
     pub fn start(servers: &str, load: &Load) -> Result<Feeder> {
         let start_ms = (wall_ms() / 1_000 + 1) * 1_000;
-        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let sent = Arc::new(AtomicU64::new(0));
         let mut sender = Sender { input: Input::with_linger(servers, LINGER)?, load: load.clone(), start_ms, buffer: Vec::new() };
-        let (stopped, count) = (stop.clone(), sent.clone());
-        let thread = std::thread::Builder::new().name("feeder".into()).spawn(move || sender.run(&stopped, &count))?;
-        Ok(Feeder { stop, sent, start_ms, thread: Some(thread) })
+        let count = sent.clone();
+        let thread = Background::start("feeder", move |stop| sender.run(&stop, &count))?;
+        Ok(Feeder { sent, start_ms, thread })
     }
 
     pub fn start_ms(&self) -> i64 {
@@ -87,15 +87,7 @@ impl Feeder {
 
     /// Ends the load with records that close all windows.
     pub fn finish(mut self) -> Result<Fed> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("finished already")?;
-        thread.join().map_err(|_| anyhow::anyhow!("the feeder panicked"))?
-    }
-}
-
-impl Drop for Feeder {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.thread.finish()
     }
 }
 
@@ -107,10 +99,10 @@ struct Sender {
 }
 
 impl Sender {
-    fn run(&mut self, stop: &AtomicBool, sent: &AtomicU64) -> Result<Fed> {
+    fn run(&mut self, stop: &Stop, sent: &AtomicU64) -> Result<Fed> {
         let topic = self.load.input();
         let (mut next, mut late_ms_max) = (0_u64, 0);
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.is_wanted() {
             let now_ms = wall_ms();
             let due = ((now_ms - self.start_ms).max(0) as u64) * self.load.events_per_second / 1_000;
             if next < due {
@@ -130,9 +122,4 @@ impl Sender {
         send_to_all(&self.input, &self.load, BULK_TIME_MS + WINDOW_MS)?;
         Ok(Fed { start_ms: self.start_ms, sent: next, is_closed: true, late_ms_max })
     }
-}
-
-/// Milliseconds since 1970.
-pub fn wall_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
 }

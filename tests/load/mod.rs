@@ -20,12 +20,12 @@
 pub mod feeder;
 pub mod verify;
 
-use crate::support::bids::time_text;
-use crate::support::client::create_topic_with;
 use crate::support::job::{Job, kafka_table};
-use crate::support::seed::mix;
 use anyhow::Result;
 use std::io::Write;
+use streamshield_workload::client::{NewTopicSpec, create_topics};
+use streamshield_workload::schedule::mix;
+use streamshield_workload::time::time_text;
 
 pub const WINDOW_MS: i64 = 100;
 /// 2100-01-01T00:00:00Z: where the bulk keys' window is.
@@ -87,9 +87,14 @@ impl Load {
     /// Topics with one record in each partition of the input. A partition without any holds no watermark back, so what comes into it
     /// first, while its region is on its way to another worker, could be late behind the others, and right to be.
     pub fn create_topics(&self, servers: &str) -> Result<()> {
-        create_topic_with(servers, &self.input(), self.partitions, &[("retention.ms", "-1")])?;
-        create_topic_with(servers, &self.output(), self.partitions, &[("retention.ms", "-1")])?;
+        self.create_empty_topics(servers, 1)?;
         feeder::open(servers, self)
+    }
+
+    pub fn create_empty_topics(&self, servers: &str, replication_factor: i32) -> Result<()> {
+        let configs = vec![("retention.ms", "-1".to_string())];
+        let topic = |name| NewTopicSpec { name, partitions: self.partitions, replication_factor, configs: configs.clone() };
+        Ok(create_topics(servers, &[topic(self.input()), topic(self.output())])?)
     }
 
     /// Two stages. Region `p` of the second one writes partition `p` of the output, and nobody else does.

@@ -2,15 +2,15 @@
 
 use super::feeder::Fed;
 use super::{BULK_TIME_MS, Key, Load, WINDOW_MS};
-use crate::support::bids::parse_time;
 use crate::support::client::{Output, topics};
 use anyhow::{Result, ensure};
 use rdkafka::message::Message;
 use serde::Deserialize;
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::time::Duration;
+use std::collections::{BTreeSet, HashMap};
+use std::time::{Duration, Instant};
 use streamshield_core::epoch::EpochRecord;
+use streamshield_workload::time::{parse_time, wall_ms};
 use streamshield_workload::{AnomalyKind, checks};
 
 /// Key and window end → count and sum.
@@ -80,6 +80,22 @@ pub fn expected(load: &Load, fed: &Fed) -> Counts {
         count(event.key, end_of(time_ms), event.value);
     }
     counts
+}
+
+/// Waits until every partition has output of a window that ends after this call.
+pub fn wait_output_of_now(servers: &str, load: &Load, timeout: Duration) -> Result<()> {
+    let (from_ms, started) = (wall_ms(), Instant::now());
+    let mut waiting: BTreeSet<i32> = (0..load.partitions).collect();
+    Output::follow(servers, &load.output())?.visit_until(timeout, &mut |message, _| {
+        if let Some(message) = message
+            && Row::parse(message.payload().unwrap_or_default()).is_ok_and(|row| row.window_end_ms() > Some(from_ms))
+        {
+            waiting.remove(&message.partition());
+        }
+        waiting.is_empty() || started.elapsed() > timeout
+    })?;
+    ensure!(waiting.is_empty(), "partitions {waiting:?} have no output of windows that ended within the last {timeout:?}");
+    Ok(())
 }
 
 /// Waits until as many rows are committed as must come. An error says how many there are.

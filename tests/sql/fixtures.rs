@@ -4,9 +4,10 @@ use super::rows::{Column, columns};
 use anyhow::{Context, Result};
 use rand::Rng;
 use serde_json::{Value, json};
-use streamshield_tests::support::bids::{START_MS, time_text};
+use streamshield_tests::support::bids::START_MS;
 use streamshield_tests::support::figures::root;
 use streamshield_tests::support::seed::generator;
+use streamshield_workload::time::time_text;
 
 /// A table and its rows.
 #[derive(Clone)]

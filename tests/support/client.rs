@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 use rdkafka::ClientConfig;
 use rdkafka::Offset;
 use rdkafka::TopicPartitionList;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedPr
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
-use streamshield_workload::client::PartitionEnd;
+use streamshield_workload::client::{NewTopicSpec, PartitionEnd, create_topics, partitions_of};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -28,56 +28,25 @@ pub fn create_topic(bootstrap_servers: &str, name: &str, partitions: i32) -> Res
     create_topic_with(bootstrap_servers, name, partitions, &[])
 }
 
-pub fn create_topic_with(bootstrap_servers: &str, name: &str, partitions: i32, configs: &[(&str, &str)]) -> Result<()> {
-    let admin: AdminClient<DefaultClientContext> = config(bootstrap_servers).create()?;
-    let mut topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
-    for (key, value) in configs {
-        topic = topic.set(key, value);
-    }
-    for result in futures_block(admin.create_topics([&topic], &AdminOptions::new().operation_timeout(Some(TIMEOUT))))? {
-        result.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
-    }
-    let deadline = Instant::now() + TIMEOUT;
-    while partitions_of(bootstrap_servers, name).ok() != Some(partitions) {
-        anyhow::ensure!(Instant::now() < deadline, "topic {name} does not show up");
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
+pub fn create_topic_with(bootstrap_servers: &str, name: &str, partitions: i32, configs: &[(&'static str, &str)]) -> Result<()> {
+    let configs = configs.iter().map(|(key, value)| (*key, value.to_string())).collect();
+    Ok(create_topics(bootstrap_servers, &[NewTopicSpec { name: name.into(), partitions, replication_factor: 1, configs }])?)
 }
 
 /// Deletes a topic; its disk space is freed soon after.
 pub fn delete_topic(bootstrap_servers: &str, name: &str) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = config(bootstrap_servers).create()?;
-    for result in futures_block(admin.delete_topics(&[name], &AdminOptions::new().operation_timeout(Some(TIMEOUT))))? {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
+    for result in runtime.block_on(admin.delete_topics(&[name], &options))? {
         result.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
     }
     Ok(())
 }
 
-/// Runs the one future of this crate that isn't a test's: an admin call.
-fn futures_block<T>(future: impl Future<Output = rdkafka::error::KafkaResult<T>>) -> Result<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    Ok(runtime.block_on(future)?)
-}
-
 /// Names of all topics.
 pub fn topics(bootstrap_servers: &str) -> Result<Vec<String>> {
-    let consumer: BaseConsumer = config(bootstrap_servers).create()?;
-    Ok(consumer.fetch_metadata(None, TIMEOUT)?.topics().iter().map(|topic| topic.name().to_string()).collect())
-}
-
-fn partitions_of(bootstrap_servers: &str, topic: &str) -> Result<i32> {
-    let consumer: BaseConsumer = config(bootstrap_servers).create()?;
-    partitions(&consumer, topic)
-}
-
-fn partitions(consumer: &BaseConsumer, topic: &str) -> Result<i32> {
-    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
-    let found = metadata.topics().first().context("metadata names the topic")?;
-    if let Some(error) = found.error() {
-        bail!("topic {topic}: {:?}", RDKafkaErrorCode::from(error));
-    }
-    Ok(found.partitions().len() as i32)
+    Ok(streamshield_workload::client::topics(bootstrap_servers)?)
 }
 
 /// Ends of all partitions of the topics whose names begin so.
@@ -153,7 +122,7 @@ impl Output {
             .set("fetch.wait.max.ms", "50")
             .set("queued.max.messages.kbytes", "65536")
             .create()?;
-        let partitions = partitions(&consumer, topic)?;
+        let partitions = partitions_of(bootstrap_servers, topic)?;
         let mut assignment = TopicPartitionList::new();
         for partition in 0..partitions {
             assignment.add_partition_offset(topic, partition, Offset::Beginning)?;

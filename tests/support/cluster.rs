@@ -12,8 +12,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use streamshield_core::status::{ClusterStatus, FollowerRole, RegionState};
+use std::time::{Duration, Instant};
+use streamshield_core::status::ClusterStatus;
+use streamshield_faults::stage;
+pub use streamshield_faults::stage::{describe, owners};
+use streamshield_workload::time::wall_ms;
 
 /// A question takes a few milliseconds; this leaves the machine to what is tested.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
@@ -100,18 +103,17 @@ impl Workers {
     }
 
     pub fn kill(&mut self, name: &str) -> Result<Killed> {
-        let mut worker = self.take(name)?;
-        let early = worker.process.wait(Duration::ZERO)?;
+        let worker = self.take(name)?;
+        let early = worker.process.wait(Duration::ZERO);
         ensure!(early.is_none(), "worker {name} had ended by itself:\n{}", worker.process.last_words());
         let at = Instant::now();
         let ended = worker.process.kill()?;
-        let gone_wall_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64);
-        Ok(Killed { at, gone_wall_ms, ended })
+        Ok(Killed { at, gone_wall_ms: wall_ms(), ended })
     }
 
     /// SIGTERM to one worker, which must drain and end well.
     pub fn stop(&mut self, name: &str, timeout: Duration) -> Result<Ended> {
-        let mut worker = self.take(name)?;
+        let worker = self.take(name)?;
         let (ended, _) = worker.process.terminate(timeout)?;
         ensure!(ended.status.success(), "worker {name}: {}\n{}", ended.status, worker.process.last_words());
         Ok(ended)
@@ -123,7 +125,7 @@ impl Workers {
             worker.process.signal(libc::SIGTERM);
         }
         let mut ends = Vec::new();
-        for (name, mut worker) in std::mem::take(&mut self.workers) {
+        for (name, worker) in std::mem::take(&mut self.workers) {
             let ended = worker.process.expect_end(timeout)?;
             ensure!(ended.status.success(), "worker {name}: {}\n{}", ended.status, worker.process.last_words());
             ends.push(ended);
@@ -185,7 +187,7 @@ impl Workers {
 
     pub fn expect_all_alive(&mut self) -> Result<()> {
         for (name, worker) in &mut self.workers {
-            if let Some(ended) = worker.process.wait(Duration::ZERO)? {
+            if let Some(ended) = worker.process.wait(Duration::ZERO) {
                 bail!("worker {name} ended by itself: {}\n{}", ended.status, worker.process.last_words());
             }
         }
@@ -218,46 +220,5 @@ pub fn ask(address: SocketAddr) -> Result<ClusterStatus> {
 
 /// Nothing is on its way and nothing is to come: all run, all is active, all followers are ready.
 pub fn is_settled(status: &ClusterStatus, workers: usize) -> bool {
-    let wanted = (status.followers_wanted as usize).min(workers.saturating_sub(1));
-    status.workers.len() == workers
-        && status.at_rest
-        && status.workers.iter().all(|worker| worker.state.as_deref() == Some("running"))
-        && !status.regions.is_empty()
-        && status.regions.iter().all(|region| {
-            let settled = |role| role != FollowerRole::Successor;
-            let ready = region.followers.iter().filter(|follower| follower.ready && settled(follower.role)).count();
-            region.state == RegionState::Active && ready >= wanted && region.followers.iter().all(|follower| settled(follower.role))
-        })
-}
-
-/// Who owns what: region → worker.
-pub fn owners(status: &ClusterStatus) -> BTreeMap<String, String> {
-    status.regions.iter().map(|region| (region.region.clone(), region.owner.clone().unwrap_or_default())).collect()
-}
-
-/// For the words of a failure.
-pub fn describe(status: &ClusterStatus) -> String {
-    let mut text = format!("control log at {:?}\n", status.offset);
-    for worker in &status.workers {
-        let state = worker.state.as_deref().unwrap_or("?");
-        text += &format!("worker {} ({}): {state}, owns {}\n", worker.worker, worker.incarnation, worker.regions_owned);
-    }
-    for region in &status.regions {
-        let followers: Vec<String> = region
-            .followers
-            .iter()
-            .map(|follower| format!("{}{}", follower.worker, if follower.ready { "" } else { " (not ready)" }))
-            .collect();
-        let owner = region.owner.as_deref().unwrap_or("nobody");
-        text += &format!(
-            "{} {:?} of {owner}, epoch {:?}, lag {:?}, followed by {}{}\n",
-            region.region,
-            region.state,
-            region.epoch,
-            region.lag_records,
-            followers.join(", "),
-            region.stopped.as_ref().map(|reason| format!(", stopped: {reason}")).unwrap_or_default()
-        );
-    }
-    text
+    status.at_rest && stage::is_settled(status, workers)
 }

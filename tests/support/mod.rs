@@ -1,5 +1,6 @@
 //! The parts that tests and benchmarks share.
 
+pub mod background;
 pub mod bids;
 pub mod broker;
 pub mod client;

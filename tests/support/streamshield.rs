@@ -9,21 +9,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
-
-/// Where the build has put the binary: beside this test or benchmark.
-pub fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("STREAMSHIELD_BIN") {
-        return Ok(path.into());
-    }
-    let mut folder = std::env::current_exe()?;
-    folder.pop();
-    if folder.ends_with("deps") {
-        folder.pop();
-    }
-    let path = folder.join("streamshield");
-    anyhow::ensure!(path.exists(), "{} is not there: `make build` makes it", path.display());
-    Ok(path)
-}
+pub use streamshield_faults::stage::binary;
 
 /// Runs a command of the binary that ends by itself, in `folder`.
 pub fn call(folder: &Path, arguments: &[&str]) -> Result<std::process::Output> {
@@ -77,7 +63,7 @@ impl Runner {
 
     /// Runs a bounded job to its end, which must be a good one.
     pub fn finish(&mut self, job: &Job, timeout: Duration) -> Result<(Run, Ended)> {
-        let mut run = self.start(job)?;
+        let run = self.start(job)?;
         let ended = run.process.expect_end(timeout)?;
         anyhow::ensure!(ended.status.success(), "{}: {}\n{}", job.name, ended.status, run.process.last_words());
         Ok((run, ended))
@@ -103,7 +89,7 @@ impl Run {
             if condition(self)? {
                 return Ok(());
             }
-            if let Some(ended) = self.process.wait(Duration::from_millis(10))? {
+            if let Some(ended) = self.process.wait(Duration::from_millis(10)) {
                 bail!("the job ended ({}) before it was {what}:\n{}", ended.status, self.process.last_words());
             }
             anyhow::ensure!(Instant::now() < deadline, "the job was not {what} in {timeout:?}:\n{}", self.process.last_words());

@@ -15,7 +15,7 @@
 //! **Order of the end**: workers, brokers, store, disks, watchdog. Dropping the stage does it; [`Stage::stop_workers`] before it gives the workers the time
 //! to drain.
 
-pub mod admin;
+pub(crate) mod admin;
 mod brokers;
 pub(crate) mod disks;
 mod events;
@@ -32,16 +32,18 @@ mod topology;
 pub(crate) mod watchdog;
 mod workers;
 
-pub use brokers::{BROKER_START_TIME_MAX, BrokerView, Brokers};
-pub use events::{EVENTS_MAX, StageEvent, StageEventKind};
+pub(crate) use brokers::BROKER_START_TIME_MAX;
+pub use brokers::{BrokerView, Brokers};
+pub use events::{StageEvent, StageEventKind};
 pub use job::JobFile;
-pub use links::{EMBEDDED_BROKER, Links};
-pub use ports::{Answer, get};
+pub(crate) use links::EMBEDDED_BROKER;
+pub use links::Links;
+pub use ports::{Answer, free_address, get};
 pub use process::{Ended, Process, Usage, state as process_state, usage};
 pub use scripts::binary;
 pub use status::{ask, describe, is_settled, owners};
 pub use stores::Store;
-pub use topology::{StoreKind, Topology, WORKERS_MAX};
+pub use topology::{StoreKind, Topology};
 pub use workers::{Hold, WorkerView, Workers};
 
 use crate::api::{FaultError, Fired, Parameters};

@@ -33,6 +33,11 @@ pub(crate) fn free_port() -> Result<u16> {
     anyhow::bail!("no port between {FIRST} and {} is free", FIRST + COUNT)
 }
 
+/// The same with loopback's address.
+pub fn free_address() -> Result<SocketAddr> {
+    free_port().map(loopback)
+}
+
 /// What was answered.
 #[derive(Clone, Debug)]
 pub struct Answer {

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-const SAMPLE_INTERVAL: Duration = Duration::from_millis(100);
+const SAMPLE_INTERVAL: Duration = Duration::from_millis(50);
 /// A killed process is gone within this, however large it was.
 const KILL_TIME_MAX: Duration = Duration::from_secs(30);
 const LAST_WORDS_LINES: usize = 25;

@@ -1,16 +1,12 @@
 //! A stage with a job under a load whose right output is known.
 
 use anyhow::{Context, Result, ensure};
-use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
-use rdkafka::client::DefaultClientContext;
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use streamshield_faults::{FaultError, Fired, JobFile, Parameters, Role, Stage, StageFault, Target, Topology, Value, build};
 use streamshield_tests::load::Load;
-use streamshield_tests::load::feeder::{Feeder, wall_ms};
-use streamshield_tests::load::verify::{self, Row};
-use streamshield_tests::support::client::Output;
+use streamshield_tests::load::feeder::Feeder;
+use streamshield_tests::load::verify;
 use streamshield_tests::support::seed;
 
 pub const TIMEOUT: Duration = Duration::from_secs(120);
@@ -38,7 +34,7 @@ impl Rig {
         let seed = seed::seed();
         let mut load = Load::new(name, seed);
         (load.partitions, load.events_per_second, load.keys) = (3, 1_000, 30);
-        create_topics(&stage, &load)?;
+        load.create_empty_topics(&stage.bootstrap_servers(), if topology.brokers == 3 { 3 } else { 1 })?;
         let mut job = load.job(&stage.bootstrap_servers()).set("flush_interval", "300 ms");
         for (key, value) in settings {
             job = job.set(key, value);
@@ -74,19 +70,8 @@ impl Rig {
 
     /// Waits until every partition has output of a window that ends after this call.
     pub fn wait_output_of_now(&self) -> Result<()> {
-        let (from_ms, started) = (wall_ms(), Instant::now());
-        let mut waiting: std::collections::BTreeSet<i32> = (0..self.load.partitions).collect();
-        Output::follow(&self.stage.bootstrap_servers(), &self.load.output())?.visit_until(TIMEOUT, &mut |message, _| {
-            use rdkafka::message::Message;
-            if let Some(message) = message
-                && Row::parse(message.payload().unwrap_or_default()).is_ok_and(|row| row.window_end_ms() > Some(from_ms))
-            {
-                waiting.remove(&message.partition());
-            }
-            waiting.is_empty() || started.elapsed() > TIMEOUT
-        })?;
-        ensure!(waiting.is_empty(), "partitions {waiting:?} have no output of now\n{}", self.stage.last_words());
-        Ok(())
+        let output = verify::wait_output_of_now(&self.stage.bootstrap_servers(), &self.load, TIMEOUT);
+        output.with_context(|| self.stage.last_words())
     }
 
     /// Settled again, and with output.
@@ -113,23 +98,6 @@ impl Rig {
         println!("{} records and {} rows are right", verdict.records, verdict.rows);
         Ok(())
     }
-}
-
-/// Replicated wherever there are replicas.
-fn create_topics(stage: &Stage, load: &Load) -> Result<()> {
-    let replicas = if stage.topology().brokers == 3 { 3 } else { 1 };
-    let mut config = ClientConfig::new();
-    let admin: AdminClient<DefaultClientContext> = config.set("bootstrap.servers", stage.bootstrap_servers()).create()?;
-    let names = [load.input(), load.output()];
-    let topics: Vec<NewTopic<'_>> = names
-        .iter()
-        .map(|name| NewTopic::new(name, load.partitions, TopicReplication::Fixed(replicas)).set("retention.ms", "-1"))
-        .collect();
-    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT));
-    for result in futures::executor::block_on(admin.create_topics(&topics, &options))? {
-        result.map_err(|(topic, code)| anyhow::anyhow!("topic {topic}: {code}"))?;
-    }
-    Ok(())
 }
 
 /// The embedded broker, and two workers of which each follows the other.

@@ -18,7 +18,7 @@ fn main() -> anyhow::Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [servers, records, rate, file] = arguments.as_slice() else { anyhow::bail!("prove SERVERS RECORDS RATE JOB_FILE") };
     let (records, rate): (u64, u64) = (records.parse()?, rate.parse()?);
-    let seed = streamshield_workload::feeder::wall_ms() as u64;
+    let seed = streamshield_workload::time::wall_ms() as u64;
     let workload = Workload::new(format!("prove-{seed}"), seed, Settings { rate, ..Settings::default() })?;
     workload.create_topics(servers)?;
     std::fs::write(file, workload.job_yaml(servers, &[]))?;

@@ -3,70 +3,36 @@
 //! The program is the one that the last `make build` made, or `$STREAMSHIELD_BIN`.
 
 use anyhow::{Context, Result, ensure};
-use std::fs::File;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use streamshield_embedded::{Config, EmbeddedBroker};
+use streamshield_tests::support::process::Process;
+use streamshield_tests::support::seed::seed;
+use streamshield_tests::support::streamshield::binary;
 use streamshield_workload::schedule::mix;
 use streamshield_workload::{DataFault, Flow, Invariant, Observer, Settings, UserJob, Workload};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
-fn binary() -> Result<PathBuf> {
-    if let Some(path) = std::env::var_os("STREAMSHIELD_BIN") {
-        return Ok(path.into());
-    }
-    let mut folder = std::env::current_exe()?;
-    folder.pop();
-    if folder.ends_with("deps") {
-        folder.pop();
-    }
-    let path = folder.join("streamshield");
-    ensure!(path.exists(), "{} is not there: `make build` makes it", path.display());
-    Ok(path)
-}
-
 /// A job in a process of its own; killed when dropped.
-struct Job {
-    process: Child,
-    log: PathBuf,
-}
+struct Job(Process);
 
 impl Job {
     fn start(folder: &Path, number: u32) -> Result<Job> {
-        let log = folder.join(format!("{number}.log"));
         let mut command = Command::new(binary()?);
         command.arg("run").arg(folder.join("job.yaml")).current_dir(folder).env("NO_COLOR", "1");
-        let process = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(File::create(&log)?).spawn()?;
-        Ok(Job { process, log })
+        Process::start(command, folder, &number.to_string()).map(Job)
     }
 
-    fn kill(&mut self) -> Result<()> {
-        ensure!(self.process.try_wait()?.is_none(), "the job ended by itself:\n{}", self.words());
-        // SIGKILL on Unix.
-        self.process.kill()?;
-        self.process.wait()?;
-        Ok(())
+    fn kill(&self) -> Result<()> {
+        ensure!(self.0.is_alive(), "the job ended by itself:\n{}", self.words());
+        self.0.kill().map(drop)
     }
 
     fn words(&self) -> String {
-        std::fs::read_to_string(&self.log).unwrap_or_default()
+        self.0.stderr()
     }
-}
-
-impl Drop for Job {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn seed() -> u64 {
-    let given = std::env::var("STREAMSHIELD_SEED").ok().and_then(|text| text.parse().ok());
-    let seed = given.unwrap_or_else(|| streamshield_workload::feeder::wall_ms() as u64 % 1_000_000_007);
-    println!("seed {seed} (STREAMSHIELD_SEED={seed} replays it)");
-    seed
 }
 
 /// Waits until so many records have come out.

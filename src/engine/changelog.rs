@@ -11,7 +11,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::Offset;
-use streamshield_core::mutants;
 use streamshield_core::ports::log::{
     Isolation, Log, LogError, LogErrorKind, LogReader, MessageView, ReaderOptions, TakeLimit, TopicPartition, Wakeup,
 };
@@ -56,7 +55,6 @@ impl StableEnd {
     pub fn turn(&mut self, log: &dyn Log, now: Duration) -> Result<Option<Offset>, LogError> {
         let high = match self.high {
             Some(high) => high,
-            None if mutants::is_on("end-is-lso") => *self.high.insert(log.bounds(&self.partition, Isolation::ReadCommitted)?.high),
             None => *self.high.insert(log.bounds(&self.partition, Isolation::ReadUncommitted)?.high),
         };
         if log.bounds(&self.partition, Isolation::ReadCommitted)?.high >= high {

@@ -12,12 +12,13 @@
 //! | `engine::after_commit` | committed, but nobody here knows yet |
 //! | `state::apply_flush` | with a flush under way to the local store |
 //!
-//! `STREAMSHIELD_FAIL_AT=engine::step:500` lets one part of the process fail instead, once, at that passing:
+//! `STREAMSHIELD_FAIL_AT=engine::step:500` lets one part of the process fail instead, at that passing:
 //!
 //! | point | what fails |
 //! |---|---|
 //! | `engine::step` | the code of one region panics in a step |
 //! | `engine::diverge` | a replica's state differs from its owner's digest |
+//! | `engine::lose_rows` | a replica leaves out the rows of this step and of some after it: its state really differs |
 //!
 //! `STREAMSHIELD_FAIL_AT=engine::step_of:s1/0` makes every step of one region panic, on whichever worker it is: a region that kills what it runs on.
 
@@ -30,8 +31,11 @@ pub const POINTS: [&str; 5] =
     ["engine::before_begin", "engine::after_produce", "engine::before_commit", "engine::after_commit", "state::apply_flush"];
 
 pub const FAIL_VARIABLE: &str = "STREAMSHIELD_FAIL_AT";
-/// Points of parts that fail, and how: the action in the words of the crate `fail`.
-const FAILURES: [(&str, &str); 2] = [("engine::step", "panic"), ("engine::diverge", "return")];
+/// Points of parts that fail, and how: how often in a row, and the action in the words of the crate `fail`.
+const FAILURES: [(&str, u32, &str); 3] =
+    [("engine::step", 1, "panic"), ("engine::diverge", 1, "return"), ("engine::lose_rows", STEPS_LOST, "return")];
+/// Of one step nobody might ever look at the rows again.
+const STEPS_LOST: u32 = 50;
 
 /// Every step of one region fails; the point is followed by its name in place of a passing.
 const FAIL_REGION: &str = "engine::step_of";
@@ -55,18 +59,18 @@ pub fn arm_from_environment() -> Result<(), String> {
     }
 }
 
-/// `point:passing`; the part fails at that passing, and at no other.
+/// `point:passing`; the part fails at that passing, and at those after it that the point has.
 fn arm_failure(value: &str) -> Result<(), String> {
-    let names = || FAILURES.map(|(point, _)| point).join(", ");
+    let names = || FAILURES.map(|(point, ..)| point).join(", ");
     let wrong = || format!("{FAIL_VARIABLE}={value}: write POINT:PASSING, where POINT is one of {}; or {FAIL_REGION}:REGION", names());
     let (point, passing) = value.rsplit_once(':').ok_or_else(wrong)?;
     if point == FAIL_REGION {
         return FAILING_REGION.set(parse_region(passing).ok_or_else(wrong)?).map_err(|_| wrong());
     }
     let passing: u64 = passing.parse().ok().filter(|passing| *passing > 0).ok_or_else(wrong)?;
-    let (_, action) = FAILURES.iter().find(|(known, _)| *known == point).ok_or_else(wrong)?;
+    let (_, times, action) = FAILURES.iter().find(|(known, ..)| *known == point).ok_or_else(wrong)?;
     let before = if passing > 1 { format!("{}*off->", passing - 1) } else { String::new() };
-    fail::cfg(point, &format!("{before}1*{action}->off"))
+    fail::cfg(point, &format!("{before}{times}*{action}->off"))
 }
 
 /// `s1/0`

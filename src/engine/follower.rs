@@ -14,6 +14,7 @@
 //! On failure: see [`FollowError`]. A follower never guesses: what the log no longer holds has to come from a checkpoint.
 
 use crate::changelog::{Item, item};
+use crate::exchange::frame::Frame;
 use crate::operators::{ChainOutput, EpochContext};
 use crate::region::{Input, Region, RegionError, epoch_context};
 use std::collections::VecDeque;
@@ -92,7 +93,7 @@ struct Replay {
     record: EpochRecord,
     context: EpochContext,
     step: usize,
-    frames: Vec<crate::exchange::frame::Frame>,
+    frames: Vec<Frame>,
     muted: ChainOutput,
 }
 
@@ -154,6 +155,11 @@ impl Follower {
     /// Everything before this position of the changelog has been applied.
     pub fn has_applied(&self, end: Offset) -> bool {
         self.position >= end && self.is_quiet()
+    }
+
+    /// Of the changelog: everything before this position was read, applied or not.
+    pub fn read_up_to(&self) -> Offset {
+        self.position
     }
 
     /// Stands at the committed end, as far as the last look went.
@@ -358,7 +364,8 @@ impl Follower {
                         self.replay = Some(replay);
                         return Ok(moved);
                     }
-                    self.region.apply_frames(std::mem::take(&mut replay.frames), &mut replay.context, &mut replay.muted)?;
+                    let frames = whole(std::mem::take(&mut replay.frames));
+                    self.region.apply_frames(frames, &mut replay.context, &mut replay.muted)?;
                 }
                 Step::Emit => self.region.emit(&mut replay.context, &mut replay.muted)?,
                 Step::Tick => {}
@@ -372,13 +379,7 @@ impl Follower {
     }
 
     /// Takes the messages before `to`. True: all are there.
-    fn read(
-        &mut self,
-        to: Offset,
-        frames: &mut Vec<crate::exchange::frame::Frame>,
-        exchange: &mut dyn LogReader,
-        now: Duration,
-    ) -> Result<bool, FollowError> {
+    fn read(&mut self, to: Offset, frames: &mut Vec<Frame>, exchange: &mut dyn LogReader, now: Duration) -> Result<bool, FollowError> {
         let Input::Exchange(input) = &self.region.input else {
             return Err(FollowError::Unusable(format!("{}: a stage with state reads a source directly", self.region.id)));
         };
@@ -430,6 +431,19 @@ impl Follower {
         self.applied(record, replay.offset);
         Ok(())
     }
+}
+
+/// As they were read; or without their rows, at the fail point that spoils a replica's state.
+fn whole(mut frames: Vec<Frame>) -> Vec<Frame> {
+    let is_spoilt = || {
+        fail::fail_point!("engine::lose_rows", |_| true);
+        false
+    };
+    if frames.iter().any(|frame| frame.rows.is_some()) && is_spoilt() {
+        tracing::warn!("fail point engine::lose_rows: a replica leaves out the rows of a step");
+        frames.iter_mut().for_each(|frame| frame.rows = None);
+    }
+    frames
 }
 
 pub fn check_plan(region: &Region, record: &EpochRecord) -> Result<(), FollowError> {

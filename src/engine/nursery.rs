@@ -352,17 +352,21 @@ impl Nursery {
     /// Where the changelogs of all regions end that are only waiting for that: one question for all of them, after their fences.
     fn ask_for_ends(&mut self) -> Result<bool, JobOutcome> {
         let waiting = |(id, task): (&RegionId, &Task)| match &task.phase {
-            Phase::Finishing { follower, end: None, .. } => Some((*id, follower.region.changelog.clone())),
+            Phase::Finishing { follower, end: None, .. } => Some((*id, follower.region.changelog.clone(), follower.read_up_to())),
             _ => None,
         };
-        let asked: Vec<(RegionId, TopicPartition)> = self.charges.tasks.iter().filter_map(waiting).collect();
+        let asked: Vec<(RegionId, TopicPartition, Offset)> = self.charges.tasks.iter().filter_map(waiting).collect();
         if asked.is_empty() {
             return Ok(false);
         }
-        let partitions: Vec<_> = asked.iter().map(|(_, partition)| partition.clone()).collect();
-        match self.log.ends(&partitions, Isolation::ReadUncommitted) {
+        let partitions: Vec<_> = asked.iter().map(|(_, partition, _)| partition.clone()).collect();
+        let ends = match mutants::is_on("end-as-read") {
+            true => Ok(asked.iter().map(|(_, _, read)| *read).collect()),
+            false => self.log.ends(&partitions, Isolation::ReadUncommitted),
+        };
+        match ends {
             Ok(ends) => {
-                for ((id, _), high) in asked.iter().zip(ends) {
+                for ((id, ..), high) in asked.iter().zip(ends) {
                     if let Some(Task { phase: Phase::Finishing { end, .. }, .. }) = self.charges.tasks.get_mut(id) {
                         *end = Some(high);
                     }
@@ -373,7 +377,7 @@ impl Nursery {
                 tracing::debug!(%error, "where changelogs end is not known yet");
             }
             Err(error) => {
-                for (id, _) in asked {
+                for (id, ..) in asked {
                     if let Some(task) = self.charges.tasks.remove(&id) {
                         self.failed(id, task, error.clone().into())?;
                     }

@@ -45,6 +45,25 @@ fn scalars<'a>(node: &'a Node, path: &[String]) -> Vec<(Vec<String>, &'a str)> {
     }
 }
 
+/// Of a job file: what the stage and the rest of a plan say.
+const KEYS_OF_THE_PLAN: [&str; 12] = [
+    "name",
+    "kafka",
+    "sql",
+    "sql_file",
+    "state_dir",
+    "checkpoint",
+    "tier",
+    "replicas",
+    "commit_interval",
+    "parallelism",
+    "replication_factor",
+    "kafka.bootstrap.servers",
+];
+
+/// Faults of the store that need no server: its objects are there in a folder, too.
+const OF_OBJECTS: [&str; 2] = ["store.corrupt", "store.collect"];
+
 pub(super) struct Check<'a> {
     pub plan: &'a Plan,
     pub catalogue: &'a [FaultSpec],
@@ -94,6 +113,10 @@ impl Check<'_> {
                 &["topology", "workers"],
                 "give it 2 workers or more, or tier 3",
             );
+        }
+        for key in topology.job.keys().filter(|key| KEYS_OF_THE_PLAN.contains(&key.as_str())) {
+            let span = key_place(self.root, &["topology", "job"], key);
+            self.at(format!("`{key}` of the job is the plan's own"), span, "say it by the keys of `topology` and `workload`".into());
         }
         if topology.replicas.is_some_and(|replicas| replicas >= topology.workers) {
             self.error(
@@ -316,7 +339,7 @@ impl Check<'_> {
         if spec.family == Family::Broker && topology.brokers == 0 {
             self.error(format!("`{}` breaks a broker, and this plan has none of its own", spec.name), &at, "set `topology.brokers: 3`");
         }
-        let is_of_a_server = spec.targets.first() == Some(&Role::Store) && spec.name != "store.corrupt";
+        let is_of_a_server = spec.targets.first() == Some(&Role::Store) && !OF_OBJECTS.contains(&spec.name);
         if is_of_a_server && topology.store == Store::Local {
             self.error(
                 format!("`{}` breaks a server, and the checkpoints of this plan go to a folder", spec.name),

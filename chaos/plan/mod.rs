@@ -94,6 +94,9 @@ pub struct Topology {
     pub checkpoint_interval: Time,
     /// Time between two commits. Default: 100 ms.
     pub commit_interval: Time,
+    /// Further keys of the job file, such as `flush_interval`; those that begin with `kafka.` are properties of the client. A job of one's own keeps its own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub job: BTreeMap<String, Parameter>,
 }
 
 impl Default for Topology {
@@ -107,6 +110,7 @@ impl Default for Topology {
             store: Store::Local,
             checkpoint_interval: Time::seconds(5),
             commit_interval: Time::millis(100),
+            job: BTreeMap::new(),
         }
     }
 }

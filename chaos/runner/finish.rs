@@ -162,7 +162,8 @@ pub(super) fn checkpoints(run: &Run<'_>, stage: &Stage) {
             looked(Looked::At(list.len() as u64));
             if !verified.status.success() {
                 let words = String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
-                let detail = words.lines().filter(|line| !line.trim().is_empty()).take(LOG_LINES_MAX).collect::<Vec<_>>().join(" / ");
+                let shown: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).take(LOG_LINES_MAX).collect();
+                let detail = format!("K-1: {}", shown.join(" / "));
                 let finding =
                     Finding { invariant: Invariant::CheckpointsRestore, kind: "damaged-checkpoint".into(), place: "store".into(), detail };
                 run.add(Entry::Finding { finding });

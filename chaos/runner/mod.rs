@@ -48,7 +48,7 @@ const WORDS_MAX: usize = 400;
 const REBUILT_TIME: Duration = Duration::from_secs(5);
 /// Of a method without steps, unless the workload says more.
 const EMPTY_METHOD_TIME: Duration = Duration::from_secs(20);
-/// Nothing new has come out for so long: it never will.
+/// Nothing new has come out for so long, or for as long as the plan gives the job to catch up: it never will.
 const DRAIN_QUIET_MAX: Duration = Duration::from_secs(60);
 
 /// What is to be run.
@@ -203,7 +203,8 @@ impl Run<'_> {
         method?;
         self.enter(RunStage::Draining);
         let sent = load.stop()?;
-        let drained = subject.wait_drained(&servers, &sent, observer.as_ref())?;
+        let quiet_max = DRAIN_QUIET_MAX.min(plan.host.catch_up_within.0);
+        let drained = subject.wait_drained(&servers, &sent, observer.as_ref(), quiet_max)?;
         let is_stuck = drained.is_err() && finish::is_stuck(&stage);
         if let Err(left) = drained {
             self.note(left);
@@ -373,6 +374,7 @@ impl Run<'_> {
         if topology.store != Store::None {
             settings.push(("checkpoint", format!("{{interval: {}}}", topology.checkpoint_interval)));
         }
+        settings.extend(topology.job.iter().map(|(key, value)| (key.as_str(), value.0.clone())));
         settings
     }
 }

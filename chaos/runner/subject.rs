@@ -8,9 +8,10 @@
 //! | rows a second | rows of the output | records sent, less the growth of the lag |
 //! | oracle | all of it | the job's own topics, dead letters, rows where a stage gives one for each |
 
-use super::{DRAIN_QUIET_MAX, Stop};
+use super::Stop;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use streamshield_workload::user::UserJob;
 use streamshield_workload::{Findings, Observation, Observer, Running, Sent, Settings, Workload, WorkloadError};
 
@@ -72,16 +73,22 @@ impl Subject {
         }
     }
 
-    /// Err(words): not all came out, and nothing new has come for long.
-    pub fn wait_drained(&self, servers: &str, sent: &Sent, observer: Option<&Observer>) -> Result<Result<(), String>, WorkloadError> {
-        let waited = DRAIN_QUIET_MAX.as_secs();
+    /// Err(words): not all came out, and nothing new has come for so long.
+    pub fn wait_drained(
+        &self,
+        servers: &str,
+        sent: &Sent,
+        observer: Option<&Observer>,
+        quiet_max: Duration,
+    ) -> Result<Result<(), String>, WorkloadError> {
+        let waited = quiet_max.as_secs();
         Ok(match (self, observer) {
-            (Subject::User(job), _) => match job.wait_drained(servers, DRAIN_QUIET_MAX)? {
+            (Subject::User(job), _) => match job.wait_drained(servers, quiet_max)? {
                 true => Ok(()),
                 false => Err(format!("some of the input was not taken; nothing moved for {waited} s")),
             },
             (Subject::Own(_), Some(observer)) => {
-                let drained = observer.wait_drained(sent, DRAIN_QUIET_MAX);
+                let drained = observer.wait_drained(sent, quiet_max);
                 match drained.is_complete {
                     true => Ok(()),
                     false => Err(format!("{} of {} rows came out; nothing new for {waited} s", drained.rows, drained.rows_expected)),

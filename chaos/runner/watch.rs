@@ -23,6 +23,8 @@ const TIMER_INTERVAL: Duration = Duration::from_millis(10);
 const DEATH_DELAY_MS: u64 = 2_000;
 /// Faults that may end workers, by the beginning of their names: a store or a link that is away must not.
 const ENDS_WORKERS: [&str; 3] = ["process.", "storage.", "time."];
+/// The fault after which a follower must be found to differ.
+const SPOILS_STATE: &str = "process.lose_rows";
 const ENDS_BROKERS: [&str; 1] = ["broker."];
 const ENDS_STORES: [&str; 2] = ["store.", "hdfs."];
 
@@ -199,7 +201,10 @@ impl Watch<'_, '_> {
         let (process, what) = match &event.kind {
             StageEventKind::WorkerStarted { worker, .. } => (worker.clone(), ProcessChange::Started),
             StageEventKind::BrokerStarted { broker, .. } => (format!("broker {broker}"), ProcessChange::Started),
-            StageEventKind::WorkerDied { worker, status, .. } => (worker.clone(), self.death(at_ms, &ENDS_WORKERS, status)),
+            StageEventKind::WorkerDied { worker, status, error, .. } => {
+                let said = error.as_ref().map(|error| format!(", it said: {error}")).unwrap_or_default();
+                (worker.clone(), self.death(at_ms, &ENDS_WORKERS, &format!("{status}{said}")))
+            }
             StageEventKind::BrokerDied { broker, status, .. } => (format!("broker {broker}"), self.death(at_ms, &ENDS_BROKERS, status)),
             StageEventKind::StoreStarted => ("store".into(), ProcessChange::Started),
             StageEventKind::StoreDied => ("store".into(), self.death(at_ms, &ENDS_STORES, "ended")),
@@ -238,11 +243,14 @@ impl Watch<'_, '_> {
         let diverged = self.scraped.diverged();
         let (records, invariant) = (self.shared.load.records_sent(), Invariant::StateEqual);
         self.shared.add(Entry::Looked { invariant, looked: Looked::At(records) });
-        if diverged > 0 {
-            let detail = format!("the digest of a follower differed from its owner's {diverged} times");
-            let finding = crate::journal::Finding { invariant, kind: "divergence".into(), place: "followers".into(), detail };
-            self.shared.add(Entry::Finding { finding });
-        }
+        let spoilt = self.shared.journal(|journal| journal.injections.iter().any(|one| one.fault == SPOILS_STATE && one.count > 0));
+        let detail = match (diverged, spoilt) {
+            (0, false) | (1.., true) => return,
+            (0, true) => "E-4: rows were kept from followers, and none was found to differ from its owner".to_string(),
+            (1.., false) => format!("E-4: the digest of a follower differed from its owner's {diverged} times"),
+        };
+        let finding = crate::journal::Finding { invariant, kind: "divergence".into(), place: "followers".into(), detail };
+        self.shared.add(Entry::Finding { finding });
     }
 }
 

@@ -73,7 +73,7 @@ pub fn find(name: &str) -> Option<&'static FaultSpec> {
     CATALOGUE.iter().find(|spec| spec.name == name)
 }
 
-static CATALOGUE: [FaultSpec; 46] = [
+static CATALOGUE: [FaultSpec; 48] = [
     spec("process.kill", Family::Process, "SIGKILL; the worker is started again", &[RESTART_AFTER], WORKERS, false),
     spec("process.kill_all", Family::Process, "SIGKILL to all workers at the same moment", &[RESTART_AFTER], &[Role::AllWorkers], false),
     spec(
@@ -112,6 +112,14 @@ static CATALOGUE: [FaultSpec; 46] = [
         &[WITHIN],
         &[Role::Active],
         true,
+    ),
+    spec(
+        "process.lose_rows",
+        Family::Process,
+        "a worker is restarted so that replicas on it leave rows out: their state is not their owners', which must be noticed",
+        &[parameter("passing", count(1, 1_000_000), "30", "at which step with rows it begins"), WITHIN],
+        &[Role::Follower, Role::Worker],
+        false,
     ),
     spec(
         "process.memory_limit",
@@ -351,12 +359,20 @@ static CATALOGUE: [FaultSpec; 46] = [
         &[
             parameter(
                 "what",
-                ParameterKind::Choice(&["newest", "files", "manifests"]),
+                ParameterKind::Choice(&["newest", "newest_files", "files", "manifests"]),
                 "newest",
-                "which objects; files may be shared by all checkpoints of a region, which then lose all of them",
+                "which objects; newest_files are those that the newest checkpoint of a region alone has; files may be shared by all of them, which are lost then",
             ),
             parameter("objects", count(1, 1_000), "3", "how many"),
         ],
+        STORE,
+        false,
+    ),
+    spec(
+        "store.collect",
+        Family::Storage,
+        "somebody collects garbage behind the workers' backs (`checkpoints gc`): once to mark it, once more after the grace to delete it",
+        &[parameter("grace", ParameterKind::Duration, "2 s", "longer than any upload takes")],
         STORE,
         false,
     ),

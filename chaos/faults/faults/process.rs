@@ -18,6 +18,8 @@ const PROCESS_TIME_MAX: Duration = Duration::from_secs(30);
 /// How often the job is asked who takes over: a take-over lasts a second.
 const TAKER_INTERVAL: Duration = Duration::from_millis(5);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// What a worker logs when a replica on it leaves rows out.
+const ROWS_LOST: &str = "fail point engine::lose_rows";
 /// What a worker logs when one of its regions fails.
 const REGION_FAILED: &str = "the region has failed";
 
@@ -132,6 +134,30 @@ impl Fault<Stage> for CrashAt {
             }
         }
         Ok(evidence.fired())
+    }
+
+    fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
+        nothing()
+    }
+}
+
+/// `process.lose_rows`
+pub(crate) struct LoseRows(pub Setup);
+
+impl Fault<Stage> for LoseRows {
+    fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
+        let (workers, within) = (stage.workers()?, self.0.given.duration("within"));
+        let worker = self.0.worker(stage)?;
+        let lost = |worker: &str| stage.log(worker).matches(ROWS_LOST).count() as u64;
+        let before = lost(&worker);
+        workers.set_once(&worker, FAIL_VARIABLE, &format!("engine::lose_rows:{}", self.0.given.count("passing")))?;
+        restart(stage, &worker)?;
+        let deadline = Instant::now() + within;
+        while lost(&worker) == before && Instant::now() < deadline {
+            std::thread::sleep(LOOK_INTERVAL);
+        }
+        let count = lost(&worker) - before;
+        Ok(Fired { evidence: format!("replicas on {worker} began to leave rows out"), hit: vec![worker], count })
     }
 
     fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {

@@ -4,9 +4,11 @@ use super::storage::flip;
 use super::target::Setup;
 use super::{Evidence, nothing};
 use crate::api::{Fault, FaultError, Fired};
-use crate::stage::{Stage, StoreKind};
+use crate::stage::{Stage, StoreKind, binary, run_program};
+use anyhow::Context;
 use rand::seq::SliceRandom;
-use std::collections::BTreeMap;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use streamshield_proxy::{Counters, Door, HttpAction, HttpRequest, HttpRule, HttpRuleHandle};
 
 /// What of the store's proxy is set.
@@ -104,19 +106,28 @@ impl Fault<Stage> for Requests {
 /// workers alone, and with them dies.
 pub(crate) struct Corrupt(pub Setup);
 
-/// The newest manifest of each folder that holds several: names sort by age.
-fn newest_of_several(objects: &[String]) -> Vec<String> {
-    let mut folders: BTreeMap<&str, Vec<&String>> = BTreeMap::new();
+/// Manifests by their folder, the oldest first: names sort by age.
+fn manifests(objects: &[String]) -> BTreeMap<&str, BTreeSet<&String>> {
+    let mut folders: BTreeMap<&str, BTreeSet<&String>> = BTreeMap::new();
     for object in objects {
-        if let Some((folder, _)) = object.rsplit_once('/').filter(|(folder, _)| folder.ends_with("/manifests")) {
-            folders.entry(folder).or_default().push(object);
+        if let Some((folder, _)) = object.rsplit_once("/manifests/") {
+            folders.entry(folder).or_default().insert(object);
         }
     }
     folders
-        .values()
-        .filter(|manifests| manifests.len() > 1)
-        .filter_map(|manifests| manifests.iter().max().map(|name| (*name).clone()))
-        .collect()
+}
+
+/// The newest manifest of each folder that holds several.
+fn newest_of_several(objects: &[String]) -> Vec<String> {
+    let several = manifests(objects).into_values().filter(|manifests| manifests.len() > 1);
+    several.filter_map(|manifests| manifests.last().map(|name| (*name).clone())).collect()
+}
+
+/// What a manifest names.
+fn files_of(manifest: &[u8]) -> BTreeSet<String> {
+    let manifest: Value = serde_json::from_slice(manifest).unwrap_or_default();
+    let files = manifest["checkpoint"]["files"].as_array().into_iter().flatten();
+    files.filter_map(|file| file["object"].as_str().map(String::from)).collect()
 }
 
 impl Corrupt {
@@ -128,8 +139,31 @@ impl Corrupt {
             _ if stage.store().kind() == StoreKind::Hdfs => objects,
             "files" => within("/files/"),
             "manifests" => within("/manifests/"),
+            "newest_files" => self.files_of_newest(stage, &objects)?,
             _ => newest_of_several(&objects),
         })
+    }
+
+    /// Of each region with several checkpoints, the files that only its newest one names.
+    fn files_of_newest(&self, stage: &Stage, objects: &[String]) -> Result<Vec<String>, FaultError> {
+        let mut found = Vec::new();
+        for (folder, manifests) in manifests(objects) {
+            let mut named = Vec::new();
+            for manifest in manifests {
+                match stage.store().read(manifest) {
+                    Ok(content) => named.push(files_of(&content)),
+                    // Garbage collection may have been faster.
+                    Err(FaultError::NoTarget(_)) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            let newest = named.pop().unwrap_or_default();
+            if !named.is_empty() {
+                let alone = newest.into_iter().filter(|file| named.iter().all(|older| !older.contains(file)));
+                found.extend(alone.map(|file| format!("{folder}/files/{file}")));
+            }
+        }
+        Ok(found)
     }
 }
 
@@ -155,6 +189,23 @@ impl Fault<Stage> for Corrupt {
             return Err(FaultError::NoTarget(format!("the store has no {} objects yet", self.0.given.choice("what"))));
         }
         Ok(fired)
+    }
+
+    fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
+        nothing()
+    }
+}
+
+/// `store.collect`
+pub(crate) struct Collect(pub Setup);
+
+impl Fault<Stage> for Collect {
+    fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
+        let workers = stage.workers()?.names();
+        let job = stage.job_file(workers.first().context("a stage has workers")?).display().to_string();
+        let grace = format!("{} ms", self.0.given.duration("grace").as_millis());
+        let said = run_program(&binary()?, &["checkpoints", "gc", &job, "--grace", &grace])?;
+        Ok(Fired { hit: vec!["store".into()], evidence: said, count: 1 })
     }
 
     fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
@@ -200,5 +251,13 @@ mod tests {
     fn only_manifests_with_an_older_one_behind_them_are_damaged() {
         let names = ["j/0-0/manifests/1-5.json", "j/0-0/manifests/2-5.json", "j/0-1/manifests/7-5.json", "j/0-1/files/9-a", "j/clock"];
         assert_eq!(newest_of_several(&names.map(String::from)), ["j/0-0/manifests/2-5.json"]);
+    }
+
+    #[test]
+    fn the_files_of_a_checkpoint_are_those_that_its_manifest_names() {
+        let manifest =
+            br#"{"version": 1, "checkpoint": {"files": [{"name": "000012.sst", "object": "1-a-000012.sst"}, {"object": "1-b-CURRENT"}]}}"#;
+        assert_eq!(files_of(manifest), BTreeSet::from(["1-a-000012.sst".to_string(), "1-b-CURRENT".to_string()]));
+        assert_eq!(files_of(b"cut"), BTreeSet::new());
     }
 }

@@ -125,15 +125,20 @@ impl Setup {
                 let broker = if stage.brokers().is_embedded() { EMBEDDED_BROKER } else { self.broker(stage)? };
                 all.into_iter().filter(|(_, found)| *found == broker).collect()
             }
-            _ => {
-                let worker = self.worker(stage)?;
+            role => {
+                // The links of a worker are there while it sleeps, too.
+                let worker = match (role, self.target.name.clone()) {
+                    (Role::Worker, Some(name)) => name,
+                    _ => self.worker(stage)?,
+                };
                 all.into_iter().filter(|(name, _)| *name == worker).collect()
             }
         };
         let only = if self.spec.parameters.iter().any(|parameter| parameter.name == "broker") { self.given.count("broker") } else { 0 };
         let chosen: Vec<_> = chosen.into_iter().filter(|(_, broker)| only == 0 || u64::from(*broker) == only).collect();
         if chosen.is_empty() {
-            return Err(FaultError::NoTarget(format!("there is no link to broker {only}")));
+            let of = self.target.name.as_ref().map(|name| format!(" of {name}")).unwrap_or_default();
+            return Err(FaultError::NoTarget(format!("there is no link{of} to broker {only}")));
         }
         Ok(chosen)
     }

@@ -21,6 +21,8 @@ pub enum StageEventKind {
         worker: String,
         pid: u32,
         status: String,
+        /// The last error that it named, if any.
+        error: Option<String>,
     },
     BrokerStarted {
         broker: u32,

@@ -41,6 +41,7 @@ pub use links::Links;
 pub use ports::{Answer, free_address, get};
 pub use process::{Ended, Process, Usage, state as process_state, usage};
 pub use scripts::binary;
+pub(crate) use scripts::run_program;
 pub use status::{ask, describe, is_settled, owners};
 pub use stores::Store;
 pub use topology::{StoreKind, Topology};

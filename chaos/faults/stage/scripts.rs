@@ -51,6 +51,11 @@ pub(crate) fn run(script: &Path, arguments: &[&str], environment: &[(&str, Strin
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_string())
 }
 
+/// The same for a program of ours: what it says is for people, in plain text.
+pub(crate) fn run_program(program: &Path, arguments: &[&str]) -> Result<String> {
+    run(program, arguments, &[("NO_COLOR", "1".into())])
+}
+
 /// The jars of Kafka: `STREAMSHIELD_KAFKA_JARS`, else the user's cache, into which they are fetched once.
 pub(crate) fn kafka_jars() -> Result<PathBuf, FaultError> {
     if let Some(folder) = std::env::var_os("STREAMSHIELD_KAFKA_JARS") {

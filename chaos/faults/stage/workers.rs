@@ -378,10 +378,17 @@ fn wait_for_end(process: &Process) -> Ended {
     }
 }
 
+/// The last line that is about an error: of the program's report, or of its log.
+fn last_error(words: &str) -> Option<String> {
+    let is_error = |line: &&str| line.contains("ERROR") || line.trim_start().starts_with('×');
+    words.lines().rfind(is_error).map(|line| line.trim().to_string())
+}
+
 fn note_end(shared: &Shared, name: &str, process: &Process, ended: &Ended) {
     shared.watchdog.forget_child(process.pid);
-    shared.events.push(StageEventKind::WorkerDied { worker: name.into(), pid: process.pid, status: ended.status.to_string() });
     let last_words = process.last_words();
+    let error = last_error(&last_words);
+    shared.events.push(StageEventKind::WorkerDied { worker: name.into(), pid: process.pid, status: ended.status.to_string(), error });
     // A worker that was there does not go away.
     let _ = shared.change(name, |slot| {
         slot.process = None;

@@ -93,6 +93,15 @@ gate: build ## the gate of a release: 30 kills, 16 types of faults and more, a m
 	@scripts/bootstrap.sh kafka s3 chaos
 	@$(STREAMSHIELD) chaos run gate $(ARGS)
 
+.PHONY: mutants
+mutants: bootstrap ## a test build with one guard off at a time, which short plans must catch → target/chaos/mutants/mutants.json (ARGS="skip-fence doubt" for some)
+	@mkdir -p target/chaos/mutants
+	cargo build --release -p streamshield -p unify --features streamshield/mutants
+	@cp --remove-destination $(STREAMSHIELD) target/chaos/mutants/streamshield
+	@# The program without mutants takes its place again, so that nobody runs the other one by mistake.
+	cargo build --release -p streamshield -p unify
+	@target/chaos/mutants/streamshield chaos mutants $(ARGS)
+
 .PHONY: fmt
 fmt: ## format the code
 	@scripts/bootstrap.sh build lint

@@ -18,6 +18,7 @@
 
 pub mod gate;
 pub mod journal;
+pub mod mutants;
 pub mod plan;
 pub mod report;
 pub mod runner;

@@ -1,7 +1,7 @@
 //! The plans that come with the program, by name.
 
 /// By name, the text of the file in `chaos/plans`.
-const PLANS: [(&str, &str); 10] = [
+const PLANS: [(&str, &str); 19] = [
     ("smoke", include_str!("../plans/smoke.yaml")),
     ("gate", include_str!("../plans/gate.yaml")),
     ("release", include_str!("../plans/release.yaml")),
@@ -12,6 +12,15 @@ const PLANS: [(&str, &str); 10] = [
     ("storage", include_str!("../plans/storage.yaml")),
     ("time", include_str!("../plans/time.yaml")),
     ("data", include_str!("../plans/data.yaml")),
+    ("mutants/data", include_str!("../plans/mutants/data.yaml")),
+    ("mutants/restore", include_str!("../plans/mutants/restore.yaml")),
+    ("mutants/zombies", include_str!("../plans/mutants/zombies.yaml")),
+    ("mutants/confirm", include_str!("../plans/mutants/confirm.yaml")),
+    ("mutants/timeout", include_str!("../plans/mutants/timeout.yaml")),
+    ("mutants/doubt", include_str!("../plans/mutants/doubt.yaml")),
+    ("mutants/replicas", include_str!("../plans/mutants/replicas.yaml")),
+    ("mutants/garbage", include_str!("../plans/mutants/garbage.yaml")),
+    ("mutants/checkpoints", include_str!("../plans/mutants/checkpoints.yaml")),
 ];
 
 pub fn names() -> Vec<&'static str> {

@@ -58,6 +58,18 @@ pub enum ChaosCommand {
     },
     /// Print the JSON Schema of plans.
     Schema,
+    /// Run the plans that must catch this test build's mutants, without and with each of them.
+    #[cfg(feature = "mutants")]
+    Mutants {
+        /// Some of the mutants, or of the plans. Default: all.
+        names: Vec<String>,
+        /// Of all runs. Default: each plan's own.
+        #[arg(long)]
+        seed: Option<u64>,
+        /// Folder of the table and of all journals. Default: target/chaos/mutants.
+        #[arg(long, value_name = "FOLDER")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Args)]
@@ -130,6 +142,31 @@ pub fn chaos(command: ChaosCommand) -> u8 {
             print!("{}", plan::schema_text());
             ExitStatus::Ok as u8
         }
+        #[cfg(feature = "mutants")]
+        ChaosCommand::Mutants { names, seed, out } => mutants(names, seed, out),
+    }
+}
+
+/// Zero: every mutant was caught, and every control has passed.
+#[cfg(feature = "mutants")]
+fn mutants(names: Vec<String>, seed: Option<u64>, out: Option<PathBuf>) -> u8 {
+    use streamshield_chaos::mutants;
+    let runner = match std::env::current_exe() {
+        Ok(this) => this,
+        Err(error) => return harness_error(Problem::error(format!("this program does not know where it is: {error}"))),
+    };
+    let console = match Console::new() {
+        Ok(console) => console,
+        Err(error) => return harness_error(Problem::error(format!("can't listen for signals: {error}"))),
+    };
+    let folder = out.unwrap_or_else(|| Path::new(DEFAULT_FOLDER).join("mutants"));
+    let request = mutants::Request { names, seed, folder: folder.clone(), runner };
+    match mutants::run(&request, &|line| eprintln!("{line}"), &|| console.wants_end()) {
+        Ok(table) => {
+            println!("{}{}", mutants::text(&table), folder.join("mutants.json").display());
+            u8::from(!table.is_good())
+        }
+        Err(error) => harness_error(Problem::error(error.to_string())),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::verdict::nearest_rank;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use streamshield_core::status::RegionState;
 use streamshield_faults::Stage;
 use streamshield_workload::{AnomalyKind, Findings, Flow, Invariant as Id, Observation, Observer, Sent};
 
@@ -118,18 +119,22 @@ pub(super) fn costs(run: &Run<'_>, stage: &Stage) {
     run.add(Entry::Cost { cost });
 }
 
-/// The job does not go on: what is missing then is not lost.
-pub(super) fn is_stuck(stage: &Stage) -> bool {
-    match stage.cluster_status() {
-        Ok(status) => {
-            status.totals.lag_records > 0
-                || status
-                    .regions
-                    .iter()
-                    .any(|region| region.state != streamshield_core::status::RegionState::Active || region.stopped.is_some())
+/// Why the job does not go on, if it does not: what is missing then is not lost.
+pub(super) fn standstill(stage: &Stage) -> Option<String> {
+    let status = match stage.cluster_status() {
+        Ok(status) => status,
+        Err(error) => return Some(error.to_string()),
+    };
+    // The last transaction of each writer may have left a marker behind the last record: nothing that could be taken.
+    let markers = status.workers.iter().map(|worker| u64::from(worker.slots)).sum::<u64>();
+    status.regions.iter().find_map(|region| {
+        let (name, lag) = (&region.region, region.lag_records.unwrap_or(0));
+        match &region.stopped {
+            Some(reason) => Some(format!("{name} has stopped: {reason}")),
+            None if region.state != RegionState::Active => Some(format!("{name} is {:?}", region.state)),
+            None => (lag > markers).then(|| format!("{name} has {lag} records before it")),
         }
-        Err(_) => true,
-    }
+    })
 }
 
 /// Every checkpoint of the store is read, while the job still runs: as a user does it.
@@ -178,13 +183,13 @@ pub(super) struct Ran<'a> {
     pub subject: &'a Subject,
     pub sent: &'a Sent,
     pub seen: Option<&'a Observation>,
-    /// The job stands still: what is missing may still come.
-    pub is_stuck: bool,
+    /// Why the job stands still, if it does: what is missing may still come.
+    pub stuck: Option<String>,
 }
 
 /// The oracle, logs and leftovers. The workers have ended; brokers and store still run.
 pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: &Ran<'_>) -> Result<(), Stop> {
-    let Ran { sent, is_stuck, .. } = *ran;
+    let Ran { sent, stuck, .. } = ran;
     let due = sent.schedule.due_count(sent.ended_ms);
     logs(run, stage);
     leftovers(run, stage);
@@ -193,7 +198,7 @@ pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: &Ran<'_>) -> Result<(), 
         Records { due, sent: sent.records, verified: findings.records_verified, during_fault: 0, faulty: sent.schedule.injected_total() };
     run.add(Entry::Records { records });
     run.watcher.say(run.began.elapsed(), &findings.summary());
-    let stuck = "the job stands still: what is missing may still come";
+    let stuck = stuck.as_ref().map(|why| format!("the job stands still, so what is missing may still come: {why}"));
     for invariant in [
         Invariant::NoLoss,
         Invariant::NoDuplicate,
@@ -204,14 +209,16 @@ pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: &Ran<'_>) -> Result<(), 
         Invariant::Conservation,
         Invariant::NoOrphans,
     ] {
-        let unknown = is_stuck && needs_all(invariant);
-        let looked = if unknown { Looked::Not(stuck.into()) } else { looked(&findings, invariant) };
+        let looked = match &stuck {
+            Some(why) if needs_all(invariant) => Looked::Not(why.clone()),
+            _ => looked(&findings, invariant),
+        };
         run.add(Entry::Looked { invariant, looked });
     }
     let mut written: BTreeMap<AnomalyKind, u64> = BTreeMap::new();
     for anomaly in &findings.anomalies {
         let invariant = invariant_of(anomaly.kind);
-        if is_stuck && needs_all(invariant) {
+        if stuck.is_some() && needs_all(invariant) {
             continue;
         }
         *written.entry(anomaly.kind).or_default() += 1;

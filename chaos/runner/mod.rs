@@ -205,7 +205,7 @@ impl Run<'_> {
         let sent = load.stop()?;
         let quiet_max = DRAIN_QUIET_MAX.min(plan.host.catch_up_within.0);
         let drained = subject.wait_drained(&servers, &sent, observer.as_ref(), quiet_max)?;
-        let is_stuck = drained.is_err() && finish::is_stuck(&stage);
+        let stuck = if drained.is_err() { finish::standstill(&stage) } else { None };
         if let Err(left) = drained {
             self.note(left);
         }
@@ -214,7 +214,7 @@ impl Run<'_> {
         let seen = observer.map(|observer| observer.stop()).transpose()?;
         stage.stop_workers(Duration::from_secs(30));
         self.enter(RunStage::Verifying);
-        finish::verify(self, &stage, &finish::Ran { subject: &subject, sent: &sent, seen: seen.as_ref(), is_stuck })
+        finish::verify(self, &stage, &finish::Ran { subject: &subject, sent: &sent, seen: seen.as_ref(), stuck })
     }
 
     /// On a busy host a node of Kafka may miss its own deadlines at the start, and end: then all of them are started anew.

@@ -42,7 +42,7 @@ pub const MUTANTS: &[Mutant] = &[
     Mutant { name: "keep-producer", breaks: "a doubtful commit counts as done, and its producer goes on", caught_by: &["E-3"] },
     Mutant { name: "double-emit", breaks: "an epoch in doubt is written again without asking the log", caught_by: &["E-1", "E-2"] },
     Mutant { name: "digest-not-compared", breaks: "a follower never compares its state with its owner's", caught_by: &["E-4"] },
-    Mutant { name: "restore-without-checksum", breaks: "a damaged checkpoint is restored", caught_by: &["K-1", "E-4"] },
+    Mutant { name: "restore-without-checksum", breaks: "a damaged checkpoint is restored", caught_by: &["K-1", "E-4", "liveness"] },
     Mutant {
         name: "gc-without-epoch-check",
         breaks: "garbage collection asks nobody and deletes what newer manifests name",

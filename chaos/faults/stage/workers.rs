@@ -398,3 +398,16 @@ fn note_end(shared: &Shared, name: &str, process: &Process, ended: &Ended) {
         slot.last_words = last_words;
     });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_error_is_that_of_the_report_or_of_the_log() {
+        let log = "2026-01-01T00:00:00Z ERROR engine: first\nINFO engine: ERR\n";
+        assert_eq!(last_error(log).as_deref(), Some("2026-01-01T00:00:00Z ERROR engine: first"));
+        assert_eq!(last_error(&format!("{log}\n  × the store is gone\n  help: look\n")).as_deref(), Some("× the store is gone"));
+        assert_eq!(last_error("INFO engine: all is well"), None);
+    }
+}

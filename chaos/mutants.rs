@@ -25,13 +25,12 @@ use std::time::{Duration, Instant};
 use streamshield_core::mutants::{MUTANTS, Mutant, VARIABLE};
 
 /// Plans, and the mutants that each must catch.
-pub const PLANS: [(&str, &[&str]); 9] = [
+pub const PLANS: [(&str, &[&str]); 8] = [
     ("mutants/data", &["drop-dead-letter", "lateness-by-batch"]),
     ("mutants/restore", &["emit-before-catch-up", "end-as-read", "purge-early"]),
     ("mutants/zombies", &["skip-fence", "apply-before-commit"]),
     ("mutants/confirm", &["skip-confirm"]),
-    ("mutants/timeout", &["ignore-fenced"]),
-    ("mutants/doubt", &["keep-producer", "double-emit"]),
+    ("mutants/doubt", &["keep-producer", "double-emit", "ignore-fenced"]),
     ("mutants/replicas", &["digest-not-compared"]),
     ("mutants/garbage", &["gc-without-epoch-check"]),
     ("mutants/checkpoints", &["restore-without-checksum"]),
@@ -233,7 +232,8 @@ fn catches(journal: &Journal) -> Vec<Catch> {
         }
     };
     for finding in &journal.findings {
-        let invariant = finding.detail.split_once(':').map(|(id, _)| id).filter(|id| is_invariant(id)).map(String::from);
+        let mut words = finding.detail.split_whitespace().filter_map(|word| word.strip_suffix(':'));
+        let invariant = words.find(|word| is_invariant(word)).map(String::from);
         let example = shortened(&format!("{} {}", finding.place, finding.detail));
         add(Catch { check: finding.invariant.name().into(), kind: finding.kind.clone(), invariant, example });
     }
@@ -343,6 +343,7 @@ mod tests {
         };
         let row = |name: &str, journal: &Journal| judged("mutants/x", Some(mutant(name)), journal, 1);
         let broken = with(finding("E-1: s0/1 epoch 7 follows 7"));
+        assert_eq!(catches(&with(finding("thread 'commit-0' panicked: E-3: a transaction is torn")))[0].invariant.as_deref(), Some("E-3"));
         let caught = row("skip-fence", &broken);
         assert!(caught.good && caught.caught_by[0].text() == "epochs (broken-epochs, E-1)", "{caught:?}");
         let missed = row("drop-dead-letter", &broken);

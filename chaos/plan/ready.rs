@@ -1,7 +1,7 @@
 //! The plans that come with the program, by name.
 
 /// By name, the text of the file in `chaos/plans`.
-const PLANS: [(&str, &str); 19] = [
+const PLANS: [(&str, &str); 18] = [
     ("smoke", include_str!("../plans/smoke.yaml")),
     ("gate", include_str!("../plans/gate.yaml")),
     ("release", include_str!("../plans/release.yaml")),
@@ -16,7 +16,6 @@ const PLANS: [(&str, &str); 19] = [
     ("mutants/restore", include_str!("../plans/mutants/restore.yaml")),
     ("mutants/zombies", include_str!("../plans/mutants/zombies.yaml")),
     ("mutants/confirm", include_str!("../plans/mutants/confirm.yaml")),
-    ("mutants/timeout", include_str!("../plans/mutants/timeout.yaml")),
     ("mutants/doubt", include_str!("../plans/mutants/doubt.yaml")),
     ("mutants/replicas", include_str!("../plans/mutants/replicas.yaml")),
     ("mutants/garbage", include_str!("../plans/mutants/garbage.yaml")),

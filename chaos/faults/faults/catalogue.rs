@@ -73,7 +73,7 @@ pub fn find(name: &str) -> Option<&'static FaultSpec> {
     CATALOGUE.iter().find(|spec| spec.name == name)
 }
 
-static CATALOGUE: [FaultSpec; 48] = [
+static CATALOGUE: [FaultSpec; 49] = [
     spec("process.kill", Family::Process, "SIGKILL; the worker is started again", &[RESTART_AFTER], WORKERS, false),
     spec("process.kill_all", Family::Process, "SIGKILL to all workers at the same moment", &[RESTART_AFTER], &[Role::AllWorkers], false),
     spec(
@@ -119,6 +119,14 @@ static CATALOGUE: [FaultSpec; 48] = [
         "a worker is restarted so that replicas on it leave rows out: their state is not their owners', which must be noticed",
         &[parameter("passing", count(1, 1_000_000), "30", "at which step with rows it begins"), WITHIN],
         &[Role::Follower, Role::Worker],
+        false,
+    ),
+    spec(
+        "process.fence",
+        Family::Process,
+        "somebody else takes the worker's transactional id, as a tool for hanging transactions does: its producer is fenced, and it is the owner all the same",
+        &[],
+        ONE_WORKER,
         false,
     ),
     spec(
@@ -245,7 +253,7 @@ static CATALOGUE: [FaultSpec; 48] = [
                 "keep_open",
                 ParameterKind::Duration,
                 "1 s",
-                "for which the end of the next transaction is delayed, so that the commit meets it",
+                "for which the rest of the next transaction and its end are delayed, so that the commit meets it",
             ),
         ],
         ONE_WORKER,

@@ -56,6 +56,7 @@ fn make(setup: Setup) -> StageFault {
         "process.kill_taker" => Box::new(process::KillTaker(setup)),
         "process.crash_at" => Box::new(process::CrashAt(setup)),
         "process.lose_rows" => Box::new(process::LoseRows(setup)),
+        "process.fence" => Box::new(transactions::Fence(setup)),
         "process.stop" => Box::new(process::Stop(setup)),
         "process.pause" => Box::new(process::Pause::new(setup)),
         "process.crash_loop" => Box::new(process::CrashLoop::new(setup)),

@@ -4,8 +4,9 @@ use super::catalogue::APIS;
 use super::target::Setup;
 use super::{Evidence, nothing};
 use crate::api::{Fault, FaultError, Fired};
-use crate::stage::Stage;
+use crate::stage::{Stage, admin};
 use anyhow::Context;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use streamshield_proxy::{Action, ApiKey, Request, Rule, RuleHandle};
@@ -22,7 +23,8 @@ const DELIVERY_TIME_MAX: Duration = Duration::from_secs(5);
 /// worker ── EndTxn(commit, T1) ──► proxy: held ……………………………………………………… released ──► broker
 ///        ── time-out, the same on another connection ─────────► broker: T1 is committed
 ///        ── AddPartitionsToTxn … (T2) ─────────────────────────► broker      │
-///                                                 T2 is committed half done ◄┘  unless its producer is a new one
+///        ── Produce (first part of T2) ────────────────────────► broker      │
+///        ── Produce (the rest) ──► proxy: delayed         T2 is committed ◄──┘  half done, unless its producer is a new one
 /// ```
 /// A worker that makes a new producer after a commit in doubt has raised the epoch, and the stray commit is fenced. One that goes on with the old producer
 /// has the next transaction committed before it is complete.
@@ -40,7 +42,7 @@ fn is_victim(victim: &Victim, request: &Request) -> bool {
 struct Rules {
     holds: Vec<RuleHandle>,
     openings: Vec<RuleHandle>,
-    // Dropped last: it ends the delay of the next transaction's end.
+    // Dropped last: it ends the delay of what the next transaction has after its first part.
     _delays: Vec<RuleHandle>,
 }
 
@@ -48,6 +50,7 @@ impl HoldEndTxn {
     fn place(&mut self, stage: &Stage, victim: &Victim) -> Result<(Rules, Vec<String>), FaultError> {
         let keep_open = self.0.given.duration("keep_open");
         let (mut rules, mut names) = (Rules { holds: Vec::new(), openings: Vec::new(), _delays: Vec::new() }, Vec::new());
+        let has_begun = Arc::new(AtomicBool::new(false));
         for (worker, broker) in self.0.links(stage)? {
             let proxy = stage.links().get(&worker, broker).context("a link stays")?;
             // The first commit on any of the links becomes the victim, and nobody else's is held.
@@ -67,6 +70,9 @@ impl HoldEndTxn {
                 .push(proxy.add(Rule::new(ApiKey::AddPartitionsToTxn, Action::Observe).when(move |request| is_victim(&of, request))));
             let of = victim.clone();
             rules._delays.push(proxy.add(Rule::new(ApiKey::EndTxn, Action::Delay(keep_open)).when(move |request| is_victim(&of, request))));
+            let (of, has_begun) = (victim.clone(), has_begun.clone());
+            let is_rest = move |request: &Request| is_victim(&of, request) && has_begun.swap(true, Ordering::SeqCst);
+            rules._delays.push(proxy.add(Rule::new(ApiKey::Produce, Action::Delay(keep_open)).when(is_rest)));
             names.push(format!("{worker}-b{broker}"));
         }
         Ok((rules, names))
@@ -107,6 +113,26 @@ impl Fault<Stage> for HoldEndTxn {
         let when = if opened { "into its next transaction" } else { "before a next transaction" };
         let evidence = format!("a commit of {producer} was held and arrived {when} ({delivered} delivered)");
         Ok(Fired { hit: names, evidence, count: if opened { delivered } else { 0 } })
+    }
+
+    fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
+        nothing()
+    }
+}
+
+/// `process.fence`
+pub(crate) struct Fence(pub Setup);
+
+impl Fault<Stage> for Fence {
+    fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
+        let worker = self.0.worker(stage)?;
+        let status = stage.cluster_status()?;
+        let member = status.workers.iter().find(|member| member.worker == worker);
+        let member = member.ok_or_else(|| FaultError::NoTarget(format!("{worker} is no member of the job at the moment")))?;
+        // Of its first slot.
+        let id = format!("{}-{}-0", stage.job_name()?, member.incarnation);
+        admin::fence(&stage.bootstrap_servers(), &id)?;
+        Ok(Fired { hit: vec![worker], evidence: format!("the producer of {id} is fenced"), count: 1 })
     }
 
     fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {

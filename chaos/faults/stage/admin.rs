@@ -7,6 +7,7 @@ use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::message::Message;
+use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
@@ -83,6 +84,12 @@ fn coordinator_in(answer: &[u8]) -> Result<u32> {
     let node_at = 12 + usize::try_from(number(10)?.max(0))?;
     let node = i32::from_be_bytes(answer.get(node_at..node_at + 4).context("a short answer")?.try_into()?);
     u32::try_from(node).with_context(|| format!("broker {node}"))
+}
+
+/// Gets a producer id for a transactional id: whoever had it is fenced, and its open transaction aborted.
+pub fn fence(servers: &str, transactional_id: &str) -> Result<()> {
+    let producer: BaseProducer = config(servers).set("transactional.id", transactional_id).create()?;
+    producer.init_transactions(TIMEOUT).with_context(|| transactional_id.to_string())
 }
 
 /// One partition up to an offset.

@@ -33,16 +33,22 @@ const OPEN_EPOCHS_SHARE: usize = 16;
 /// Of a region that no slot owns.
 pub const NOT_ASSIGNED: i64 = -1;
 
-/// A source did not say what it holds.
-pub struct Undiscovered {
+/// A source did not say what it holds, or a sink could not be opened.
+pub struct Unready {
     pub error: EngineError,
     /// It may do so in a moment.
     pub retry: bool,
 }
 
-impl From<Undiscovered> for EngineError {
-    fn from(undiscovered: Undiscovered) -> Self {
-        undiscovered.error
+impl From<EngineError> for Unready {
+    fn from(error: EngineError) -> Self {
+        Unready { error, retry: false }
+    }
+}
+
+impl From<Unready> for EngineError {
+    fn from(unready: Unready) -> Self {
+        unready.error
     }
 }
 
@@ -92,13 +98,13 @@ impl Job {
     }
 
     /// Finds the splits of all sources: the genesis of a job that has none.
-    pub fn discover(&self) -> Result<Genesis, Undiscovered> {
+    pub fn discover(&self) -> Result<Genesis, Unready> {
         let mut splits = BTreeMap::new();
         for (stage, source) in &self.sources {
             let found = source.discover().map_err(|error| {
                 let message = format!("the source of stage {} can't be read: {error}", self.plan.stages[stage.0 as usize].name);
                 let hint = Some("does the topic or file exist, and may this user read it?".into());
-                Undiscovered { retry: error.kind == SourceErrorKind::Retry, error: EngineError { message, hint } }
+                Unready { retry: error.kind == SourceErrorKind::Retry, error: EngineError { message, hint } }
             })?;
             splits.insert(stage.0, found.iter().map(|split| GenesisSplit { id: split.id, start: split.start, end: split.end }).collect());
         }
@@ -155,7 +161,7 @@ impl Job {
     }
 
     /// One region, fresh, at its start position, without its stored state.
-    pub fn region(&self, id: RegionId, genesis: &Genesis, settings: RegionSettings) -> Result<(Region, Vec<WindowTableSpec>), EngineError> {
+    pub fn region(&self, id: RegionId, genesis: &Genesis, settings: RegionSettings) -> Result<(Region, Vec<WindowTableSpec>), Unready> {
         let stage = &self.plan.stages[id.stage.0 as usize];
         let stop = |error: OperatorError| fail(format!("stage {}: {error}", stage.name));
         let (input, input_schema, upstreams, position) = match &stage.input {
@@ -236,7 +242,7 @@ impl Job {
         Ok((Input::Source(input), schema, vec![UpstreamWatermark::START], split.start))
     }
 
-    fn output(&self, stage: &StagePlan, id: RegionId, genesis: &Genesis) -> Result<Output, EngineError> {
+    fn output(&self, stage: &StagePlan, id: RegionId, genesis: &Genesis) -> Result<Output, Unready> {
         match &stage.output {
             StageOutput::Exchange(exchange) => {
                 let plan = &self.plan.exchanges[exchange.0 as usize];
@@ -249,9 +255,9 @@ impl Job {
                     pending_bytes: 0,
                 }))
             }
-            StageOutput::Sink(sink) => {
-                let writer = self.sinks[&stage.id].writer(id).map_err(|error| fail(format!("table {}: {error}", sink.table.name)))?;
-                Ok(Output::Sink(writer))
+            StageOutput::Sink(_) => {
+                let writer = self.sinks[&stage.id].writer(id);
+                Ok(Output::Sink(writer.map_err(|error| Unready { retry: error.retry, error: fail(error.message) })?))
             }
         }
     }

@@ -84,8 +84,8 @@ impl Starting {
         let Some(genesis) = membership.view(|cluster| cluster.genesis().cloned()) else {
             if told.is_none() {
                 let genesis = match self.job.discover() {
-                    Err(undiscovered) if undiscovered.retry && self.environment.clock.steady() < self.deadline => {
-                        tracing::debug!(error = %undiscovered.error, "trying again");
+                    Err(unready) if unready.retry && self.environment.clock.steady() < self.deadline => {
+                        tracing::debug!(error = %unready.error, "trying again");
                         self.phase = StartPhase::Genesis { membership, told };
                         return Ok(());
                     }

@@ -8,9 +8,9 @@
 //! A checkpoint is fetched on a thread of its own. What is refused (another plan, another job's topics) is so before anything is deleted.
 
 use super::{Nursery, Phase, TRIES_MAX, Task, Tended};
+use crate::assemble::Unready;
 use crate::follower::{FollowError, Follower, check_plan, decode_stored};
 use crate::region::{Input, Region};
-use crate::runtime::EngineError;
 use crossbeam_channel::{Receiver, bounded};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,7 +26,7 @@ impl Nursery {
     /// Opens what lies here of the region.
     pub(super) fn open(&mut self, id: RegionId, task: &mut Task) -> Result<Option<(Phase, Tended)>, FollowError> {
         let now = self.now();
-        let (mut region, tables) = self.job.region(id, &self.genesis, self.settings.clone()).map_err(|error| refused(&error))?;
+        let (mut region, tables) = self.job.region(id, &self.genesis, self.settings.clone()).map_err(unready)?;
         let bounds = self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?;
         if !region.has_tables && bounds.high == 0 {
             // The very first start, unless the job was made from another one's checkpoints.
@@ -158,6 +158,9 @@ fn of_another_log(region: &Region, from: Offset, end: Offset) -> FollowError {
     }
 }
 
-fn refused(error: &EngineError) -> FollowError {
-    FollowError::Refused { message: error.message.clone(), hint: error.hint.clone().unwrap_or_default() }
+fn unready(Unready { retry, error }: Unready) -> FollowError {
+    match retry {
+        true => FollowError::Retry(error.message),
+        false => FollowError::Refused { message: error.message, hint: error.hint.unwrap_or_default() },
+    }
 }

@@ -90,7 +90,7 @@ chaos-smoke: build ## a short plan of faults on a real 3-broker Kafka, under thr
 
 .PHONY: gate
 gate: build ## the gate of a release: 30 kills, 16 types of faults and more, a million records → target/chaos/gate/journal.json
-	@scripts/bootstrap.sh kafka s3 chaos
+	@scripts/bootstrap.sh kafka s3
 	@$(STREAMSHIELD) chaos run gate $(ARGS)
 
 .PHONY: mutants

@@ -6,7 +6,7 @@
 #   flink   the same, for the peer of `make bench`; streams for that of `make bench-failover`
 #   s3      Python from 3.10 on with venv, for the S3 server of the tests
 #   hdfs    a JDK from 17 on and Maven, for the HDFS of the tests
-#   chaos   nftables and libfaketime, on Linux, for faults that would otherwise not be possible
+#   chaos   nftables, on Linux, for lost packets
 #   lint    rustfmt and clippy
 #
 # What is there is left alone and costs a few milliseconds. What is missing is installed by apt-get where that is possible
@@ -76,13 +76,8 @@ check_python() {
 }
 
 check_chaos() {
-  local library found=""
   [ "$(uname)" = Linux ] || return 0
   have nft || need nftables "nft (nftables)"
-  for library in /usr/lib/*-linux-gnu/faketime /usr/lib64/faketime /usr/lib/faketime /usr/local/lib/faketime; do
-    if [ -e "$library/libfaketimeMT.so.1" ]; then found=$library; fi
-  done
-  [ -n "$found" ] || need libfaketime "libfaketime"
 }
 
 install_missing() {

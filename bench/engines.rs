@@ -1,6 +1,7 @@
 //! The two engines as processes: the same SQL, the same topics, measured in the same way.
 
 use anyhow::{Context, Result, ensure};
+use std::ffi::OsString;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -42,18 +43,11 @@ impl Engine {
 
     /// Runs a bounded job to its end.
     pub fn run(self, servers: &str, name: &str, sql: &str, folder: &Path) -> Result<Ended> {
-        self.run_observed(servers, name, sql, folder, |_| Ok(()))
+        self.run_under(&[], servers, name, sql, folder)
     }
 
-    /// The same; who observes is told the process id.
-    pub fn run_observed(
-        self,
-        servers: &str,
-        name: &str,
-        sql: &str,
-        folder: &Path,
-        observe: impl FnOnce(u32) -> Result<()>,
-    ) -> Result<Ended> {
+    /// The same, with our program run by another one.
+    pub fn run_under(self, under: &[OsString], servers: &str, name: &str, sql: &str, folder: &Path) -> Result<Ended> {
         match self {
             Engine::Streamshield => {
                 let mut job = Job::new(name, servers, sql);
@@ -62,11 +56,12 @@ impl Engine {
                     let (key, value) = setting.split_once('=').context("BENCH_JOB_SETTINGS is key=value,…")?;
                     job = job.set(key, value);
                 }
-                let run = Runner::new(folder).start(&job)?;
-                observe(run.process.pid)?;
+                let mut runner = Runner::new(folder);
+                runner.under = under.to_vec();
+                let run = runner.start(&job)?;
                 expect_good_end(&run.process, name)
             }
-            Engine::Flink => flink(name, sql, folder, observe),
+            Engine::Flink => flink(name, sql, folder),
         }
     }
 }
@@ -79,13 +74,12 @@ pub fn prepare_flink() -> Result<()> {
     Ok(())
 }
 
-fn flink(name: &str, sql: &str, folder: &Path, observe: impl FnOnce(u32) -> Result<()>) -> Result<Ended> {
+fn flink(name: &str, sql: &str, folder: &Path) -> Result<Ended> {
     let file = folder.join(format!("{name}.sql"));
     std::fs::write(&file, sql)?;
     let mut command = Command::new(figures::root().join("scripts").join("flink.sh"));
     command.arg("run").arg(&file).arg(folder.join(format!("{name}-flink")));
     let process = Process::start(command, folder, &format!("{name}-flink-log"))?;
-    observe(process.pid)?;
     expect_good_end(&process, name)
 }
 

@@ -3,7 +3,7 @@
 //! `perf` samples the process with a clock, a few hundred times per second and core, without call chains: they would cost more than they tell, since the
 //! functions that matter say by their names what they are for. A sample belongs to a phase by its thread first (the client's threads, the
 //! committer, RocksDB), and on the slots' threads by the function. The client has a thread per broker and direction under one name; which one it is, is told by
-//! the functions that run on it. What the start takes before `perf` is attached is not seen.
+//! the functions that run on it. The start is part of it.
 
 use crate::engines::Engine;
 use crate::nexmark::Query;
@@ -11,8 +11,9 @@ use anyhow::{Context, Result, ensure};
 use comfy_table::{Cell, CellAlignment, Table};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use streamshield_tests::support::figures;
 
 const SAMPLES_PER_SECOND: &str = "499";
@@ -65,32 +66,19 @@ const FUNCTIONS: [(&str, Phase); 19] = [
     ("foldhash", Phase::Compute),
 ];
 
-/// `perf` on a process until that ends.
-pub struct Recording {
-    perf: Child,
+/// What comes before the program on the command line.
+fn recording(file: &Path) -> Vec<OsString> {
+    let words = ["perf", "record", "--quiet", "-e", "cpu-clock", "-F", SAMPLES_PER_SECOND, "-o"];
+    words.into_iter().map(OsString::from).chain([file.into(), "--".into()]).collect()
 }
 
-impl Recording {
-    pub fn of(pid: u32, file: &Path) -> Result<Recording> {
-        let perf = Command::new("perf")
-            .args(["record", "--quiet", "-e", "cpu-clock", "-F", SAMPLES_PER_SECOND, "-p", &pid.to_string(), "-o"])
-            .arg(file)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("perf does not start; on Debian it is in the package linux-perf")?;
-        Ok(Recording { perf })
-    }
-
-    /// The phases of what was recorded, in samples.
-    pub fn finish(mut self, file: &Path) -> Result<BTreeMap<Phase, u64>> {
-        let status = self.perf.wait()?;
-        ensure!(status.success(), "perf record: {status}");
-        let script = Command::new("perf").args(["script", "-F", "comm,tid,ip,sym", "-i"]).arg(file).stderr(Stdio::null()).output()?;
-        ensure!(script.status.success(), "perf script: {}", script.status);
-        let phases = count(&String::from_utf8_lossy(&script.stdout));
-        ensure!(!phases.is_empty(), "perf has no samples of the process");
-        Ok(phases)
-    }
+/// The phases of what was recorded, in samples.
+fn phases(file: &Path) -> Result<BTreeMap<Phase, u64>> {
+    let script = Command::new("perf").args(["script", "-F", "comm,tid,ip,sym", "-i"]).arg(file).stderr(Stdio::null()).output()?;
+    ensure!(script.status.success(), "perf script: {}", script.status);
+    let phases = count(&String::from_utf8_lossy(&script.stdout));
+    ensure!(!phases.is_empty(), "perf has no samples of the process");
+    Ok(phases)
 }
 
 /// One sample a line: `thread name  tid  address  function`.
@@ -145,12 +133,9 @@ pub fn run(servers: &str, queries: &[&Query], topic: &str, folder: &Path) -> Res
     for query in queries {
         let phases = crate::nexmark::with_sink(servers, query, Engine::Streamshield, topic, |name, sql| {
             let data = folder.join(format!("{name}.perf"));
-            let mut recording = None;
-            Engine::Streamshield.run_observed(servers, name, sql, folder, |pid| {
-                recording = Some(Recording::of(pid, &data)?);
-                Ok(())
-            })?;
-            recording.context("the job was started")?.finish(&data)
+            let ended = Engine::Streamshield.run_under(&recording(&data), servers, name, sql, folder);
+            ended.context("under perf, which Debian has in the package linux-perf")?;
+            phases(&data)
         })?;
         let samples: u64 = phases.values().sum();
         let share = |phase| phases.get(&phase).copied().unwrap_or(0) as f64 / samples as f64;

@@ -125,14 +125,12 @@ pub(super) fn standstill(stage: &Stage) -> Option<String> {
         Ok(status) => status,
         Err(error) => return Some(error.to_string()),
     };
-    // The last transaction of each writer may have left a marker behind the last record: nothing that could be taken.
-    let markers = status.workers.iter().map(|worker| u64::from(worker.slots)).sum::<u64>();
     status.regions.iter().find_map(|region| {
         let (name, lag) = (&region.region, region.lag_records.unwrap_or(0));
         match &region.stopped {
             Some(reason) => Some(format!("{name} has stopped: {reason}")),
             None if region.state != RegionState::Active => Some(format!("{name} is {:?}", region.state)),
-            None => (lag > markers).then(|| format!("{name} has {lag} records before it")),
+            None => (lag > 0).then(|| format!("{name} has {lag} records before it")),
         }
     })
 }

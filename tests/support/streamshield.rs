@@ -5,6 +5,7 @@ use super::job::Job;
 use super::process::{Ended, Process};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -28,11 +29,13 @@ pub struct Runner {
     starts: usize,
     /// Variables of the next starts.
     pub environment: Vec<(String, String)>,
+    /// A program with its arguments that the next starts run under.
+    pub under: Vec<OsString>,
 }
 
 impl Runner {
     pub fn new(folder: impl Into<PathBuf>) -> Runner {
-        Runner { folder: folder.into(), starts: 0, environment: Vec::new() }
+        Runner { folder: folder.into(), starts: 0, environment: Vec::new(), under: Vec::new() }
     }
 
     /// Writes the job file (with a `state_dir` in this folder unless the job has one) and starts it.
@@ -50,8 +53,9 @@ impl Runner {
         let file = self.folder.join(format!("{}.yaml", job.name));
         std::fs::write(&file, job.yaml())?;
         let http = http::free_address()?;
-        let mut command = Command::new(binary()?);
-        command.arg("run").arg(&file).args(["--summary", "json", "--metrics-addr"]).arg(http.to_string()).args(arguments);
+        let mut words = self.under.iter().cloned().chain([binary()?.into_os_string()]);
+        let mut command = Command::new(words.next().expect("one at least"));
+        command.args(words).arg("run").arg(&file).args(["--summary", "json", "--metrics-addr"]).arg(http.to_string()).args(arguments);
         command.current_dir(&self.folder).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1").envs(self.environment.iter().cloned());
         let process = Process::start(command, &self.folder, &format!("{}-{}", job.name, self.starts))?;
         Ok(Run { process, http })

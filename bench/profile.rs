@@ -132,6 +132,8 @@ pub fn run(servers: &str, queries: &[&Query], topic: &str, folder: &Path) -> Res
     let mut values = Vec::new();
     for query in queries {
         let phases = crate::nexmark::with_sink(servers, query, Engine::Streamshield, topic, |name, sql| {
+            // The measured job has ended: under its name nothing would be done again.
+            let name = &format!("{name}-profile");
             let data = folder.join(format!("{name}.perf"));
             let ended = Engine::Streamshield.run_under(&recording(&data), servers, name, sql, folder);
             ended.context("under perf, which Debian has in the package linux-perf")?;

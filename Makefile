@@ -60,7 +60,7 @@ bench: build ## Nexmark q0 q1 q2 q12 beside Apache Flink → target/bench/nexmar
 	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench nexmark $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
 
 .PHONY: bench-latency
-bench-latency: build ## Kafka append to committed output, two stages, 20,000 events/s → target/bench/latency.json
+bench-latency: build ## from the moment an event is due to committed output, two stages, 20,000 events/s → target/bench/latency.json
 	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench latency $(ARGS)
 
 .PHONY: bench-memory

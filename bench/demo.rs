@@ -31,6 +31,7 @@ const LISTEN: &str = "127.0.0.1:19192";
 const TOPIC: &str = "counts";
 /// As the example says: 20,000 ticks a second, windows of 100 ms.
 const TICKS_PER_WINDOW: u64 = 2_000;
+const WINDOW_MS: i64 = 100;
 const WORKERS: usize = 3;
 const KILL_INTERVAL: Duration = Duration::from_secs(10);
 const START_TIMEOUT: Duration = Duration::from_secs(30);
@@ -38,6 +39,8 @@ const START_TIMEOUT: Duration = Duration::from_secs(30);
 const FIRST_WINDOWS_MS: i64 = 2_000;
 /// A window that is not complete this long after its end is waited for no more.
 const COMPLETE_MS_MAX: i64 = 30_000;
+/// At the end: regions emit their windows in order, so what lies this far behind the newest complete window has come.
+const SLACK_MS: i64 = 1_000;
 /// A gap that is longer is told as this long.
 const GAP_MAX: Duration = Duration::from_secs(20);
 /// Phases are reported once a second.
@@ -79,6 +82,8 @@ pub fn run(options: &Options) -> Result<()> {
         told_second: 0,
     };
     let outcome = demo.watch(&address.to_string(), options.seconds.map(Duration::from_secs));
+    let silent_ms = wall_ms() - demo.proof.newest_complete_ms;
+    demo.proof.judge(demo.proof.newest_complete_ms - SLACK_MS);
     let (ended, _) = demo.supervisor.terminate(Duration::from_secs(30))?;
     outcome.with_context(|| demo.supervisor.last_words())?;
     ensure!(ended.status.success(), "the supervisor: {}\n{}", ended.status, demo.supervisor.last_words());
@@ -90,6 +95,7 @@ pub fn run(options: &Options) -> Result<()> {
     println!("{summary}");
     ensure!(demo.proof.lost + demo.proof.doubled == 0, "rows were lost or doubled");
     ensure!(demo.proof.complete > 0, "no window was complete");
+    ensure!(silent_ms < GAP_MAX.as_millis() as i64, "the newest complete window ended {silent_ms} ms before the end");
     Ok(())
 }
 
@@ -157,7 +163,7 @@ impl Demo {
     }
 
     fn turn(&mut self, started: Instant, next_kill: &mut Instant, duration: Option<Duration>) -> Result<()> {
-        self.proof.judge(wall_ms());
+        self.proof.judge(wall_ms() - COMPLETE_MS_MAX);
         let second = started.elapsed().as_secs();
         if second != self.told_second {
             self.told_second = second;
@@ -255,6 +261,8 @@ struct Proof {
     /// Ends of complete windows; a row for one of them is a doubled one. Old ones are forgotten.
     closed: BTreeSet<i64>,
     first_ms: Option<i64>,
+    /// End of the last window that has been judged.
+    judged_ms: i64,
     newest_complete_ms: i64,
     complete: u64,
     lost: u64,
@@ -300,10 +308,64 @@ impl Proof {
         }
     }
 
-    /// What is not complete long after its end was lost.
-    fn judge(&mut self, now_ms: i64) {
-        while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() < now_ms - COMPLETE_MS_MAX) {
+    /// Every window up to this end must be complete by now: what is missing in it was lost, also where no row of it came at all.
+    fn judge(&mut self, until_ms: i64) {
+        let Some(first_ms) = self.first_ms else { return };
+        let mut end_ms = (first_ms + FIRST_WINDOWS_MS).max(self.judged_ms + WINDOW_MS);
+        while end_ms <= until_ms {
+            if !self.closed.contains(&end_ms) {
+                let ticks = self.open.remove(&end_ms).map_or(0, |window| window.ticks);
+                self.lost += TICKS_PER_WINDOW.saturating_sub(ticks);
+            }
+            self.judged_ms = end_ms;
+            end_ms += WINDOW_MS;
+        }
+        // Rows of windows that were judged before.
+        while let Some(entry) = self.open.first_entry().filter(|entry| *entry.key() <= self.judged_ms) {
             self.lost += TICKS_PER_WINDOW.saturating_sub(entry.remove().ticks);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamshield_workload::time::time_text;
+
+    const START_MS: i64 = 1_704_067_200_000;
+
+    /// The counts of these windows, by their number; half of a window's ticks are in each of two rows.
+    fn proof(rows: impl IntoIterator<Item = (i64, i64)>) -> Proof {
+        let mut proof = Proof::default();
+        for (window, sensor) in rows {
+            let end = time_text(START_MS + window * WINDOW_MS);
+            let row = json!({ "window_end": end, "sensor": sensor, "ticks": TICKS_PER_WINDOW / 2 });
+            proof.take(row.to_string().as_bytes());
+        }
+        proof
+    }
+
+    fn whole(windows: std::ops::Range<i64>) -> impl Iterator<Item = (i64, i64)> {
+        windows.flat_map(|window| [(window, 1), (window, 2)])
+    }
+
+    #[test]
+    fn nothing_is_lost_where_all_windows_came() {
+        let mut proof = proof(whole(0..100));
+        proof.judge(proof.newest_complete_ms);
+        assert_eq!((proof.complete, proof.lost, proof.doubled), (80, 0, 0));
+        proof.judge(proof.newest_complete_ms + WINDOW_MS);
+        assert_eq!(proof.lost, TICKS_PER_WINDOW, "the next one must come as well");
+    }
+
+    #[test]
+    fn a_window_without_any_row_is_lost_and_so_is_what_a_window_lacks() {
+        let mut proof = proof(whole(0..50).chain(whole(51..60)).chain([(60, 1)]).chain(whole(61..100)));
+        proof.judge(START_MS + 49 * WINDOW_MS);
+        assert_eq!(proof.lost, 0);
+        for _ in 0..2 {
+            proof.judge(proof.newest_complete_ms - SLACK_MS);
+            assert_eq!((proof.lost, proof.doubled), (TICKS_PER_WINDOW + TICKS_PER_WINDOW / 2, 0), "once each");
         }
     }
 }

@@ -4,7 +4,8 @@
 //!   Tier 3 is the base: a follower that computes (Tier 1) or applies deltas (Tier 2) comes on top.
 //! - **Checkpoints**: one worker reads a full topic as fast as it can, with checkpoints and without, in turns; the loss in records per second. Checkpoints are more
 //!   frequent than by default, so that a short run has many.
-//! - **Restore**: the workers' folders are deleted between a stop and a start, so all state comes from the store.
+//! - **Restore**: the workers' folders are deleted between a stop and a start, so all state comes from the store: how much longer it takes
+//!   than with the folders in place until there is output of new input, for the bytes that were fetched.
 //! - **Hand-over**: a worker joins, leaves and is drained under load; the pause of each region that changes hands is read from its changelog, and only
 //!   those regions move that have to.
 
@@ -12,6 +13,7 @@ use crate::commits::{Change, Commits};
 use crate::failover::{self, WORKERS};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use streamshield_tests::load::feeder::Feeder;
@@ -19,6 +21,7 @@ use streamshield_tests::load::{Load, verify};
 use streamshield_tests::support::client::create_topic;
 use streamshield_tests::support::cluster::{Workers, is_settled, owners};
 use streamshield_tests::support::figures::{self, quantile, quantiles};
+use streamshield_tests::support::http;
 use streamshield_tests::support::job::{BOUNDED, Job, kafka_table};
 use streamshield_tests::support::process::usage;
 use streamshield_tests::support::seed::seed;
@@ -135,10 +138,12 @@ fn tiers(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<(
 /// Many keys, so that there is something to save: a window of a day that ends with the input.
 fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> Result<(Value, Vec<String>)> {
     const TURNS: usize = 5;
+    /// Regions with state: of the second stage.
+    const PARALLELISM: usize = 4;
     let unique = std::process::id();
     let input = format!("overhead-checkpoints-{unique}");
     crate::input::fill_bids(servers, &input, options.records)?;
-    let run = |turn: usize, with_store: bool| -> Result<f64> {
+    let run = |turn: usize, with_store: bool| -> Result<(f64, usize)> {
         let name = format!("overhead-checkpoints-{unique}-{turn}-{}", if with_store { "with" } else { "without" });
         let sink = format!("{name}-out");
         create_topic(servers, &sink, 8)?;
@@ -150,22 +155,33 @@ fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> R
                FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' DAY)) GROUP BY bidder, auction, window_start, window_end;";
         let folder = folder.join(&name);
         std::fs::create_dir_all(folder.join("store"))?;
-        let mut job = Job::new(&name, servers, sql).set("tier", 3);
+        // Only what was flushed can be saved, and by default that is less often than the checkpoints here.
+        let mut job = Job::new(&name, servers, sql).set("tier", 3).set("parallelism", PARALLELISM).set("flush_interval", "1 s");
         if with_store {
             job = job.set("checkpoint", format!("{{store: 'file://{}', interval: 3 s}}", folder.join("store").display()));
         }
         let (_, ended) = Runner::new(&folder).finish(&job, Duration::from_secs(600))?;
         streamshield_tests::support::client::delete_topic(servers, &sink)?;
         let per_second = options.records as f64 / ended.wall_seconds;
-        println!("{name}: {per_second:.0} records/s, {:.1} CPU-seconds", ended.cpu_seconds);
-        Ok(per_second)
+        let store = folder.join("store").join(&name);
+        let made: Vec<usize> = (0..PARALLELISM).map(|partition| manifests(&store.join(format!("1-{partition}")))).collect();
+        println!("{name}: {per_second:.0} records/s, {:.1} CPU-seconds, {} checkpoints", ended.cpu_seconds, made.iter().sum::<usize>());
+        // The last one may have been made beside the end of the run, at no cost.
+        let is_measured = !with_store || made.iter().all(|made| *made >= 2);
+        ensure!(is_measured, "{name}: {made:?} checkpoints of the regions with state are too few to cost anything: give more --records");
+        Ok((per_second, made.iter().sum()))
     };
-    let (mut with, mut without) = (Vec::new(), Vec::new());
+    let (mut with, mut without, mut made) = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..TURNS {
         // Whoever is second finds the broker's pages warm.
         for checkpoints in [turn % 2 == 1, turn % 2 == 0] {
-            let rate = run(turn, checkpoints)?;
-            if checkpoints { with.push(rate) } else { without.push(rate) }
+            let (rate, count) = run(turn, checkpoints)?;
+            if checkpoints {
+                with.push(rate);
+                made.push(count);
+            } else {
+                without.push(rate);
+            }
         }
     }
     streamshield_tests::support::client::delete_topic(servers, &input)?;
@@ -175,9 +191,15 @@ fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> R
     let missed = (cost > CHECKPOINT_COST_MAX).then(|| format!("checkpoints cost {:.1} %", cost * 100.0));
     let value = json!({
         "interval_seconds": 3, "records": options.records, "records_per_second_with": with, "records_per_second_without": without,
-        "costs": costs, "cost": cost,
+        "checkpoints": made, "costs": costs, "cost": cost,
     });
     Ok((value, missed.into_iter().collect()))
+}
+
+/// How many checkpoints of a region are in the store.
+fn manifests(region: &Path) -> usize {
+    let entries = std::fs::read_dir(region.join("manifests")).into_iter().flatten().flatten();
+    entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "json")).count()
 }
 
 fn restore(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<(Value, Vec<String>)> {
@@ -188,24 +210,44 @@ fn restore(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result
         status.regions.iter().filter(|region| region.stateful).all(|region| region.checkpoint.is_some())
     })?;
     workers.stop_all(Duration::from_secs(60))?;
-    let started = Instant::now();
-    workers.start_all(&WORKERS)?;
-    workers.wait_settled(WORKERS.len(), failover::SETTLE_TIMEOUT)?;
-    let warm_seconds = started.elapsed().as_secs_f64();
+    let warm_seconds = seconds_to_output(servers, &load, &mut workers)?;
     workers.stop_all(Duration::from_secs(60))?;
     WORKERS.iter().try_for_each(|worker| std::fs::remove_dir_all(workers.state_dir(worker)))?;
     let bytes = folder_bytes(&folder.join("checkpoints"))?;
-    let started = Instant::now();
-    workers.start_all(&WORKERS)?;
-    workers.wait_settled(WORKERS.len(), failover::SETTLE_TIMEOUT)?;
-    let cold_seconds = started.elapsed().as_secs_f64();
+    let cold_seconds = seconds_to_output(servers, &load, &mut workers)?;
+    let restored = restored_bytes(&mut workers)?;
     finish(servers, &load, workers, feeder)?;
-    let seconds = (cold_seconds - warm_seconds).max(0.001);
+    ensure!(restored > 0, "nothing came from the store");
+    let seconds = cold_seconds - warm_seconds;
+    ensure!(seconds > 0.0, "the start took {cold_seconds:.2} s without state and {warm_seconds:.2} s with it: restoring can't be seen");
     let value = json!({
         "state_bytes": options.restored_bytes, "store_bytes": bytes, "start_with_state_seconds": warm_seconds, "start_without_state_seconds": cold_seconds,
-        "restored_mb_per_second": options.restored_bytes as f64 / 1e6 / seconds,
+        "restored_bytes": restored, "restored_mb_per_second": restored as f64 / 1e6 / seconds,
     });
     Ok((value, Vec::new()))
+}
+
+/// From the start of all workers to output of all partitions that needs input of after the start.
+fn seconds_to_output(servers: &str, load: &Load, workers: &mut Workers) -> Result<f64> {
+    let started = Instant::now();
+    workers.start_all(&WORKERS)?;
+    verify::wait_output_of_now(servers, load, failover::SETTLE_TIMEOUT).with_context(|| workers.last_words())?;
+    let seconds = started.elapsed().as_secs_f64();
+    // Not measured: workers tell how they are once a second only.
+    workers.wait_settled(WORKERS.len(), failover::SETTLE_TIMEOUT)?;
+    Ok(seconds)
+}
+
+/// What all workers have fetched from the store since they were started.
+fn restored_bytes(workers: &mut Workers) -> Result<u64> {
+    let mut sum = 0;
+    for worker in WORKERS {
+        let (code, metrics) = http::get(workers.worker(worker)?.http, "/metrics")?;
+        ensure!(code == 200, "/metrics of {worker} answers {code}");
+        let count = metrics.lines().find_map(|line| line.strip_prefix("streamshield_checkpoint_restore_bytes_total "));
+        sum += count.map_or(Ok(0), |count| count.trim().parse::<u64>()).context("a counter is a number")?;
+    }
+    Ok(sum)
 }
 
 fn folder_bytes(folder: &Path) -> Result<u64> {
@@ -272,7 +314,11 @@ fn hand_over(servers: &str, options: &Options, seed: u64, folder: &Path) -> Resu
         by_kind.insert(kind.into(), json!({ "n": pauses.len(), "moved_regions": moved, "pause": quantiles(&pauses) }));
     }
     let p99 = quantile(&pauses, 0.99);
-    let missed = p99.filter(|p99| *p99 > HAND_OVER_P99_MS_MAX).map(|p99| format!("planned hand-over p99 {p99:.0} ms"));
+    let missed = match p99 {
+        Some(p99) if p99 <= HAND_OVER_P99_MS_MAX => None,
+        Some(p99) => Some(format!("planned hand-over p99 {p99:.0} ms")),
+        None => Some("no region changed hands".into()),
+    };
     let value = json!({
         "n": pauses.len(), "p50_ms": quantile(&pauses, 0.5), "p99_ms": p99, "max_ms": quantile(&pauses, 1.0), "window_regions": quantiles(&stateful),
         "without_change": quantiles(&regular), "by_kind": by_kind, "regions": 2 * load.partitions,
@@ -289,11 +335,23 @@ fn planned(
     commits.take_changes();
     let before = owners(&workers.status()?);
     change(workers).context(what)?;
-    // Their first epochs under the new owner.
+    // What moves on right afterwards is part of it.
     std::thread::sleep(Duration::from_secs(1));
     let after = owners(&workers.status()?);
-    let moved = before.iter().filter(|(region, owner)| after.get(*region) != Some(owner)).count();
-    let changes: Vec<Change> = commits.take_changes();
+    let moved = before.iter().filter(|(region, owner)| after.get(*region) != Some(owner));
+    let mut waiting: BTreeSet<&String> = moved.map(|(region, _)| region).collect();
+    let (moved, started) = (waiting.len(), Instant::now());
+    let mut changes: Vec<Change> = Vec::new();
+    // Their first epochs under the new owner.
+    loop {
+        changes.extend(commits.take_changes());
+        waiting.retain(|region| changes.iter().all(|change| change.region.to_string() != **region));
+        if waiting.is_empty() {
+            break;
+        }
+        ensure!(started.elapsed() < TIMEOUT, "{what}: {waiting:?} have moved, and no epoch of their new owners came in {TIMEOUT:?}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let pauses_ms: Vec<f64> = changes.iter().map(|change| change.pause_ms).collect();
     let stateful = changes.iter().filter(|change| change.region.stage.0 > 0).map(|change| change.pause_ms).collect();
     println!("{what}: {moved} of {} regions moved, pauses {:.0?} ms", before.len(), pauses_ms);

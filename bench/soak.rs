@@ -1,9 +1,9 @@
 //! Twenty minutes of kills: nothing grows, nothing is left behind, and the output is right.
 //!
-//! Three workers under load; every ten seconds one of two is killed and started again. The third one is never killed: what a worker piles up while others die
-//! around it (fencers, followers, readers, moves) would show in it. Flat means that the median of the last third of its samples is not above
-//! that of the first third by more than [`GROWTH_MAX`]. At the end: no open transaction, no topic that the job does not need, no leftovers in the workers' folders, no
-//! object in the store that no manifest names.
+//! Three workers under load, with checkpoints in every tier; every ten seconds one of two is killed and started again. The third one is never killed:
+//! what a worker piles up while others die around it (fencers, followers, readers, moves) would show in it. Flat means that the median of the last
+//! third of its samples is not above that of the first third by more than [`GROWTH_MAX`]. At the end: no open transaction, no topic that the job does
+//! not need, no leftovers in the workers' folders, no object in the store that no manifest names.
 
 use crate::failover::{self, WORKERS};
 use anyhow::{Context, Result, ensure};
@@ -61,7 +61,7 @@ pub fn run(servers: &str, options: &Options) -> Result<()> {
 fn soak(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<Value> {
     let mut load = Load::new(format!("soak-{}", std::process::id()), seed);
     load.events_per_second = options.events_per_second;
-    let (mut workers, _) = failover::start_workers(servers, &load, options.tier, folder)?;
+    let (mut workers, _) = failover::start_workers_with(servers, &load, options.tier, true, folder)?;
     let feeder = Feeder::start(servers, &load)?;
     let mut random = generator(seed);
     let survivor = WORKERS[2];
@@ -144,10 +144,7 @@ fn orphans(servers: &str, load: &Load, workers: &Workers) -> Result<Value> {
     for worker in WORKERS {
         leftovers(&workers.state_dir(worker), &mut files)?;
     }
-    let objects = match workers.job.settings.iter().any(|(key, _)| key == "checkpoint") {
-        true => unnamed_objects(workers)?,
-        false => Vec::new(),
-    };
+    let objects = unnamed_objects(workers)?;
     let count = transactions.len() + foreign_topics.len() + files.len() + objects.len();
     Ok(json!({ "count": count, "transactions": transactions, "topics": foreign_topics, "files": files, "objects": objects }))
 }
@@ -177,14 +174,16 @@ fn unnamed_objects(workers: &Workers) -> Result<Vec<String>> {
         let gc = call(&workers.folder, &["checkpoints", "gc", &file, "--grace", "0 s"])?;
         ensure!(gc.status.success(), "checkpoints gc: {}", String::from_utf8_lossy(&gc.stderr));
     }
-    let mut unnamed = Vec::new();
+    let (mut unnamed, mut has_checkpoints) = (Vec::new(), false);
     for region in std::fs::read_dir(workers.folder.join("checkpoints").join(&workers.job.name))?.flatten() {
         let names = |folder: &str| -> Vec<std::path::PathBuf> {
             std::fs::read_dir(region.path().join(folder)).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
         };
         let manifests: String = names("manifests").iter().filter_map(|path| std::fs::read_to_string(path).ok()).collect();
+        has_checkpoints |= !manifests.is_empty();
         let files = names("files").into_iter();
         unnamed.extend(files.filter(|path| !path.file_name().is_some_and(|name| manifests.contains(&*name.to_string_lossy()))));
     }
+    ensure!(has_checkpoints, "there is no checkpoint in the store: nothing was looked at");
     Ok(unnamed.into_iter().map(|path| path.display().to_string()).collect())
 }

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 use streamshield_core::mutants::{MUTANTS, Mutant, VARIABLE};
 
@@ -60,6 +60,8 @@ pub enum MutantsError {
     Start(String, #[source] std::io::Error),
     #[error("a run ended and left no journal that can be read: {0}")]
     NoJournal(#[from] JournalError),
+    #[error("the run {0} ended with {1}, which is not what its journal says: it is another run's")]
+    OtherJournal(String, ExitStatus),
     #[error("can't write to `{0}`: {1}")]
     Write(String, #[source] std::io::Error),
     #[error("interrupted")]
@@ -180,25 +182,30 @@ fn one(request: &Request, plan: &str, mutant: Option<&Mutant>, wants_end: &dyn F
     };
     let began = Instant::now();
     let failed = |error| MutantsError::Start(request.runner.display().to_string(), error);
-    wait(command.spawn().map_err(failed)?, wants_end).map_err(failed)?;
+    let status = wait(command.spawn().map_err(failed)?, wants_end).map_err(failed)?;
     if wants_end() {
         return Err(MutantsError::Interrupted);
     }
     let journal = Journal::read(&folder.join("journal.json"))?;
+    if status.code() != Some(journal.verdict.exit_code.into()) {
+        return Err(MutantsError::OtherJournal(name, status));
+    }
     Ok(judged(plan, mutant, &journal, began.elapsed().as_secs()))
 }
 
 /// The wish to end is passed on once: the run heals, and ends by itself.
-fn wait(mut child: Child, wants_end: &dyn Fn() -> bool) -> std::io::Result<()> {
+fn wait(mut child: Child, wants_end: &dyn Fn() -> bool) -> std::io::Result<ExitStatus> {
     let mut is_told = false;
-    while child.try_wait()?.is_none() {
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
         if !is_told && wants_end() {
             is_told = true;
             rustix::process::kill_process(rustix::process::Pid::from_child(&child), rustix::process::Signal::TERM)?;
         }
         std::thread::sleep(TURN);
     }
-    Ok(())
 }
 
 /// What a journal says of a guard.

@@ -11,8 +11,8 @@
 //! excuse one: 1. What the host can't inject is listed, and never counted as passed; if nothing at all could be injected, nothing is proven.
 
 use crate::journal::{
-    ANOMALIES_MAX, BrokenOff, Finding, InjectionOutcome, Journal, Kills, Looked, ProcessChange, ProcessEvent, Span, Throughput, aftermath,
-    spans,
+    ANOMALIES_MAX, BrokenOff, Finding, Injection, InjectionOutcome, Journal, Kills, Looked, ProcessChange, ProcessEvent, RunStage, Span,
+    Throughput, aftermath, spans,
 };
 use crate::plan::{Aggregate, Invariant, Metric, Mode, Phase, Threshold};
 use serde::{Deserialize, Serialize};
@@ -77,13 +77,16 @@ pub struct FaultSummary {
     pub no_target: u32,
     pub failed: Vec<String>,
     pub not_possible_here: Option<String>,
+    /// Injections of which that is so.
+    pub impossible: u32,
     /// That the plan asks for.
     pub min_fired: u32,
 }
 
 impl FaultSummary {
+    /// What the host can't inject is not asked for; the rest is.
     pub fn is_proven(&self) -> bool {
-        self.fired >= self.min_fired
+        self.fired + self.impossible >= self.min_fired
     }
 }
 
@@ -152,7 +155,9 @@ pub fn judge(journal: &mut Journal) {
 
 fn fault_summaries(journal: &Journal) -> Vec<FaultSummary> {
     let mut summaries: Vec<FaultSummary> = Vec::new();
-    for injection in journal.injections.iter().filter(|one| one.family != "load") {
+    // What the harness does after the method, to see whether state is rebuilt, proves nothing about the plan.
+    let of_method = |one: &&Injection| one.family != "load" && one.step < journal.plan.method.len();
+    for injection in journal.injections.iter().filter(of_method) {
         let index = summaries.iter().position(|summary| summary.fault == injection.fault).unwrap_or_else(|| {
             summaries.push(empty_summary(journal, &injection.fault, &injection.family));
             summaries.len() - 1
@@ -165,7 +170,10 @@ fn fault_summaries(journal: &Journal) -> Vec<FaultSummary> {
                 summary.fired += u32::from(injection.count > 0);
                 summary.count += injection.count;
             }
-            InjectionOutcome::NotPossible(why) => drop(summary.not_possible_here.get_or_insert_with(|| why.clone())),
+            InjectionOutcome::NotPossible(why) => {
+                summary.impossible += 1;
+                summary.not_possible_here.get_or_insert_with(|| why.clone());
+            }
             InjectionOutcome::NoTarget(_) => summary.no_target += 1,
             InjectionOutcome::Failed(why) => summary.failed.push(why.clone()),
         }
@@ -183,7 +191,8 @@ fn fault_summaries(journal: &Journal) -> Vec<FaultSummary> {
         }
     }
     for summary in &mut summaries {
-        let of_it = journal.injections.iter().filter(|one| one.fault == summary.fault && one.outcome == InjectionOutcome::Injected);
+        let is_of_it = |one: &&Injection| one.fault == summary.fault && one.outcome == InjectionOutcome::Injected;
+        let of_it = journal.injections.iter().filter(of_method).filter(is_of_it);
         let disturbed: Vec<Span> = of_it.map(|one| aftermath(journal, one)).collect();
         let samples = journal.timeline.iter().filter(|sample| disturbed.iter().any(|span| span.holds(sample.at_ms)));
         summary.records_during = samples.map(|sample| sample.sent).sum();
@@ -208,7 +217,8 @@ fn throughput(journal: &Journal, spans: &[Span]) -> Option<Throughput> {
 }
 
 fn empty_summary(journal: &Journal, fault: &str, family: &str) -> FaultSummary {
-    let planned = journal.plan.method.iter().any(|step| step.fault.as_deref() == Some(fault));
+    // Each step of the method must show something.
+    let planned = journal.plan.method.iter().filter(|step| step.fault.as_deref() == Some(fault)).count() as u32;
     FaultSummary {
         fault: fault.into(),
         family: family.into(),
@@ -219,12 +229,15 @@ fn empty_summary(journal: &Journal, fault: &str, family: &str) -> FaultSummary {
         no_target: 0,
         failed: Vec::new(),
         not_possible_here: None,
-        min_fired: journal.plan.proof_of_fault.min_fired.get(fault).copied().unwrap_or(u32::from(planned)),
+        impossible: 0,
+        min_fired: journal.plan.proof_of_fault.min_fired.get(fault).copied().unwrap_or(planned),
     }
 }
 
 fn kills(journal: &Journal) -> Kills {
-    let killed = journal.processes.iter().filter(|event| matches!(event.what, ProcessChange::Killed(_)));
+    let rebuilding_ms = journal.stages.iter().find(|span| span.stage == RunStage::Rebuilding).map_or(u64::MAX, |span| span.from_ms);
+    let by_method = |event: &&ProcessEvent| matches!(event.what, ProcessChange::Killed(_)) && event.at_ms < rebuilding_ms;
+    let killed = journal.processes.iter().filter(by_method);
     let (brokers, workers): (Vec<&ProcessEvent>, Vec<&ProcessEvent>) = killed.partition(|event| event.process.starts_with("broker"));
     Kills { workers: workers.len() as u64, brokers: brokers.len() as u64 }
 }
@@ -375,11 +388,11 @@ fn unsound(journal: &Journal) -> Vec<String> {
 fn unproven(journal: &Journal) -> Vec<String> {
     let proof = &journal.plan.proof_of_fault;
     let mut reasons: Vec<String> = Vec::new();
-    for fault in journal.faults.iter().filter(|fault| !fault.is_proven() && fault.not_possible_here.is_none()) {
+    for fault in journal.faults.iter().filter(|fault| !fault.is_proven()) {
         reasons.push(format!("{} fired {} times, {} are asked for", fault.fault, fault.fired, fault.min_fired));
     }
-    let possible = journal.faults.iter().filter(|fault| fault.not_possible_here.is_none()).count();
-    if !journal.faults.is_empty() && possible == 0 {
+    let is_impossible = |fault: &FaultSummary| fault.injected == 0 && fault.not_possible_here.is_some();
+    if !journal.faults.is_empty() && journal.faults.iter().all(is_impossible) {
         reasons.push("none of the faults is possible here".into());
     }
     let asked = [

@@ -17,6 +17,4 @@ trap 'exit 130' INT
 trap 'exit 143' TERM
 STREAMSHIELD_KAFKA=$("$here/kafka.sh" start "$folder")
 export STREAMSHIELD_KAFKA
-# Tests that crash and restart the broker itself need its folder.
-export STREAMSHIELD_KAFKA_DIR=$folder
 "$@"

@@ -92,10 +92,6 @@ impl RocksRegion {
         Ok((changes, digest))
     }
 
-    fn total_bytes(&self) -> usize {
-        self.tables.iter().map(|table| table.bytes().total).sum()
-    }
-
     /// Windows with groups in memory, the longest unused first: the table's position and the window.
     fn windows_by_age(&self) -> Vec<(usize, Window)> {
         let of_table = |(position, table): (usize, &Table)| {
@@ -120,6 +116,10 @@ impl RegionState for RocksRegion {
             .iter()
             .map(Table::bytes)
             .fold(StateBytes::default(), |sum, bytes| StateBytes { total: sum.total + bytes.total, dirty: sum.dirty + bytes.dirty })
+    }
+
+    fn total_bytes(&self) -> usize {
+        self.tables.iter().map(Table::total_bytes).sum()
     }
 
     fn seal_flush(&mut self) -> Result<Flush, StateError> {

@@ -175,11 +175,16 @@ pub fn load_of(series: &Series, events_per_second: u64, seed: u64) -> Load {
 
 /// Starts three workers with the state in place. Tier 3 keeps its checkpoints in a folder.
 pub fn start_workers(servers: &str, load: &Load, tier: u32, folder: &Path) -> Result<(Workers, ClusterStatus)> {
+    start_workers_with(servers, load, tier, tier == 3, folder)
+}
+
+/// The same, with or without checkpoints in a folder.
+pub fn start_workers_with(servers: &str, load: &Load, tier: u32, has_store: bool, folder: &Path) -> Result<(Workers, ClusterStatus)> {
     let mut job = load.job(servers).set("tier", tier);
     if load.bulk_keys > 100_000 {
         job = job.set("memory_budget", "1 GiB");
     }
-    if tier == 3 {
+    if has_store {
         let store = folder.join("checkpoints");
         std::fs::create_dir_all(&store)?;
         job = job.set("checkpoint", format!("{{store: 'file://{}', interval: 10 s}}", store.display()));

@@ -159,7 +159,7 @@ pub enum FaultError {
 /// `S` is the stage. A fault that lasts is undone by its time limit, by the end of the run, or by the watchdog when the supervisor dies.
 pub trait Fault<S>: Send {
     fn inject(&mut self, stage: &S) -> Result<Fired, FaultError>;
-    /// Takes it back, and says what was seen while it lasted. Undoing twice does nothing.
+    /// Takes it back, and says what was seen since it was injected. Undoing twice does nothing; after an error it is tried again.
     fn undo(&mut self, stage: &S) -> Result<Fired, FaultError>;
 }
 

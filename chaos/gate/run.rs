@@ -35,6 +35,10 @@ pub enum GateError {
     Start(String, #[source] std::io::Error),
     #[error("the run of the {side} ended with {status} and left no journal that can be read: {source}")]
     NoJournal { side: &'static str, status: ExitStatus, source: JournalError },
+    #[error("the run of the {side} ended with {status}, which is not what its journal says: it is another run's")]
+    OtherJournal { side: &'static str, status: ExitStatus },
+    #[error("interrupted")]
+    Interrupted,
     #[error("can't write to `{0}`: {1}")]
     Write(String, #[source] std::io::Error),
 }
@@ -45,6 +49,9 @@ const TURN: Duration = Duration::from_millis(100);
 /// The baseline first: if it can't be run, nothing is said about the candidate.
 pub fn run(request: &GateRequest, wants_end: &dyn Fn() -> bool) -> Result<Promotion, GateError> {
     let baseline = run_side(request, &request.baseline, wants_end)?;
+    if wants_end() {
+        return Err(GateError::Interrupted);
+    }
     let candidate = run_side(request, &request.candidate, wants_end)?;
     let promotion = compare(&baseline, &candidate, request.tolerance);
     write(&request.folder, &promotion)?;
@@ -61,7 +68,12 @@ fn run_side(request: &GateRequest, side: &Side, wants_end: &dyn Fn() -> bool) ->
     command.env("STREAMSHIELD_BIN", &side.binary);
     let failed = |error| GateError::Start(request.runner.display().to_string(), error);
     let status = wait(command.spawn().map_err(failed)?, wants_end).map_err(failed)?;
-    Journal::read(&folder.join("journal.json")).map_err(|source| GateError::NoJournal { side: side.name, status, source })
+    let side = side.name;
+    let journal = Journal::read(&folder.join("journal.json")).map_err(|source| GateError::NoJournal { side, status, source })?;
+    match status.code() == Some(journal.verdict.exit_code.into()) {
+        true => Ok(journal),
+        false => Err(GateError::OtherJournal { side, status }),
+    }
 }
 
 /// The wish to end is passed on once: the run heals, and ends by itself.

@@ -193,7 +193,8 @@ impl Injection {
             let separator = if self.evidence.is_empty() { "" } else { "; " };
             self.evidence = format!("{}{separator}{evidence}", self.evidence);
         }
-        self.count += count;
+        // What an undo reports includes what was reported at the injection.
+        self.count = self.count.max(count);
     }
 }
 

@@ -1,9 +1,10 @@
 //! The plans that come with the program, by name.
 
 /// By name, the text of the file in `chaos/plans`.
-const PLANS: [(&str, &str); 18] = [
+const PLANS: [(&str, &str); 19] = [
     ("smoke", include_str!("../plans/smoke.yaml")),
     ("gate", include_str!("../plans/gate.yaml")),
+    ("campaign", include_str!("../plans/campaign.yaml")),
     ("release", include_str!("../plans/release.yaml")),
     ("peak-traffic", include_str!("../plans/peak-traffic.yaml")),
     ("process", include_str!("../plans/process.yaml")),

@@ -37,6 +37,8 @@
 //! - [`KafkaProxy`], [`HttpProxy`] and [`TcpProxy`] deref to [`Link`], which has what is common: [`Link::set`],
 //!   [`Link::set_both`], [`Link::set_door`], [`Link::set_flapping`], [`Link::set_reset_share`], [`Link::reset_connections`],
 //!   [`Link::heal`], [`Link::counters`], [`Link::wait_for`].
+//! - Each of these calls replaces what it has set before. Who shares a link with others adds a [`Strain`] to it by [`Link::strain`]:
+//!   latencies add up, the narrowest passage and door are felt, and what the others have set stays when its handle is dropped.
 //! - A rule lives as long as its handle: dropping it takes the rule away and releases what it holds. Dropping a proxy ends its
 //!   connections and its port. So undoing a fault is dropping its handle, also on a panic.
 //! - [`StrayCommit`] sets the example above up by itself, over several proxies.
@@ -50,14 +52,13 @@
 //! without a look at its content.
 //!
 //! # What is not here
-//! TLS: a proxy would have to be a party of it; [`TcpProxy`] carries its bytes. Lost packets: see [`packets`], which asks the
-//! kernel for them. Which proxy stands where, and which fault is set when: that is the stage's and the plan's.
+//! TLS: a proxy would have to be a party of it; [`TcpProxy`] carries its bytes. Lost packets: a proxy ends TCP, and only the kernel
+//! below it can lose some. Which proxy stands where, and which fault is set when: that is the stage's and the plan's.
 
 mod counters;
 mod http;
 mod kafka;
 mod link;
-pub mod packets;
 mod rules;
 mod runtime;
 mod toxics;
@@ -71,6 +72,6 @@ pub use kafka::stray::{StrayCommit, StrayReport};
 pub use kafka::{FRAME_BYTES_MAX, KafkaProxy};
 pub use kafka_protocol::messages::ApiKey;
 pub use link::tcp::TcpProxy;
-pub use link::{CONNECTIONS_MAX, Link, Options, QUEUE_BYTES_MAX};
+pub use link::{CONNECTIONS_MAX, Link, Options, QUEUE_BYTES_MAX, StrainHandle};
 pub use runtime::ProxyError;
-pub use toxics::{Direction, Door, Drip, Flapping, Passage, Toxics};
+pub use toxics::{Direction, Door, Drip, Flapping, Passage, Strain, Toxics};

@@ -94,7 +94,10 @@ impl DataFeed for Load {
             self.hot_key(share);
             None
         } else {
-            let data_fault = DataFault::parse(kind).ok_or_else(|| FaultError::NotPossibleHere(format!("the load makes no {kind}")))?;
+            let makes = |fault: &DataFault| lock(&self.running).as_ref().is_some_and(|running| running.makes(*fault));
+            let data_fault = DataFault::parse(kind).filter(makes);
+            let data_fault =
+                data_fault.ok_or_else(|| FaultError::NotPossibleHere(format!("this job's load has no records of the kind {kind}")))?;
             let per_second = self.rate as f64 * *lock(&self.factor) * share;
             let (running, stopped, counted) = (self.running.clone(), stop.clone(), count.clone());
             let spoil = move || spoil(&running, data_fault, per_second, &stopped, &counted);

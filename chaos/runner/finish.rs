@@ -11,12 +11,16 @@ use crate::verdict::nearest_rank;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 use streamshield_core::status::RegionState;
-use streamshield_faults::Stage;
+use streamshield_faults::{Stage, StageEventKind};
+use streamshield_workload::checks::ControlFold;
 use streamshield_workload::{AnomalyKind, Findings, Flow, Invariant as Id, Observation, Observer, Sent};
 
 /// A gap that is longer is no take-over any more.
 const FAILOVER_MS_MAX: u64 = 60_000;
+/// A worker that was asked to end has left within two seconds; on a busy host later.
+const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const LOG_LINES_MAX: usize = 20;
 const LINE_CHARS_MAX: usize = 300;
 
@@ -81,10 +85,10 @@ pub(super) fn failovers(run: &Run<'_>, shared: &Shared<'_>) {
         };
         let (from_ms, to_ms) = (shared.wall_ms(at_ms), shared.wall_ms(until_ms));
         let gap = observer.look(|seen| seen.gaps(Flow::Windows, from_ms, to_ms).into_iter().next());
-        // A silence that another fault has ended, or made longer, is not this kill's.
-        if let Some(gap) = gap.filter(|gap| gap.is_over && gap.to_ms <= to_ms) {
-            let began = gap.from_ms.max(from_ms);
-            run.add(Entry::Failover { failover: Failover { at_ms, worker, gap_ms: (gap.to_ms - began).max(0) as u64 } });
+        if let Some(gap) = gap {
+            // What comes after the next fault is not this kill's: of a silence that lasts longer this much is certain.
+            let (began, ended) = (gap.from_ms.max(from_ms), gap.to_ms.min(to_ms));
+            run.add(Entry::Failover { failover: Failover { at_ms, worker, gap_ms: (ended - began).max(0) as u64 } });
         }
     }
 }
@@ -117,6 +121,24 @@ pub(super) fn costs(run: &Run<'_>, stage: &Stage) {
         peak_rss_bytes: views.iter().map(|view| view.peak_rss_bytes).max().unwrap_or(0),
     };
     run.add(Entry::Cost { cost });
+}
+
+/// Ends the workers, all faults being over: one that has died since the watching ended, or does not end as it should, is found.
+pub(super) fn end_workers(run: &Run<'_>, stage: &Stage, events_seen: usize) {
+    let found = |place: String, detail: String| {
+        let finding = Finding { invariant: Invariant::CleanLogs, kind: "unexplained-death".into(), place, detail };
+        run.add(Entry::Finding { finding });
+    };
+    for event in stage.events().into_iter().skip(events_seen) {
+        if let StageEventKind::WorkerDied { worker, status, error, .. } = event.kind {
+            found(worker, format!("{status} {}", error.unwrap_or_default()).trim().to_string());
+        }
+    }
+    for (worker, ended) in stage.stop_workers(STOP_PATIENCE) {
+        if !ended.status.success() {
+            found(worker, format!("{} after it was asked to end", ended.status));
+        }
+    }
 }
 
 /// Why the job does not go on, if it does not: what is missing then is not lost.
@@ -162,10 +184,15 @@ pub(super) fn checkpoints(run: &Run<'_>, stage: &Stage) {
         .and_then(|output| serde_json::from_slice::<Vec<serde_json::Value>>(&output.stdout).map_err(|error| error.to_string()));
     match (listed, call(&["verify"])) {
         (Ok(list), Ok(verified)) => {
+            let words = String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
+            let shown: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).take(LOG_LINES_MAX).collect();
+            let is_damaged = words.lines().any(|line| line.starts_with("damaged "));
+            // A store that does not answer has told nothing about what lies in it.
+            if !verified.status.success() && !is_damaged {
+                return looked(Looked::Not(format!("streamshield checkpoints verify: {}", shown.join(" / "))));
+            }
             looked(Looked::At(list.len() as u64));
-            if !verified.status.success() {
-                let words = String::from_utf8_lossy(&verified.stdout).into_owned() + &String::from_utf8_lossy(&verified.stderr);
-                let shown: Vec<&str> = words.lines().filter(|line| !line.trim().is_empty()).take(LOG_LINES_MAX).collect();
+            if is_damaged {
                 let detail = format!("K-1: {}", shown.join(" / "));
                 let finding =
                     Finding { invariant: Invariant::CheckpointsRestore, kind: "damaged-checkpoint".into(), place: "store".into(), detail };
@@ -181,22 +208,24 @@ pub(super) struct Ran<'a> {
     pub subject: &'a Subject,
     pub sent: &'a Sent,
     pub seen: Option<&'a Observation>,
+    /// Of the control log, what was read while it was written.
+    pub control: ControlFold,
     /// Why the job stands still, if it does: what is missing may still come.
     pub stuck: Option<String>,
 }
 
 /// The oracle, logs and leftovers. The workers have ended; brokers and store still run.
-pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: &Ran<'_>) -> Result<(), Stop> {
-    let Ran { sent, stuck, .. } = ran;
+pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: Ran<'_>) -> Result<(), Stop> {
+    let Ran { subject, sent, seen, control, stuck } = ran;
     let due = sent.schedule.due_count(sent.ended_ms);
     logs(run, stage);
     leftovers(run, stage);
-    let findings = ran.subject.verify(&stage.bootstrap_servers(), sent, ran.seen)?;
+    let findings = subject.verify(&stage.bootstrap_servers(), sent, seen, control)?;
     let records =
         Records { due, sent: sent.records, verified: findings.records_verified, during_fault: 0, faulty: sent.schedule.injected_total() };
     run.add(Entry::Records { records });
     run.watcher.say(run.began.elapsed(), &findings.summary());
-    let stuck = stuck.as_ref().map(|why| format!("the job stands still, so what is missing may still come: {why}"));
+    let stuck = stuck.map(|why| format!("the job stands still, so what is missing may still come: {why}"));
     for invariant in [
         Invariant::NoLoss,
         Invariant::NoDuplicate,
@@ -207,20 +236,24 @@ pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: &Ran<'_>) -> Result<(), 
         Invariant::Conservation,
         Invariant::NoOrphans,
     ] {
-        let looked = match &stuck {
-            Some(why) if needs_all(invariant) => Looked::Not(why.clone()),
+        let looked = match (&stuck, subject.not_applicable(invariant)) {
+            (_, Some(why)) => Looked::NotApplicable(why.into()),
+            (Some(why), None) if needs_all(invariant) => Looked::Not(why.clone()),
             _ => looked(&findings, invariant),
         };
         run.add(Entry::Looked { invariant, looked });
     }
-    let mut written: BTreeMap<AnomalyKind, u64> = BTreeMap::new();
+    let (mut written, mut healing): (BTreeMap<AnomalyKind, u64>, BTreeMap<AnomalyKind, u64>) = Default::default();
     for anomaly in &findings.anomalies {
-        let invariant = invariant_of(anomaly.kind);
-        if stuck.is_some() && needs_all(invariant) {
+        if stuck.is_some() && may_heal(anomaly) {
+            *healing.entry(anomaly.kind).or_default() += 1;
             continue;
         }
         *written.entry(anomaly.kind).or_default() += 1;
-        run.add(Entry::Finding { finding: finding(anomaly, invariant) });
+        run.add(Entry::Finding { finding: finding(anomaly, invariant_of(anomaly.kind)) });
+    }
+    for (kind, count) in healing {
+        run.note(format!("{count} {kind} are not counted: what is missing may still come"));
     }
     for (kind, count) in &findings.count_by_kind {
         let more = count - written.get(kind).copied().unwrap_or(*count).min(*count);
@@ -229,6 +262,16 @@ pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: &Ran<'_>) -> Result<(), 
         }
     }
     Ok(())
+}
+
+/// Whether it is none any more if what is missing from the output comes yet.
+fn may_heal(anomaly: &streamshield_workload::Anomaly) -> bool {
+    let in_output = || anomaly.topic.as_ref().is_some_and(|topic| !topic.ends_with("-changelog") && !topic.ends_with("-repartition"));
+    match anomaly.kind {
+        AnomalyKind::LostWrite | AnomalyKind::Unseen | AnomalyKind::NonConserved | AnomalyKind::WrongTotal => true,
+        AnomalyKind::TornTransaction => in_output(),
+        _ => false,
+    }
 }
 
 /// Something missing breaks it; so it can't be judged while more may come.

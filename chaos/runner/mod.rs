@@ -185,6 +185,7 @@ impl Run<'_> {
         subject.create_topics(&servers)?;
         stage.start_workers(&self.job_file(&subject, &servers)?)?;
         self.wait_settled(&stage, "all workers to run")?;
+        let follower = subject.follow(&servers)?;
         let observer = subject.observe(&servers)?;
         let load = Arc::new(Load::new(subject.start(&servers)?, plan.workload.rate));
         stage.set_data_feed(load.clone());
@@ -200,6 +201,7 @@ impl Run<'_> {
         });
         finish::latencies(self, &shared);
         finish::failovers(self, &shared);
+        let events_seen = shared.events_seen();
         method?;
         self.enter(RunStage::Draining);
         let sent = load.stop()?;
@@ -212,9 +214,14 @@ impl Run<'_> {
         finish::costs(self, &stage);
         finish::checkpoints(self, &stage);
         let seen = observer.map(|observer| observer.stop()).transpose()?;
-        stage.stop_workers(Duration::from_secs(30));
+        finish::end_workers(self, &stage, events_seen);
         self.enter(RunStage::Verifying);
-        finish::verify(self, &stage, &finish::Ran { subject: &subject, sent: &sent, seen: seen.as_ref(), stuck })
+        // What can't be followed must not hide what else the run has found.
+        let control = follower.stop().unwrap_or_else(|error| {
+            self.note(format!("the control log could not be followed, what is left of it is read instead: {error}"));
+            subject.control()
+        });
+        finish::verify(self, &stage, finish::Ran { subject: &subject, sent: &sent, seen: seen.as_ref(), control, stuck })
     }
 
     /// On a busy host a node of Kafka may miss its own deadlines at the start, and end: then all of them are started anew.
@@ -296,6 +303,12 @@ impl Run<'_> {
         inject::rebuild_all_state(shared);
         let deleted = Instant::now();
         let settled = shared.wait_for(self.request.plan.host.catch_up_within.0, || shared.is_settled_since(deleted));
+        if settled {
+            let count = |journal: &Journal| {
+                journal.injections.last().filter(|last| last.step == self.request.plan.method.len()).map_or(0, |last| last.count)
+            };
+            shared.note_rebuilt(shared.journal(count));
+        }
         shared.expect_going()?;
         let name = "settled after all state was deleted".to_string();
         self.add(Entry::Reading { reading: Reading { at_ms: self.now_ms(), mode: Mode::After, name, value: None, met: settled } });

@@ -14,6 +14,7 @@ struct Counters {
     checkpoints_local: f64,
     checkpoints_failed: f64,
     diverged: f64,
+    compared: f64,
 }
 
 /// By worker and process.
@@ -46,6 +47,11 @@ impl Scraped {
     pub fn diverged(&self) -> u64 {
         self.sum(|counters| counters.diverged)
     }
+
+    /// Digests that followers have compared with their owners'.
+    pub fn compared(&self) -> u64 {
+        self.sum(|counters| counters.compared)
+    }
 }
 
 /// Of Prometheus' text.
@@ -60,6 +66,7 @@ fn counters(text: &str) -> Counters {
             "streamshield_checkpoints_total" if labels.contains("local") => counters.checkpoints_local += value,
             "streamshield_checkpoints_failed_total" => counters.checkpoints_failed += value,
             "streamshield_followers_diverged_total" => counters.diverged += value,
+            "streamshield_follower_digests_compared_total" => counters.compared += value,
             _ => {}
         }
     }
@@ -74,12 +81,13 @@ mod tests {
     fn counters_of_all_series_are_summed() {
         let text = "# HELP streamshield_checkpoints_total x\nstreamshield_checkpoints_total{durability=\"remote\"} 3\n\
                     streamshield_checkpoints_total{durability=\"local\"} 2\nstreamshield_followers_diverged_total{region=\"s0/1\"} 1\n\
-                    streamshield_followers_diverged_total{region=\"s0/2\"} 1\nstreamshield_checkpoints_failed_total 1\nstreamshield_other 9\n";
-        let expected = Counters { checkpoints_remote: 3.0, checkpoints_local: 2.0, checkpoints_failed: 1.0, diverged: 2.0 };
+                    streamshield_followers_diverged_total{region=\"s0/2\"} 1\nstreamshield_checkpoints_failed_total 1\n\
+                    streamshield_follower_digests_compared_total 7\nstreamshield_other 9\n";
+        let expected = Counters { checkpoints_remote: 3.0, checkpoints_local: 2.0, checkpoints_failed: 1.0, diverged: 2.0, compared: 7.0 };
         assert_eq!(counters(text), expected);
         let mut scraped = Scraped::default();
         scraped.lives.insert(("w1".into(), 1), expected);
         scraped.lives.insert(("w1".into(), 2), expected);
-        assert_eq!((scraped.checkpoints(), scraped.diverged()), ((12, 6), 4));
+        assert_eq!((scraped.checkpoints(), scraped.diverged(), scraped.compared()), ((12, 6), 4, 14));
     }
 }

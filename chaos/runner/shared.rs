@@ -4,7 +4,7 @@ use super::feed::Load;
 use super::{Run, Stop};
 use crate::journal::{Entry, Journal, Recorder, RunStage};
 use crate::plan::Plan;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use streamshield_core::status::ClusterStatus;
@@ -33,6 +33,10 @@ pub(super) struct Shared<'a> {
     ids: AtomicU32,
     watching_ends: AtomicBool,
     latest: Mutex<Option<(Instant, ClusterStatus)>>,
+    /// Workers that have built their state anew, and settled.
+    rebuilt: AtomicU64,
+    /// Of the stage's events, those that the watcher has judged.
+    events_seen: AtomicUsize,
 }
 
 impl<'a> Shared<'a> {
@@ -49,6 +53,8 @@ impl<'a> Shared<'a> {
             ids: AtomicU32::new(1),
             watching_ends: AtomicBool::new(false),
             latest: Mutex::new(None),
+            rebuilt: AtomicU64::new(0),
+            events_seen: AtomicUsize::new(0),
         }
     }
 
@@ -170,6 +176,22 @@ impl<'a> Shared<'a> {
     pub fn latest<R>(&self, question: impl FnOnce(&ClusterStatus) -> R) -> Option<R> {
         let latest = lock(&self.latest);
         latest.as_ref().filter(|(at, _)| at.elapsed() < Duration::from_secs(4)).map(|(_, status)| question(status))
+    }
+
+    pub fn note_rebuilt(&self, workers: u64) {
+        self.rebuilt.fetch_add(workers, Ordering::Relaxed);
+    }
+
+    pub fn set_events_seen(&self, events: usize) {
+        self.events_seen.store(events, Ordering::Relaxed);
+    }
+
+    pub fn events_seen(&self) -> usize {
+        self.events_seen.load(Ordering::Relaxed)
+    }
+
+    pub fn rebuilt(&self) -> u64 {
+        self.rebuilt.load(Ordering::Relaxed)
     }
 
     /// By what was asked after a moment: the answer before a kill says nothing about after it.

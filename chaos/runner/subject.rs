@@ -9,9 +9,11 @@
 //! | oracle | all of it | the job's own topics, dead letters, rows where a stage gives one for each |
 
 use super::Stop;
+use crate::plan::Invariant;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
+use streamshield_workload::checks::{ControlFold, ControlFollower};
 use streamshield_workload::user::UserJob;
 use streamshield_workload::{Findings, Observation, Observer, Running, Sent, Settings, Workload, WorkloadError};
 
@@ -98,10 +100,39 @@ impl Subject {
         })
     }
 
-    pub fn verify(&self, servers: &str, sent: &Sent, seen: Option<&Observation>) -> Result<Findings, WorkloadError> {
+    /// Follows the job's control log, which must exist.
+    pub fn follow(&self, servers: &str) -> Result<ControlFollower, WorkloadError> {
+        ControlFollower::start(servers, self.name())
+    }
+
+    /// For a control log of which nothing was read yet.
+    pub fn control(&self) -> ControlFold {
+        ControlFold::new(self.name())
+    }
+
+    fn name(&self) -> &str {
         match self {
-            Subject::Own(workload) => workload.verify(servers, sent, seen),
-            Subject::User(job) => job.verify(servers, sent),
+            Subject::Own(workload) => &workload.name,
+            Subject::User(job) => &job.name,
+        }
+    }
+
+    /// Why an invariant says nothing about this job, whatever its topics show.
+    pub fn not_applicable(&self, invariant: Invariant) -> Option<&'static str> {
+        let Subject::User(job) = self else { return None };
+        match invariant {
+            Invariant::KeyOrder => Some("what the job does with its keys is not known"),
+            Invariant::NoDuplicate | Invariant::Conservation if !job.is_row_for_row() => {
+                Some("no output has a row for each row of the input")
+            }
+            _ => None,
+        }
+    }
+
+    pub fn verify(&self, servers: &str, sent: &Sent, seen: Option<&Observation>, control: ControlFold) -> Result<Findings, WorkloadError> {
+        match self {
+            Subject::Own(workload) => workload.verify(servers, sent, seen, control),
+            Subject::User(job) => job.verify(servers, sent, control),
         }
     }
 }

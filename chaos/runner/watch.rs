@@ -4,7 +4,7 @@ use super::probes;
 use super::scrape::Scraped;
 use super::shared::Shared;
 use crate::journal::{
-    Checkpoints, Entry, HostNoise, Looked, OwnerChange, ProcessChange, ProcessEvent, RunStage, Sample, active, settle_ms,
+    Checkpoints, Entry, HostNoise, Injection, Looked, OwnerChange, ProcessChange, ProcessEvent, RunStage, Sample, active, settle_ms,
 };
 use crate::plan::Invariant;
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +70,7 @@ pub(super) fn watch(shared: &Shared<'_>) {
     watch.events();
     watch.settle_takeovers(Duration::ZERO);
     watch.end();
+    shared.set_events_seen(watch.events_seen);
 }
 
 impl Watch<'_, '_> {
@@ -203,11 +204,15 @@ impl Watch<'_, '_> {
             StageEventKind::BrokerStarted { broker, .. } => (format!("broker {broker}"), ProcessChange::Started),
             StageEventKind::WorkerDied { worker, status, error, .. } => {
                 let said = error.as_ref().map(|error| format!(", it said: {error}")).unwrap_or_default();
-                (worker.clone(), self.death(at_ms, &ENDS_WORKERS, &format!("{status}{said}")))
+                (worker.clone(), self.death(at_ms, worker, &ENDS_WORKERS, &format!("{status}{said}")))
             }
-            StageEventKind::BrokerDied { broker, status, .. } => (format!("broker {broker}"), self.death(at_ms, &ENDS_BROKERS, status)),
+            StageEventKind::BrokerDied { broker, status, .. } => {
+                let broker = format!("broker {broker}");
+                let what = self.death(at_ms, &broker, &ENDS_BROKERS, status);
+                (broker, what)
+            }
             StageEventKind::StoreStarted => ("store".into(), ProcessChange::Started),
-            StageEventKind::StoreDied => ("store".into(), self.death(at_ms, &ENDS_STORES, "ended")),
+            StageEventKind::StoreDied => ("store".into(), self.death(at_ms, "store", &ENDS_STORES, "ended")),
             StageEventKind::Note { text } => {
                 self.shared.add(Entry::Note { note: crate::journal::Note { at_ms, text: text.clone() } });
                 return None;
@@ -216,9 +221,8 @@ impl Watch<'_, '_> {
         Some(ProcessEvent { at_ms, process, what })
     }
 
-    fn death(&self, at_ms: u64, by: &[&str], status: &str) -> ProcessChange {
-        let explains = |fault: &str| by.iter().any(|beginning| fault.starts_with(beginning));
-        let explained = self.shared.journal(|journal| active(journal, at_ms, DEATH_DELAY_MS).any(|injection| explains(&injection.fault)));
+    fn death(&self, at_ms: u64, process: &str, by: &[&str], status: &str) -> ProcessChange {
+        let explained = self.shared.journal(|journal| active(journal, at_ms, DEATH_DELAY_MS).any(|one| explains(one, process, by)));
         let by_signal = ["signal: 9", "signal: 6"].iter().any(|signal| status.contains(signal));
         match explained {
             false => ProcessChange::Died(status.into()),
@@ -241,8 +245,13 @@ impl Watch<'_, '_> {
         let (begun, succeeded) = self.scraped.checkpoints();
         self.shared.add(Entry::Checkpoints { checkpoints: Checkpoints { begun, succeeded } });
         let diverged = self.scraped.diverged();
-        let (records, invariant) = (self.shared.load.records_sent(), Invariant::StateEqual);
-        self.shared.add(Entry::Looked { invariant, looked: Looked::At(records) });
+        let (compared, invariant) = (self.scraped.compared() + self.shared.rebuilt(), Invariant::StateEqual);
+        let looked = match compared {
+            0 if self.shared.plan.method.is_empty() => Looked::NotApplicable("there are no followers, and nothing was rebuilt".into()),
+            0 => Looked::Not("no follower has compared its state, and nothing was rebuilt".into()),
+            compared => Looked::At(compared),
+        };
+        self.shared.add(Entry::Looked { invariant, looked });
         let spoilt = self.shared.journal(|journal| journal.injections.iter().any(|one| one.fault == SPOILS_STATE && one.count > 0));
         let detail = match (diverged, spoilt) {
             (0, false) | (1.., true) => return,
@@ -252,6 +261,14 @@ impl Watch<'_, '_> {
         let finding = crate::journal::Finding { invariant, kind: "divergence".into(), place: "followers".into(), detail };
         self.shared.add(Entry::Finding { finding });
     }
+}
+
+/// Whether a fault may be why this process has ended. Whom it hits is known when it was injected, and not all of them hit a process by its name (a crash
+/// loop hits a region).
+fn explains(injection: &Injection, process: &str, by: &[&str]) -> bool {
+    let names_process = |hit: &String| hit.starts_with("broker ") || hit.strip_prefix('w').is_some_and(|id| id.parse::<u32>().is_ok());
+    let hits_it = !injection.hit.iter().any(names_process) || injection.hit.iter().any(|hit| hit == process);
+    by.iter().any(|beginning| injection.fault.starts_with(beginning)) && hits_it
 }
 
 fn cause(cause: TakeoverCause) -> &'static str {

@@ -3,9 +3,7 @@
 //! A [`SimStore`] is shared by all workers of a run; a [`SimCheckpoints`] is one worker's way to it, with the local fallback folder on
 //! that worker's [`SimDisk`]. While the store is away, checkpoints go to the folder and are uploaded by `maintain` later.
 //!
-//! Two things are checked on the way, since only here they can be seen:
-//! - K-1: the copy that is saved holds the record that its manifest names;
-//! - K-2: what is deleted was marked before by retention, and the newest restorable checkpoint of a region never is.
+//! One thing is checked on the way, since only here it can be seen (K-1): the copy that is saved holds the record that its manifest names.
 
 use crate::state::{Image, SimDisk};
 use crate::world::{ClientId, RATE_SCALE, Sim};
@@ -108,7 +106,11 @@ impl SimStore {
         self.sim.spend_ms(store.rng.random_range(0..=most));
         let is_away = self.sim.now_ms() < store.away_until_ms;
         let refused = store.faults.refused;
-        if is_away || store.rng.random_range(0..RATE_SCALE) < refused {
+        let is_refused = !is_away && store.rng.random_range(0..RATE_SCALE) < refused;
+        if is_refused {
+            self.sim.fire("store call refused");
+        }
+        if is_away || is_refused {
             return Err(retry(format!("{what}: the store is away")));
         }
         Ok(())
@@ -126,6 +128,9 @@ impl SimStore {
         // Beside a damaged one there is always a good one: a region that has lost all of its checkpoints is lost, and no engine could help.
         let neighbours: Vec<_> = [at.checked_sub(1), Some(at)].into_iter().flatten().filter_map(|at| checkpoints.get(at)).collect();
         kept.is_damaged &= !neighbours.is_empty() && !neighbours.iter().any(|neighbour| neighbour.is_damaged);
+        if kept.is_damaged {
+            self.sim.fire("checkpoint damaged");
+        }
         checkpoints.insert(at, kept);
     }
 }
@@ -209,10 +214,6 @@ impl SimCheckpoints {
         let grace_ms = store.faults.grace_ms;
         let Some(checkpoints) = store.kept.get_mut(&region) else { return };
         checkpoints.retain(|kept| kept.marked_ms.is_none_or(|marked_ms| marked_ms + grace_ms > now_ms));
-        if checkpoints.is_empty() {
-            drop(store);
-            self.store.sim.violation(format!("K-2: the last checkpoint of {region} was deleted"));
-        }
     }
 
     fn is_due(&self, region: RegionId) -> bool {

@@ -90,6 +90,17 @@ fn a_damaged_checkpoint_is_refused_and_an_older_one_taken() {
     bench.save(1);
     bench.save(2);
     assert_eq!(bench.restore(), Some((1, 1)));
+    assert_eq!(bench.sim.fired()["checkpoint damaged"], 1);
+}
+
+#[test]
+fn a_store_that_refuses_is_counted_and_one_that_is_away_is_not() {
+    let bench = bench(StoreFaults { refused: 10_000, ..Default::default() });
+    assert_eq!(bench.save(1), Durability::Local);
+    assert_eq!(bench.checkpoints.list(REGION).expect_err("refused").kind, CheckpointErrorKind::Retry);
+    bench.store.away(1_000);
+    assert_eq!(bench.save(2), Durability::Local);
+    assert_eq!(bench.sim.fired()["store call refused"], 2);
 }
 
 #[test]

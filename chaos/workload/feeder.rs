@@ -23,8 +23,9 @@ use std::time::Duration;
 
 /// How often the schedule is looked at: less than a window by far.
 const TURN: Duration = Duration::from_millis(1);
-/// A record with a request of its own costs three brokers on one machine more than the job does.
-const LINGER: Duration = Duration::from_millis(20);
+/// A request for few records costs three brokers on one machine more than the job does, and each of the job's stages that read the input fetches as often. It
+/// also keeps a partition below the five requests under way that an idempotent producer may have: at five, librdkafka's thread spins until one is answered.
+const LINGER: Duration = Duration::from_millis(100);
 /// Faulty records of one run; the oracle remembers each (M-1).
 const INJECTED_MAX: u64 = 1_000_000;
 /// How long the broker may be away at the end.
@@ -75,7 +76,9 @@ enum Request {
 pub(crate) trait Generator: Send {
     /// The messages of numbered record `n`; called for 0, 1, 2…
     fn record(&mut self, schedule: &Schedule, n: u64, send: &mut SendTo<'_>) -> Result<(), WorkloadError>;
-    /// A faulty record. False: this load has none of the kind, and nothing was sent.
+    /// Whether this load has faulty records of a kind.
+    fn makes(&self, fault: DataFault) -> bool;
+    /// A faulty record of a kind that it makes.
     fn fault(
         &mut self,
         schedule: &Schedule,
@@ -83,7 +86,7 @@ pub(crate) trait Generator: Send {
         number: u64,
         due_ms: i64,
         send: &mut SendTo<'_>,
-    ) -> Result<bool, WorkloadError>;
+    ) -> Result<(), WorkloadError>;
     /// What comes last.
     fn end(&mut self, schedule: &Schedule, ended_ms: i64, send: &mut SendTo<'_>) -> Result<(), WorkloadError>;
 }
@@ -94,6 +97,7 @@ pub(crate) type SendTo<'a> = dyn FnMut(&str, &Message) -> Result<(), WorkloadErr
 /// A load that is being sent. Dropping it ends the sending, without the closing records.
 pub struct Running {
     shared: Arc<Shared>,
+    faults: Vec<DataFault>,
     start_ms: i64,
     thread: Option<JoinHandle<Result<Sent, WorkloadError>>>,
 }
@@ -107,6 +111,7 @@ impl Running {
     ) -> Result<Running, WorkloadError> {
         let start_ms = (wall_ms() / 1_000 + 1) * 1_000;
         let shared = Arc::new(Shared::default());
+        let faults = DataFault::ALL.into_iter().filter(|fault| generator.makes(*fault)).collect();
         let mut feed =
             Feed { sender: Sender::new(servers, LINGER)?, generator, schedule: Schedule::new(seed, settings, start_ms), next: 0 };
         let theirs = shared.clone();
@@ -114,7 +119,7 @@ impl Running {
             .name("feeder".into())
             .spawn(move || feed.run(&theirs))
             .map_err(|error| WorkloadError::Harness(format!("no thread for the feeder: {error}")))?;
-        Ok(Running { shared, start_ms, thread: Some(thread) })
+        Ok(Running { shared, faults, start_ms, thread: Some(thread) })
     }
 
     /// When record 0 is due.
@@ -147,7 +152,12 @@ impl Running {
         self.shared.requests.lock().push(Request::HotKey(share));
     }
 
-    /// So many faulty records at once, spread over the partitions. More than a million in a run are not taken.
+    /// Whether this load has faulty records of a kind.
+    pub fn makes(&self, fault: DataFault) -> bool {
+        self.faults.contains(&fault)
+    }
+
+    /// So many faulty records at once, spread over the partitions. More than a million in a run are not taken, nor those that it does not make.
     pub fn inject(&self, fault: DataFault, count: u64) {
         self.shared.requests.lock().push(Request::Inject(fault, count));
     }
@@ -216,6 +226,10 @@ impl Generator for Numbered {
         Ok(())
     }
 
+    fn makes(&self, _fault: DataFault) -> bool {
+        true
+    }
+
     fn fault(
         &mut self,
         schedule: &Schedule,
@@ -223,9 +237,9 @@ impl Generator for Numbered {
         number: u64,
         due_ms: i64,
         send: &mut SendTo<'_>,
-    ) -> Result<bool, WorkloadError> {
+    ) -> Result<(), WorkloadError> {
         self.message.write_fault(schedule, fault, number, due_ms);
-        send(&self.topic, &self.message).map(|()| true)
+        send(&self.topic, &self.message)
     }
 
     fn end(&mut self, schedule: &Schedule, ended_ms: i64, send: &mut SendTo<'_>) -> Result<(), WorkloadError> {
@@ -281,14 +295,12 @@ impl<G: Generator> Feed<G> {
 
     fn inject(&mut self, fault: DataFault, count: u64, now_ms: i64) -> Result<(), WorkloadError> {
         let first = self.schedule.injected_total();
-        let count = count.min(INJECTED_MAX - first);
+        let count = if self.generator.makes(fault) { count.min(INJECTED_MAX - first) } else { 0 };
         // The records before it are due no later, so that it is in order with the watermarks that they carry.
         let due_ms = if self.next == 0 { now_ms } else { self.schedule.due_ms(self.next - 1) };
         for number in first..first + count {
             let sender = &self.sender;
-            if !self.generator.fault(&self.schedule, fault, number, due_ms, &mut |topic, message| sender.send(topic, message))? {
-                return Ok(());
-            }
+            self.generator.fault(&self.schedule, fault, number, due_ms, &mut |topic, message| sender.send(topic, message))?;
         }
         if count > 0 {
             self.schedule.injected.push(Injected { fault, first, count, due_ms });

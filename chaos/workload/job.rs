@@ -17,6 +17,7 @@
 //! No idle timeout is set: a partition without records holds the windows open, so that no record of the schedule can become late after an outage, and the
 //! right output does not depend on when records were read.
 
+use crate::checks::ControlFold;
 use crate::client::{INPUT_MESSAGE_BYTES, NewTopicSpec, create_topics};
 use crate::error::WorkloadError;
 use crate::feeder::{self, Numbered, Running, Sent};
@@ -181,9 +182,9 @@ INSERT INTO markers SELECT n, part FROM input CROSS JOIN UNNEST(marker) AS m(par
     }
 
     /// Reads all output and says what is wrong with it, and with the job's own topics. The load must have been stopped and drained
-    /// ([`Observer::wait_drained`]); with an observation, what was seen live is compared with what is there.
-    pub fn verify(&self, servers: &str, sent: &Sent, seen: Option<&Observation>) -> Result<Findings, WorkloadError> {
-        oracle::verify(self, servers, sent, seen)
+    /// ([`Observer::wait_drained`]); with an observation, what was seen live is compared with what is there. `control`: as for [`check_job`](crate::checks::check_job).
+    pub fn verify(&self, servers: &str, sent: &Sent, seen: Option<&Observation>, control: ControlFold) -> Result<Findings, WorkloadError> {
+        oracle::verify(self, servers, sent, seen, control)
     }
 }
 

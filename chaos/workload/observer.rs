@@ -186,7 +186,9 @@ impl Observation {
             let is_over = begin != i64::MAX;
             let gap = Gap { flow, partition, from_ms: silent_since, to_ms: if is_over { begin } else { to_ms }, is_over };
             let touches = silent_since < to_ms && begin > from_ms;
-            if touches && gap.length_ms() > longest.map_or(ACTIVITY_JOIN_MS, |longest| longest.length_ms()) {
+            // What lies after the interval belongs to whatever has ended it.
+            let length_ms = |gap: Gap| gap.to_ms.min(to_ms) - gap.from_ms;
+            if touches && length_ms(gap) > longest.map_or(ACTIVITY_JOIN_MS, length_ms) {
                 longest = Some(gap);
             }
             if begin >= to_ms {
@@ -375,6 +377,13 @@ mod tests {
         let gap = observation.longest_gap(Flow::Windows, 3, 4_000, 9_000).expect("a silence");
         assert_eq!((gap.from_ms, gap.to_ms), (4_000, 4_100));
         assert_eq!(observation.longest_gap(Flow::Windows, 3, 5_000, 6_000), None);
+    }
+
+    #[test]
+    fn the_silence_of_the_next_kill_is_not_taken_for_this_one() {
+        let observation = observed(&[(0, 1_000), (2_200, 12_940), (14_500, 20_000)]);
+        let gap = observation.longest_gap(Flow::Windows, 3, 1_010, 13_000).expect("a silence");
+        assert_eq!((gap.from_ms, gap.to_ms), (1_000, 2_200));
     }
 
     #[test]

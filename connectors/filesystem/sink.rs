@@ -1,29 +1,26 @@
 //! An epoch of a region is one file: written and synced under a hidden name before the commit, renamed after it.
 //!
 //! ```text
-//! prepare   .part-s1-0-00000000000000000007-<writer>.inprogress     written, fsync of file and folder
+//! prepare   .part-s1-0-00000000000000000007-<owner>.inprogress      written, fsync of file and folder
 //! commit    (the epoch record in the log is the proof)
 //! publish   part-s1-0-00000000000000000007.jsonl                    renamed, fsync of the folder
 //! ```
 //!
-//! After a crash [`Sink::recover`] knows from the log how far the region has committed: it renames what was prepared up to
-//! there and deletes what was prepared beyond (E-3). Every step may be repeated.
+//! After a crash [`Sink::recover`] knows from the log which epoch the region has committed last, and who did: it renames that
+//! file and deletes all other hidden ones (E-3). Every step may be repeated.
 //!
-//! A paused worker that was replaced may still prepare an epoch under its own writer id, never publish it. Should two
-//! writers' files of one committed epoch be found, nothing tells which was committed, and recovery stops instead of
-//! guessing.
+//! A paused worker that was replaced may still prepare an epoch, under its own incarnation, and never commit it. Its rows are
+//! its successor's, perhaps in other epochs: so no such file is published, even where the epoch's number has none.
 
 use super::options::FilesystemOptions;
 use crate::formats::{self, FormatScope, RowEncoder};
 use arrow_array::RecordBatch;
-use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use streamshield_core::ids::{Epoch, RegionId};
+use streamshield_core::ids::{Epoch, Incarnation, RegionId};
 use streamshield_core::ports::sink::{ExternalContent, RefusedRow, Sink, SinkContent, SinkError, SinkWriter};
 use streamshield_core::table::SinkRequest;
-use uuid::Uuid;
 
 const UNFINISHED: &str = ".inprogress";
 
@@ -39,12 +36,7 @@ impl FilesystemSink {
             Some("csv") => "csv",
             _ => "txt",
         };
-        Names {
-            folder: self.options.path.clone(),
-            stem: format!("part-{}-{}-", region.stage, region.partition),
-            extension,
-            writer: Uuid::new_v4().simple().to_string(),
-        }
+        Names { folder: self.options.path.clone(), stem: format!("part-{}-{}-", region.stage, region.partition), extension }
     }
 }
 
@@ -55,12 +47,9 @@ impl Sink for FilesystemSink {
         Ok(Box::new(FilesystemWriter { names: self.names(region), encoder, lines: Vec::new(), encoded: Vec::new(), ends: Vec::new() }))
     }
 
-    fn recover(&self, region: RegionId, committed: Epoch) -> Result<(), SinkError> {
+    fn recover(&self, region: RegionId, last: Option<(Epoch, Incarnation)>) -> Result<(), SinkError> {
         let names = self.names(region);
-        recover(&names, committed).map_err(|error| match error.kind() {
-            io::ErrorKind::InvalidData => SinkError { retry: false, message: error.to_string() },
-            _ => failed(&names.folder, &error),
-        })
+        recover(&names, last).map_err(|error| failed(&names.folder, &error))
     }
 }
 
@@ -71,50 +60,37 @@ struct Names {
     /// `part-s1-0-`
     stem: String,
     extension: &'static str,
-    writer: String,
 }
 
 impl Names {
-    fn hidden(&self, epoch: Epoch) -> PathBuf {
-        self.folder.join(format!(".{}{:020}-{}{UNFINISHED}", self.stem, epoch.0, self.writer))
+    fn hidden(&self, epoch: Epoch, owner: Incarnation) -> PathBuf {
+        self.folder.join(format!(".{}{:020}-{}{UNFINISHED}", self.stem, epoch.0, owner.0))
     }
 
     fn visible(&self, epoch: Epoch) -> PathBuf {
         self.folder.join(format!("{}{:020}.{}", self.stem, epoch.0, self.extension))
     }
 
-    /// The epoch of a hidden file of this region, whoever wrote it.
-    fn epoch_of_hidden(&self, name: &str) -> Option<Epoch> {
-        let (epoch, _writer) = name.strip_prefix('.')?.strip_prefix(&self.stem)?.strip_suffix(UNFINISHED)?.split_once('-')?;
-        epoch.parse().ok().map(Epoch)
+    /// Whether this is a hidden file of this region, whoever wrote it.
+    fn is_hidden(&self, name: &str) -> bool {
+        name.strip_prefix('.').and_then(|name| name.strip_prefix(&self.stem)).is_some_and(|rest| rest.ends_with(UNFINISHED))
     }
 }
 
-fn recover(names: &Names, committed: Epoch) -> io::Result<()> {
+fn recover(names: &Names, last: Option<(Epoch, Incarnation)>) -> io::Result<()> {
     let entries = match fs::read_dir(&names.folder) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
-    let mut prepared: BTreeMap<Epoch, Vec<PathBuf>> = BTreeMap::new();
+    let committed = last.map(|(epoch, owner)| (names.hidden(epoch, owner), names.visible(epoch)));
     for entry in entries {
         let entry = entry?;
-        if let Some(epoch) = names.epoch_of_hidden(&entry.file_name().to_string_lossy()) {
-            prepared.entry(epoch).or_default().push(entry.path());
+        if !names.is_hidden(&entry.file_name().to_string_lossy()) {
+            continue;
         }
-    }
-    for (epoch, files) in prepared {
-        let visible = names.visible(epoch);
-        if epoch > committed || visible.exists() {
-            files.iter().try_for_each(fs::remove_file)?;
-        } else if let [file] = files.as_slice() {
-            fs::rename(file, &visible)?;
-        } else {
-            let message = format!(
-                "{} unpublished files of epoch {epoch} begin with '{}' and nothing tells which one was committed: compare and keep one",
-                files.len(),
-                names.stem
-            );
-            return Err(io::Error::new(io::ErrorKind::InvalidData, message));
+        match &committed {
+            Some((hidden, visible)) if entry.path() == *hidden && !visible.exists() => fs::rename(hidden, visible)?,
+            _ => fs::remove_file(entry.path())?,
         }
     }
     sync_folder(&names.folder)
@@ -162,45 +138,45 @@ impl SinkWriter for FilesystemWriter {
             return None;
         }
         let lines = std::mem::take(&mut self.lines);
-        Some(SinkContent::External(Box::new(EpochFile { hidden: self.names.hidden(epoch), visible: self.names.visible(epoch), lines })))
+        Some(SinkContent::External(Box::new(EpochFile { names: self.names.clone(), epoch, lines, hidden: PathBuf::new() })))
     }
 }
 
 /// The file of one epoch.
 struct EpochFile {
-    hidden: PathBuf,
-    visible: PathBuf,
+    names: Names,
+    epoch: Epoch,
     lines: Vec<u8>,
+    /// Where it lies from its preparation on, until it is published.
+    hidden: PathBuf,
 }
 
 impl ExternalContent for EpochFile {
-    fn prepare(&mut self) -> Result<(), SinkError> {
+    fn prepare(&mut self, owner: Incarnation) -> Result<(), SinkError> {
+        self.hidden = self.names.hidden(self.epoch, owner);
         let write = || -> io::Result<()> {
-            fs::create_dir_all(folder_of(&self.hidden))?;
+            fs::create_dir_all(&self.names.folder)?;
             let mut file = File::create(&self.hidden)?;
             file.write_all(&self.lines)?;
             file.sync_all()?;
-            sync_folder(folder_of(&self.hidden))
+            sync_folder(&self.names.folder)
         };
         write().map_err(|error| failed(&self.hidden, &error))
     }
 
     fn publish(&mut self) -> Result<(), SinkError> {
+        let visible = self.names.visible(self.epoch);
         let rename = || -> io::Result<()> {
-            match fs::rename(&self.hidden, &self.visible) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound && self.visible.exists() => {}
+            match fs::rename(&self.hidden, &visible) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound && visible.exists() => {}
                 renamed => renamed?,
             }
-            sync_folder(folder_of(&self.visible))
+            sync_folder(&self.names.folder)
         };
-        rename().map_err(|error| failed(&self.visible, &error))?;
+        rename().map_err(|error| failed(&visible, &error))?;
         self.lines = Vec::new();
         Ok(())
     }
-}
-
-fn folder_of(file: &Path) -> &Path {
-    file.parent().unwrap_or(Path::new("."))
 }
 
 /// Makes names durable: a rename is on disk only once its folder is.

@@ -4,11 +4,13 @@ use arrow_schema::{Field, Schema};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
-use streamshield_core::ids::{Epoch, RegionId, StageId};
+use streamshield_core::ids::{Epoch, Incarnation, RegionId, StageId};
 use streamshield_core::ports::sink::{SinkContent, SinkWriter};
 use streamshield_core::table::{Column, ColumnKind};
 
 const REGION: RegionId = RegionId { stage: StageId(1), partition: 0 };
+const OWNER: Incarnation = Incarnation(1);
+const SUCCESSOR: Incarnation = Incarnation(2);
 
 fn sink(path: &Path, format: &str) -> Arc<dyn Sink> {
     let fields = [Field::new("a", DataType::Int64, false), Field::new("s", DataType::Utf8, true)];
@@ -48,6 +50,11 @@ fn visible(folder: &Path) -> BTreeMap<String, String> {
     files.filter(|(name, _)| !name.starts_with('.')).collect()
 }
 
+/// How many hidden files there are.
+fn hidden(folder: &Path) -> usize {
+    std::fs::read_dir(folder).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count()
+}
+
 #[test]
 fn an_epoch_is_seen_once_it_is_published_and_every_call_may_be_repeated() {
     let folder = tempfile::tempdir().unwrap();
@@ -56,8 +63,8 @@ fn an_epoch_is_seen_once_it_is_published_and_every_call_may_be_repeated() {
     assert!(writer.seal(Epoch(1)).is_none());
     writer.write(&rows(&[(Some(1), "x\ny"), (Some(2), "z")])).unwrap();
     let mut content = seal(&mut *writer, 2);
-    content.prepare().unwrap();
-    content.prepare().unwrap();
+    content.prepare(OWNER).unwrap();
+    content.prepare(OWNER).unwrap();
     assert_eq!(visible(&path), BTreeMap::new());
     content.publish().unwrap();
     content.publish().unwrap();
@@ -72,26 +79,40 @@ fn rows_that_are_no_line_are_refused_and_left_out() {
     let refused = writer.write(&rows(&[(Some(1), "x"), (Some(2), "a\nb"), (None, "y"), (Some(4), "z")])).unwrap();
     assert_eq!(refused.iter().map(|row| row.row).collect::<Vec<_>>(), [1, 2]);
     let mut content = seal(&mut *writer, 1);
-    content.prepare().unwrap();
+    content.prepare(OWNER).unwrap();
     content.publish().unwrap();
     assert_eq!(visible(folder.path()).into_values().collect::<Vec<_>>(), ["1,x\n4,z\n"]);
 }
 
 #[test]
-fn recovery_stops_where_two_writers_prepared_the_same_committed_epoch() {
+fn recovery_publishes_the_file_of_the_last_record_s_owner_and_no_other() {
     let folder = tempfile::tempdir().unwrap();
     let sink = sink(folder.path(), "json");
-    for text in ["old owner", "new owner"] {
+    let prepare = |epoch: u64, owner: Incarnation, text: &str| {
         let mut writer = sink.writer(REGION).unwrap();
         writer.write(&rows(&[(Some(1), text)])).unwrap();
-        seal(&mut *writer, 5).prepare().unwrap();
-    }
-    let error = sink.recover(REGION, Epoch(5)).unwrap_err();
-    assert!(!error.retry && error.message.contains("epoch 5"), "{}", error.message);
+        seal(&mut *writer, epoch).prepare(owner).unwrap();
+    };
+    let both = || {
+        prepare(5, OWNER, "fenced");
+        prepare(5, SUCCESSOR, "committed");
+    };
     // Not committed, both go.
-    sink.recover(REGION, Epoch(4)).unwrap();
-    sink.recover(REGION, Epoch(5)).unwrap();
-    assert!(visible(folder.path()).is_empty());
+    both();
+    sink.recover(REGION, Some((Epoch(4), OWNER))).unwrap();
+    assert_eq!((visible(folder.path()).len(), hidden(folder.path())), (0, 0));
+    both();
+    sink.recover(REGION, None).unwrap();
+    assert_eq!((visible(folder.path()).len(), hidden(folder.path())), (0, 0));
+    both();
+    sink.recover(REGION, Some((Epoch(5), SUCCESSOR))).unwrap();
+    let texts = || visible(folder.path()).into_values().collect::<Vec<_>>();
+    assert_eq!((texts(), hidden(folder.path())), (vec!["{\"a\":1,\"s\":\"committed\"}\n".to_string()], 0));
+    // Too late to be committed: the successor's epoch 6 had no rows, and the fenced owner's are in its epoch 7.
+    prepare(6, OWNER, "fenced");
+    prepare(7, SUCCESSOR, "committed");
+    sink.recover(REGION, Some((Epoch(7), SUCCESSOR))).unwrap();
+    assert_eq!((texts(), hidden(folder.path())), (vec!["{\"a\":1,\"s\":\"committed\"}\n".to_string(); 2], 0));
 }
 
 /// Where the process ends while it handles an epoch.
@@ -113,18 +134,19 @@ proptest! {
         if other_region {
             let mut writer = sink.writer(neighbour).unwrap();
             writer.write(&rows(&[(Some(0), "neighbour")])).unwrap();
-            seal(&mut *writer, 3).prepare().unwrap();
+            seal(&mut *writer, 3).prepare(OWNER).unwrap();
         }
-        let (mut committed, mut expected) = (0u64, Vec::new());
+        let (mut committed, mut owner, mut last, mut expected) = (0u64, 1, None, Vec::new());
         let mut writer = sink.writer(REGION).unwrap();
         for (attempt, crash) in crashes.into_iter().enumerate() {
             let text = format!("attempt {attempt}");
             writer.write(&rows(&[(Some(attempt as i64), &text)])).unwrap();
             let mut content = seal(&mut *writer, committed + 1);
             if crash != Some(Crash::BeforePrepare) {
-                content.prepare().unwrap();
+                content.prepare(Incarnation(owner)).unwrap();
                 if crash != Some(Crash::BeforeCommit) {
                     committed += 1;
+                    last = Some((Epoch(committed), Incarnation(owner)));
                     expected.push(format!("{{\"a\":{attempt},\"s\":\"{text}\"}}\n"));
                     if crash != Some(Crash::BeforePublish) {
                         content.publish().unwrap();
@@ -132,14 +154,14 @@ proptest! {
                 }
             }
             if crash.is_some() {
-                sink.recover(REGION, Epoch(committed)).unwrap();
-                sink.recover(REGION, Epoch(committed)).unwrap();
+                sink.recover(REGION, last).unwrap();
+                sink.recover(REGION, last).unwrap();
                 writer = sink.writer(REGION).unwrap();
+                owner += 1;
             }
         }
         let seen = visible(folder.path());
         prop_assert_eq!(seen.into_values().collect::<Vec<_>>(), expected);
-        let hidden = std::fs::read_dir(folder.path()).unwrap().filter(|entry| entry.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count();
-        prop_assert_eq!(hidden, usize::from(other_region));
+        prop_assert_eq!(hidden(folder.path()), usize::from(other_region));
     }
 }

@@ -12,6 +12,7 @@ use arrow_schema::{Schema, SchemaRef};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -128,20 +129,16 @@ impl SourceReader for FilesystemReader {
         cursor.position = lines.to;
         let records: Vec<_> = lines.ranges.iter().map(|range| Some(&self.chunk[range.clone()])).collect();
         let decoded = self.decoder.decode(&records);
-        let origin = |line: usize| Origin {
-            container: cursor.path.display().to_string(),
-            split,
-            offset: from + lines.ranges[line].start as Offset,
-            timestamp_ms: None,
-            key: None,
-            payload: records[line].map(<[u8]>::to_vec),
-            headers: Vec::new(),
+        let bad = |(line, reason): &(usize, String)| {
+            let origin = origin_of(&cursor.path, split, from, &self.chunk, &lines.ranges[*line]);
+            BadRecord { origin, reason: reason.clone() }
         };
-        let bad: Vec<BadRecord> =
-            decoded.bad.iter().map(|(line, reason)| BadRecord { origin: origin(*line), reason: reason.clone() }).collect();
+        let bad: Vec<BadRecord> = decoded.bad.iter().map(bad).collect();
         let origins: Option<Box<dyn RowOrigins>> = (self.request.keep_origins && decoded.rows.num_rows() > 0).then(|| {
             let is_good = |line: &usize| decoded.bad.binary_search_by_key(line, |(bad, _)| *bad).is_err();
-            Box::new(Lines((0..records.len()).filter(is_good).map(origin).collect())) as _
+            let ranges = (0..records.len()).filter(is_good).map(|line| lines.ranges[line].clone()).collect();
+            let chunk = self.chunk[..(lines.to - from) as usize].to_vec();
+            Box::new(Lines { path: cursor.path.clone(), split, from, chunk, ranges }) as _
         });
         let state = if cursor.position >= cursor.end { SplitState::Finished } else { SplitState::More };
         Ok(SourceBatch {
@@ -159,7 +156,7 @@ impl SourceReader for FilesystemReader {
 
 /// Lines of a chunk without their line breaks, and the position after them.
 struct ChunkLines {
-    ranges: Vec<std::ops::Range<usize>>,
+    ranges: Vec<Range<usize>>,
     to: Offset,
 }
 
@@ -213,12 +210,33 @@ fn with_metadata(request: &SourceRequest, decoded: &RecordBatch, path: &Path) ->
     RecordBatch::try_new_with_options(request.schema.clone(), columns, &options).map_err(|error| stop(error.to_string()))
 }
 
-/// Origins of the rows of a batch.
-struct Lines(Vec<Origin>);
+/// The lines of a batch, as long as its step is not done.
+struct Lines {
+    path: PathBuf,
+    split: SplitId,
+    /// Where the chunk begins in its file.
+    from: Offset,
+    chunk: Vec<u8>,
+    /// Of the rows, in the chunk.
+    ranges: Vec<Range<usize>>,
+}
 
 impl RowOrigins for Lines {
     fn origin(&self, row: usize) -> Origin {
-        self.0[row].clone()
+        origin_of(&self.path, self.split, self.from, &self.chunk, &self.ranges[row])
+    }
+}
+
+/// A copy of a line, for the dead-letter topic.
+fn origin_of(path: &Path, split: SplitId, from: Offset, chunk: &[u8], line: &Range<usize>) -> Origin {
+    Origin {
+        container: path.display().to_string(),
+        split,
+        offset: from + line.start as Offset,
+        timestamp_ms: None,
+        key: None,
+        payload: Some(chunk[line.clone()].to_vec()),
+        headers: Vec::new(),
     }
 }
 

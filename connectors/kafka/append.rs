@@ -89,10 +89,20 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
+    /// Hands all messages over, then waits for their reports.
+    pub fn append_all(&self, properties: &Properties, messages: &[OutMessage]) -> Result<Vec<Offset>, LogError> {
+        let sent = messages.iter().map(|message| self.send(properties, message)).collect::<Result<Vec<_>, _>>()?;
+        let deadline = Instant::now() + REPORT_TIMEOUT;
+        sent.iter().zip(messages).map(|(report, message)| report.wait(message, deadline)).collect()
+    }
+
     pub fn append(&self, properties: &Properties, message: &OutMessage) -> Result<Offset, LogError> {
+        self.send(properties, message)?.wait(message, Instant::now() + REPORT_TIMEOUT)
+    }
+
+    fn send(&self, properties: &Properties, message: &OutMessage) -> Result<Arc<Report>, LogError> {
         let lane = if message.payload.as_ref().is_some_and(|payload| payload.len() > LARGE_BYTES) { &self.large } else { &self.small };
         let client = lane.client(properties)?;
-        let what = format!("append to '{}'", message.topic);
         let report = Arc::new(Report::default());
         let mut record = BaseRecord::<[u8], [u8], Arc<Report>>::with_opaque_to(&message.topic, Arc::clone(&report));
         record.partition = message.partition;
@@ -100,14 +110,26 @@ impl Appender {
         record.payload = message.payload.as_deref();
         record.timestamp = message.timestamp_ms;
         record.headers = record_headers(message);
-        client.send(record).map_err(|(error, _)| log_error(&what, &error))?;
-        let deadline = Instant::now() + REPORT_TIMEOUT;
-        let mut outcome = report.outcome.lock();
-        while outcome.is_none() && !report.arrived.wait_until(&mut outcome, deadline).timed_out() {}
+        client.send(record).map_err(|(error, _)| log_error(&doing(message), &error))?;
+        Ok(report)
+    }
+}
+
+impl Report {
+    fn wait(&self, message: &OutMessage, deadline: Instant) -> Result<Offset, LogError> {
+        let mut outcome = self.outcome.lock();
+        while outcome.is_none() && !self.arrived.wait_until(&mut outcome, deadline).timed_out() {}
         match outcome.take() {
             Some(Ok(offset)) => Ok(offset),
-            Some(Err(code)) => Err(code_error(&what, code)),
-            None => Err(LogError::new(LogErrorKind::Retry, format!("{what}: no acknowledgement within {} s", REPORT_TIMEOUT.as_secs()))),
+            Some(Err(code)) => Err(code_error(&doing(message), code)),
+            None => {
+                let what = format!("{}: no acknowledgement within {} s", doing(message), REPORT_TIMEOUT.as_secs());
+                Err(LogError::new(LogErrorKind::Retry, what))
+            }
         }
     }
+}
+
+fn doing(message: &OutMessage) -> String {
+    format!("append to '{}'", message.topic)
 }

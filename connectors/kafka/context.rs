@@ -4,6 +4,7 @@
 //! producer runs with `debug=eos` only so that [`EndTxnLines`] can count), and complaints about properties that belong
 //! to the other kind of client (`CONFWARN`) say nothing, because one set of properties serves all clients.
 
+use crate::errors::is_refusal;
 use parking_lot::Mutex;
 use rdkafka::client::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -119,7 +120,7 @@ pub(crate) struct WriterEvents {
 }
 
 impl WriterEvents {
-    /// The first message that could not be delivered since the last call.
+    /// The first message that could not be delivered since the last call; one that only shared its batch with an invalid one gives way to that.
     pub fn take_failure(&self) -> Option<(Code, String)> {
         self.failure.lock().take()
     }
@@ -145,9 +146,15 @@ impl ProducerContext<NoCustomPartitioner> for WriterEvents {
         use rdkafka::Message;
         if let Err((error, message)) = result {
             let code = error.rdkafka_error_code().unwrap_or(Code::Fail);
-            self.failure.lock().get_or_insert_with(|| {
-                (code, format!("a message to {}-{} was not delivered: {error}", message.topic(), message.partition()))
-            });
+            let mut failure = self.failure.lock();
+            let says_more = match &*failure {
+                None => true,
+                Some((Code::InvalidDifferentRecord, _)) => is_refusal(code) && code != Code::InvalidDifferentRecord,
+                Some(_) => false,
+            };
+            if says_more {
+                *failure = Some((code, format!("a message to {}-{} was not delivered: {error}", message.topic(), message.partition())));
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ pub(crate) fn kind_of(code: Code) -> LogErrorKind {
         Code::OffsetOutOfRange | Code::AutoOffsetReset | Code::LogTruncation => OutOfRange,
         Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId => Missing,
         Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidRecord | Code::InvalidMessageSize => Invalid,
-        Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::InvalidTimestamp => Invalid,
+        Code::BadMessage | Code::InvalidMessage | Code::BadCompression | Code::InvalidTimestamp | Code::InvalidDifferentRecord => Invalid,
         Code::TopicAuthorizationFailed | Code::GroupAuthorizationFailed | Code::ClusterAuthorizationFailed => Fatal,
         Code::TransactionalIdAuthorizationFailed | Code::SaslAuthenticationFailed | Code::Authentication => Fatal,
         Code::UnsupportedSASLMechanism | Code::IllegalSASLState | Code::SecurityDisabled => Fatal,
@@ -27,6 +27,14 @@ pub(crate) fn kind_of(code: Code) -> LogErrorKind {
         Code::UnsupportedVersion | Code::NotImplemented | Code::InvalidGroupId | Code::UnsupportedCompressionType => Fatal,
         _ => Retry,
     }
+}
+
+/// Whether a message that failed with this code fails with it again and again. Others that say [`LogErrorKind::Invalid`] may pass: a message that was
+/// damaged on its way (`InvalidMessage`), or a code that no produce request is answered with.
+pub(crate) fn is_refusal(code: Code) -> bool {
+    use Code::{InvalidDifferentRecord, InvalidRecord, InvalidTimestamp, MessageBatchTooLarge, MessageSizeTooLarge};
+    // The last one is in one batch with an invalid record, as often as both are sent.
+    matches!(code, MessageSizeTooLarge | MessageBatchTooLarge | InvalidTimestamp | InvalidRecord | InvalidDifferentRecord)
 }
 
 /// Maps an error; `what` is what was tried, as the subject of the sentence ("create topic 'bids'").
@@ -50,4 +58,21 @@ pub(crate) fn log_error(what: &str, error: &KafkaError) -> LogError {
 /// The same for a bare code.
 pub(crate) fn code_error(what: &str, code: Code) -> LogError {
     LogError::new(kind_of(code), format!("{what}: {code}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_can_not_pass_by_itself_is_a_refusal() {
+        use Code::{BadMessage, InvalidMessage, InvalidMessageSize, MessageTimedOut, NotEnoughReplicas, PurgeQueue};
+        use Code::{InvalidDifferentRecord, InvalidRecord, InvalidTimestamp, MessageBatchTooLarge, MessageSizeTooLarge};
+        for code in [MessageSizeTooLarge, MessageBatchTooLarge, InvalidTimestamp, InvalidRecord, InvalidDifferentRecord] {
+            assert!(is_refusal(code) && kind_of(code) == LogErrorKind::Invalid, "{code}");
+        }
+        for code in [InvalidMessage, BadMessage, InvalidMessageSize, NotEnoughReplicas, MessageTimedOut, PurgeQueue] {
+            assert!(!is_refusal(code), "{code}");
+        }
+    }
 }

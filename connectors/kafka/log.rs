@@ -128,6 +128,20 @@ impl KafkaLog {
         self.properties.message_bytes_max()
     }
 
+    /// The largest batch that the client of a writer makes of several messages.
+    pub(crate) fn batch_bytes_max(&self) -> usize {
+        self.properties.batch_bytes_max()
+    }
+
+    /// As [`Log::bounds`], with a time-out of the caller's.
+    pub(crate) fn bounds_within(&self, partition: &TopicPartition, isolation: Isolation, timeout: Duration) -> Result<Bounds, LogError> {
+        let (low, high) = self
+            .query(isolation)?
+            .fetch_watermarks(&partition.topic, partition.partition, timeout)
+            .map_err(|error| log_error(&format!("bounds of {partition}"), &error))?;
+        Ok(Bounds { low, high })
+    }
+
     pub(crate) fn kafka_reader(&self, options: ReaderOptions, wakeup: Arc<Wakeup>) -> Result<KafkaReader, LogError> {
         KafkaReader::new(&self.properties, options, wakeup)
     }
@@ -216,11 +230,7 @@ impl Log for KafkaLog {
     }
 
     fn bounds(&self, partition: &TopicPartition, isolation: Isolation) -> Result<Bounds, LogError> {
-        let (low, high) = self
-            .query(isolation)?
-            .fetch_watermarks(&partition.topic, partition.partition, QUERY_TIMEOUT)
-            .map_err(|error| log_error(&format!("bounds of {partition}"), &error))?;
-        Ok(Bounds { low, high })
+        self.bounds_within(partition, isolation, QUERY_TIMEOUT)
     }
 
     fn ends(&self, partitions: &[TopicPartition], isolation: Isolation) -> Result<Vec<Offset>, LogError> {
@@ -290,6 +300,10 @@ impl Log for KafkaLog {
 
     fn append(&self, message: &OutMessage) -> Result<Offset, LogError> {
         self.appender.append(&self.properties, message)
+    }
+
+    fn append_all(&self, messages: &[OutMessage]) -> Result<Vec<Offset>, LogError> {
+        self.appender.append_all(&self.properties, messages)
     }
 
     fn trim(&self, before: &[(TopicPartition, Offset)]) -> Result<(), LogError> {

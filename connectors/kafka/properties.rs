@@ -47,6 +47,7 @@ const OWNED: &[(&str, &str)] = &[
     ("plugin.library.paths", "foreign code is not loaded"),
     ("ssl.engine.location", "foreign code is not loaded"),
     ("bootstrap.server", "the name is 'bootstrap.servers'"),
+    ("metadata.broker.list", "the name is 'bootstrap.servers'"),
 ];
 
 /// Names that Java clients know, with what to write here.
@@ -89,7 +90,7 @@ impl Properties {
                 return Err(LogError::new(LogErrorKind::Fatal, reason));
             }
         }
-        if user.get("bootstrap.servers").or(user.get("metadata.broker.list")).is_none_or(|servers| servers.trim().is_empty()) {
+        if user.get("bootstrap.servers").is_none_or(|servers| servers.trim().is_empty()) {
             return Err(LogError::new(
                 LogErrorKind::Fatal,
                 "the property 'bootstrap.servers' is missing: name at least one broker as host:port",
@@ -108,7 +109,7 @@ impl Properties {
     }
 
     pub fn servers(&self) -> &str {
-        self.user.get("bootstrap.servers").or(self.user.get("metadata.broker.list")).map_or("", String::as_str)
+        self.user.get("bootstrap.servers").map_or("", String::as_str)
     }
 
     pub fn has(&self, key: &str, value: &str) -> bool {
@@ -118,6 +119,11 @@ impl Properties {
     /// The largest message that a producer accepts; the default is librdkafka's.
     pub fn message_bytes_max(&self) -> usize {
         self.number("message.max.bytes", 1_000_000) as usize
+    }
+
+    /// The largest batch that a producer makes of several messages; the defaults are librdkafka's. It has no such limit per topic.
+    pub fn batch_bytes_max(&self) -> usize {
+        self.message_bytes_max().min(self.number("batch.size", 1_000_000) as usize)
     }
 
     fn number(&self, key: &str, default: u64) -> u64 {
@@ -291,11 +297,12 @@ mod tests {
 
     #[test]
     fn owned_properties_are_refused_by_name() {
-        for key in ["isolation.level", "transactional.id", "debug", "auto.offset.reset", "enable.auto.commit"] {
+        for key in ["isolation.level", "transactional.id", "debug", "auto.offset.reset", "enable.auto.commit", "metadata.broker.list"] {
             let error = of(&[("bootstrap.servers", "a:1"), (key, "x")]).expect_err(key);
             assert!(error.message.contains(key) && error.kind == LogErrorKind::Fatal, "{error}");
         }
         assert!(of(&[("client.id", "x")]).is_err(), "no servers");
+        assert!(of(&[("metadata.broker.list", "a:1")]).expect_err("an alias").message.contains("'bootstrap.servers'"));
     }
 
     #[test]
@@ -320,5 +327,15 @@ mod tests {
         assert_eq!(config.get("message.timeout.ms"), Some("3000"));
         config.create_native_config().expect("accepted");
         properties.reader(1 << 20, None).create_native_config().expect("accepted");
+    }
+
+    #[test]
+    fn a_batch_is_bounded_by_the_smaller_of_two_properties() {
+        let servers = [("bootstrap.servers", "a:1")];
+        let bytes_max = |more: &[(&str, &str)]| of(&[&servers[..], more].concat()).expect("valid").batch_bytes_max();
+        assert_eq!(bytes_max(&[]), 1_000_000);
+        assert_eq!(bytes_max(&[("message.max.bytes", "5000000")]), 1_000_000);
+        assert_eq!(bytes_max(&[("message.max.bytes", "5000000"), ("batch.size", "2000000")]), 2_000_000);
+        assert_eq!(bytes_max(&[("batch.size", "20000")]), 20_000);
     }
 }

@@ -76,7 +76,7 @@ pub struct KafkaReader {
 
 impl KafkaReader {
     pub(crate) fn new(properties: &Properties, options: ReaderOptions, wakeup: Arc<Wakeup>) -> Result<Self, LogError> {
-        let properties = properties.with(&options.properties)?;
+        let properties = properties.clone();
         properties.reader(BUFFER_BYTES, options.wait_max).create_native_config().map_err(|error| log_error("make a reader", &error))?;
         Ok(KafkaReader { properties, options, wakeup, positions: BTreeMap::new(), open: BTreeMap::new(), client: None, capacity: 0 })
     }

@@ -82,7 +82,7 @@ impl RowDecoder {
             true => None,
             false => Some(formats::decoder(&table, FormatScope::Key, &Arc::new(Schema::new(key_fields)))?),
         };
-        let with_headers = request.keep_origins || metadata.iter().any(|(key, _)| key == "headers");
+        let with_headers = metadata.iter().any(|(key, _)| key == "headers");
         Ok(RowDecoder { schema: Arc::clone(&request.schema), places, value, key, metadata, topic, partition, with_headers })
     }
 

@@ -1,7 +1,7 @@
 //! Writes rows of a table into the epoch's transaction: one message per row, all in one buffer.
 //!
-//! A row whose message would be larger than the topic or the client takes is refused here, before the seal: a message
-//! that can never be written would hold up its slot for ever.
+//! A row whose message would be larger than the topic or the client takes, or whose timestamp the topic would not take, is
+//! refused here, before the seal: in a sealed epoch, a message that can never be written ends the job.
 
 use crate::log::KafkaLog;
 use crate::options::{SinkPartitioner, TableOptions, effective};
@@ -12,6 +12,7 @@ use arrow_schema::{DataType, Schema, TimeUnit};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 use streamshield_connectors::formats::{self, FormatScope, RowEncoder, columns_of_scope};
 use streamshield_core::ids::{Epoch, RegionId};
 use streamshield_core::ports::log::{Log, LogError, LogErrorKind, MessageEntry, MessageSet, TopicSpec};
@@ -22,6 +23,10 @@ use streamshield_core::table::{ColumnKind, OptionError, SinkRequest, TableDefini
 const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 /// What a batch of one message weighs beyond its key and value: batch header, record header, lengths.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
+/// Kafka's own default of `message.timestamp.after.max.ms`; into the past there is no limit by default.
+const TIMESTAMP_AFTER_MS_DEFAULT: i64 = 3_600_000;
+/// How much older a row may be when its epoch is committed.
+const COMMIT_MARGIN_MS: i64 = 60_000;
 
 /// One table.
 pub(crate) struct KafkaSink {
@@ -71,7 +76,15 @@ impl KafkaSink {
 impl Sink for KafkaSink {
     fn writer(&self, region: RegionId) -> Result<Box<dyn SinkWriter>, SinkError> {
         let topic = self.log.describe_topic(&self.options.topic).map_err(|error| self.error(error))?;
-        let configured = topic.as_ref().and_then(|topic| topic.configs.get("max.message.bytes")?.parse().ok());
+        let configured: Option<usize> = topic.as_ref().and_then(|topic| topic.configs.get("max.message.bytes")?.parse().ok());
+        if let Some(limit) = configured.filter(|limit| *limit < self.log.batch_bytes_max()) {
+            let (table, topic) = (&self.table.name, &self.options.topic);
+            let message = format!(
+                "table '{table}': topic '{topic}' takes batches of at most {limit} bytes (max.message.bytes), and the job's client makes \
+                 larger ones: set `kafka: {{batch.size: {limit}}}`"
+            );
+            return Err(SinkError { retry: false, message });
+        }
         let partitions = topic.as_ref().map_or(1, |topic| topic.partitions.max(1));
         let message_bytes_max =
             configured.unwrap_or(MESSAGE_BYTES_DEFAULT).min(self.log.message_bytes_max()).saturating_sub(MESSAGE_OVERHEAD_BYTES);
@@ -90,6 +103,7 @@ impl Sink for KafkaSink {
             columns: self.columns.clone(),
             partition,
             message_bytes_max,
+            timestamp_limits: topic.as_ref().map_or(Some(TimestampLimits::DEFAULT), |topic| TimestampLimits::of(&topic.configs)),
             set: MessageSet::new(self.options.topic.as_str()),
         }))
     }
@@ -121,6 +135,41 @@ impl Partition {
     }
 }
 
+/// How far a message's timestamp may lie from the broker's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct TimestampLimits {
+    before_ms_max: i64,
+    after_ms_max: i64,
+}
+
+impl TimestampLimits {
+    const DEFAULT: TimestampLimits = TimestampLimits { before_ms_max: i64::MAX, after_ms_max: TIMESTAMP_AFTER_MS_DEFAULT };
+
+    /// None: the broker sets the time itself and looks at none.
+    fn of(configs: &BTreeMap<String, String>) -> Option<TimestampLimits> {
+        let ms = |key: &str, default: i64| configs.get(key).and_then(|value| value.parse().ok()).unwrap_or(default);
+        let limits = TimestampLimits {
+            before_ms_max: ms("message.timestamp.before.max.ms", Self::DEFAULT.before_ms_max),
+            after_ms_max: ms("message.timestamp.after.max.ms", Self::DEFAULT.after_ms_max),
+        };
+        configs.get("message.timestamp.type").is_none_or(|kind| kind != "LogAppendTime").then_some(limits)
+    }
+
+    /// Why the broker would refuse this timestamp, now or by the time that its epoch is committed: it only gets older.
+    fn refusal(&self, timestamp_ms: i64, now_ms: i64) -> Option<String> {
+        let after_ms = timestamp_ms.saturating_sub(now_ms);
+        if after_ms > self.after_ms_max {
+            let limit = self.after_ms_max;
+            return Some(format!("its timestamp is {after_ms} ms ahead, {limit} are allowed (message.timestamp.after.max.ms)"));
+        }
+        // Where the limit is short, a whole margin would leave nothing of it.
+        let limit = self.before_ms_max - COMMIT_MARGIN_MS.min(self.before_ms_max / 2);
+        let before_ms = now_ms.saturating_sub(timestamp_ms);
+        (before_ms > limit)
+            .then(|| format!("its timestamp is {before_ms} ms old, {limit} are allowed (message.timestamp.before.max.ms, less a margin)"))
+    }
+}
+
 /// Encodes the rows of one region.
 struct KafkaSinkWriter {
     value: Box<dyn RowEncoder>,
@@ -128,6 +177,8 @@ struct KafkaSinkWriter {
     columns: Columns,
     partition: Partition,
     message_bytes_max: usize,
+    /// None: the topic has its own time.
+    timestamp_limits: Option<TimestampLimits>,
     set: MessageSet,
 }
 
@@ -174,6 +225,7 @@ impl SinkWriter for KafkaSinkWriter {
                 return Err(error);
             }
         };
+        let limits = self.timestamp_limits.filter(|_| timestamps.is_some()).map(|limits| (limits, wall_ms()));
         for row in 0..rows.num_rows() {
             if refused.contains_key(&row) {
                 continue;
@@ -181,6 +233,7 @@ impl SinkWriter for KafkaSinkWriter {
             let (value, key) = (value.range(row), key.as_ref().map(|key| key.range(row)));
             let bytes = value.len() + key.as_ref().map_or(0, Range::len);
             let timestamp_ms = timestamps.as_ref().filter(|values| values.is_valid(row)).map(|values| values.value(row));
+            let out_of_time = timestamp_ms.zip(limits).and_then(|(timestamp_ms, (limits, now_ms))| limits.refusal(timestamp_ms, now_ms));
             if bytes > self.message_bytes_max {
                 refused.insert(
                     row,
@@ -188,6 +241,8 @@ impl SinkWriter for KafkaSinkWriter {
                 );
             } else if timestamp_ms.is_some_and(|timestamp_ms| timestamp_ms < 0) {
                 refused.insert(row, "a message's timestamp can't be before 1970".into());
+            } else if let Some(reason) = out_of_time {
+                refused.insert(row, reason);
             } else {
                 self.set.entries.push(MessageEntry { partition: self.partition.take(), key, value: Some(value), timestamp_ms });
             }
@@ -206,8 +261,39 @@ impl SinkWriter for KafkaSinkWriter {
     }
 }
 
+fn wall_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}
+
 fn timestamps(rows: &RecordBatch, index: usize) -> Result<TimestampMillisecondArray, SinkError> {
     let wanted = DataType::Timestamp(TimeUnit::Millisecond, None);
     let cast = arrow_cast::cast(rows.column(index), &wanted).map_err(|error| SinkError { retry: false, message: error.to_string() })?;
     Ok(cast.as_primitive::<TimestampMillisecondType>().clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW_MS: i64 = 1_700_000_000_000;
+
+    fn limits(configs: &[(&str, &str)]) -> Option<TimestampLimits> {
+        TimestampLimits::of(&configs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect())
+    }
+
+    #[test]
+    fn a_timestamp_is_refused_where_the_broker_would_refuse_it_before_its_epoch_is_committed() {
+        let refused = |limits: TimestampLimits, from_now_ms: i64| limits.refusal(NOW_MS + from_now_ms, NOW_MS).is_some();
+        let default = limits(&[]).expect("limited");
+        assert_eq!([-NOW_MS, 0, 3_600_000, 3_600_001].map(|ms| refused(default, ms)), [false, false, false, true], "Kafka's defaults");
+        let day = limits(&[("message.timestamp.before.max.ms", "86400000"), ("message.timestamp.after.max.ms", "1000")]).expect("limited");
+        let margin = -86_400_000 + COMMIT_MARGIN_MS;
+        assert_eq!([margin - 1, margin, 1_000, 1_001].map(|ms| refused(day, ms)), [true, false, false, true]);
+        let second = limits(&[("message.timestamp.before.max.ms", "1000")]).expect("limited");
+        assert_eq!([-501, -500, 0].map(|ms| refused(second, ms)), [true, false, false], "half of a short limit is left");
+        let unlimited = limits(&[("message.timestamp.after.max.ms", "9223372036854775807")]).expect("limited");
+        assert!(unlimited.refusal(i64::MAX, NOW_MS).is_none());
+        assert_eq!(limits(&[("message.timestamp.type", "LogAppendTime"), ("message.timestamp.after.max.ms", "0")]), None);
+        assert!(limits(&[("message.timestamp.type", "CreateTime")]).is_some());
+    }
 }

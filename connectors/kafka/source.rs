@@ -15,8 +15,10 @@ use crate::options::{Bounded, GroupReset, Startup, TableOptions};
 use crate::reader::{BatchTaken, KafkaReader};
 use crate::rows::{RowDecoder, Rows};
 use arrow_array::RecordBatch;
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 use streamshield_core::ids::Offset;
 use streamshield_core::ports::log::*;
 use streamshield_core::ports::source::*;
@@ -24,6 +26,9 @@ use streamshield_core::table::{OptionError, SourceRequest};
 
 /// Bound of what one reader of a table buffers, over its partitions, in bytes (M-1).
 const BUFFER_BYTES: usize = 24 << 20;
+/// How long a slot waits for the answer to where a partition ends, and for how long it then asks no more: an idle split can wait, its slot can't.
+const END_TIMEOUT: Duration = Duration::from_millis(200);
+const END_PAUSE: Duration = Duration::from_secs(2);
 
 /// One table.
 pub(crate) struct KafkaSource {
@@ -112,12 +117,7 @@ impl Source for KafkaSource {
     }
 
     fn reader(&self, wakeup: Arc<Wakeup>) -> Result<Box<dyn SourceReader>, SourceError> {
-        let options = ReaderOptions {
-            headers: self.request.keep_origins || self.reads_headers(),
-            buffer_bytes: BUFFER_BYTES,
-            partitions_max: self.partitions().unwrap_or(0),
-            ..Default::default()
-        };
+        let options = ReaderOptions { buffer_bytes: BUFFER_BYTES, partitions_max: self.partitions().unwrap_or(0), ..Default::default() };
         let reader = self.log.kafka_reader(options, wakeup).map_err(|error| self.error(error))?;
         let topic = self.options.topic.as_str().into();
         Ok(Box::new(KafkaTableReader {
@@ -127,6 +127,7 @@ impl Source for KafkaSource {
             options: self.options.clone(),
             request: self.request.clone(),
             splits: BTreeMap::new(),
+            asked_in_vain: Cell::new(None),
         }))
     }
 }
@@ -137,11 +138,6 @@ impl KafkaSource {
         let query = self.log.query(Isolation::ReadCommitted).ok()?;
         let partitions = admin::partitions(&query, &self.options.topic).ok()??;
         usize::try_from(partitions).ok()
-    }
-
-    fn reads_headers(&self) -> bool {
-        use streamshield_core::table::ColumnKind;
-        self.request.columns.iter().any(|column| matches!(&column.kind, ColumnKind::Metadata { key, .. } if key == "headers"))
     }
 }
 
@@ -161,6 +157,8 @@ struct KafkaTableReader {
     options: TableOptions,
     request: SourceRequest,
     splits: BTreeMap<SplitId, OpenSplit>,
+    /// When the last question for the end of a partition was not answered.
+    asked_in_vain: Cell<Option<Instant>>,
 }
 
 impl SourceReader for KafkaTableReader {
@@ -185,11 +183,20 @@ impl SourceReader for KafkaTableReader {
     }
 
     fn stands_at_end(&self, id: SplitId, position: Offset) -> bool {
+        if self.asked_in_vain.get().is_some_and(|at| at.elapsed() < END_PAUSE) {
+            return false;
+        }
         let partition = TopicPartition::new(Arc::clone(&self.topic), id as i32);
         // Behind the last record lie the markers of its and of later transactions.
         let met = self.met_end(id).filter(|_| self.splits.get(&id).is_some_and(|split| split.next == position));
-        let bounds = self.log.bounds(&partition, Isolation::ReadCommitted);
-        bounds.is_ok_and(|bounds| bounds.high <= position.max(bounds.low).max(met.unwrap_or(position)))
+        match self.log.bounds_within(&partition, Isolation::ReadCommitted, END_TIMEOUT) {
+            Ok(bounds) => bounds.high <= position.max(bounds.low).max(met.unwrap_or(position)),
+            Err(error) => {
+                tracing::debug!(target: "kafka", %partition, "{error}");
+                self.asked_in_vain.set(Some(Instant::now()));
+                false
+            }
+        }
     }
 
     fn met_end(&self, id: SplitId) -> Option<Offset> {
@@ -263,5 +270,40 @@ pub(crate) fn origin_of(topic: &str, split: SplitId, message: &MessageView<'_>) 
         key: message.key.map(<[u8]>::to_vec),
         payload: message.payload.map(<[u8]>::to_vec),
         headers: message.headers.iter().map(|(name, value)| (name.to_string(), value.to_vec())).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_schema::Schema;
+    use streamshield_core::table::TableDefinition;
+
+    #[test]
+    fn while_no_broker_answers_the_end_is_asked_for_once_and_briefly() {
+        let log = KafkaLog::elsewhere([("bootstrap.servers".to_string(), "127.0.0.1:1".to_string())].into()).expect("unconnected");
+        let options = [("connector", "kafka"), ("topic", "t"), ("format", "json"), ("scan.startup.mode", "earliest-offset")];
+        let table = TableDefinition {
+            name: "t".into(),
+            columns: vec![],
+            options: options.map(|(key, value)| (key.to_string(), value.to_string())).into(),
+            primary_key: vec![],
+        };
+        let reader = KafkaTableReader {
+            reader: log.kafka_reader(ReaderOptions::default(), Arc::default()).expect("unconnected"),
+            log,
+            topic: "t".into(),
+            options: TableOptions::read(&table).expect("valid"),
+            request: SourceRequest { table, columns: vec![], schema: Arc::new(Schema::empty()), keep_origins: false },
+            splits: BTreeMap::new(),
+            asked_in_vain: Cell::new(None),
+        };
+        let asked = Instant::now();
+        assert!(!reader.stands_at_end(0, 0));
+        assert!(asked.elapsed() < END_PAUSE, "{:?}", asked.elapsed());
+        let in_vain = reader.asked_in_vain.get().expect("noted");
+        reader.asked_in_vain.set(Some(in_vain + END_PAUSE));
+        assert!(!reader.stands_at_end(0, 0));
+        assert_eq!(reader.asked_in_vain.get(), Some(in_vain + END_PAUSE), "not asked again");
     }
 }

@@ -4,7 +4,7 @@
 //! begin ─► send… ─► commit:  drain (own deadline) ─► EndTxn ─► count ENDTXN lines ─► outcome
 //!                              │ a message failed        │ error          │ not one clean answer
 //!                              ▼                         ▼                ▼
-//!                           Aborted                InDoubt / Fenced     InDoubt
+//!                     Aborted / Refused            InDoubt / Fenced     InDoubt
 //! ```
 //!
 //! - **Drain first.** rdkafka's own flush sleeps in slices of 100 ms, which would be the price of every commit; ours
@@ -14,12 +14,13 @@
 //!   so a commit counts only if its one answer was clean ([`crate::context::EndTxnLines`]). After anything else the
 //!   writer is dropped, and the next one's InitProducerId raises the epoch, which shuts the stray request out.
 //! - **Fenced proves nothing**: brokers also report a coordinator time-out so. The engine looks at the log.
+//! - **Refused** is said by the error's code, and only where the same message would be refused again ([`is_refusal`]).
 //! - A fatal error is looked for before `begin`, because librdkafka can block for ever in a call after one.
 //!
 //! Every call has a deadline derived from `transaction.timeout.ms`.
 
 use crate::context::WriterEvents;
-use crate::errors::{code_error, kind_of, log_error};
+use crate::errors::{code_error, is_refusal, kind_of, log_error};
 use crate::fencer::close_aside;
 use crate::produce::{TopicHandle, WriterClient, flush};
 use crate::properties::Properties;
@@ -245,7 +246,14 @@ impl TransactionalWriter for KafkaWriter {
         }
         if let Some((code, why)) = self.client.context().take_failure() {
             self.spent = Some(why.clone());
-            return if kind_of(code) == LogErrorKind::Fenced { CommitOutcome::Fenced(why) } else { self.abandon(why) };
+            return match kind_of(code) {
+                LogErrorKind::Fenced => CommitOutcome::Fenced(why),
+                _ if is_refusal(code) => {
+                    self.abort();
+                    CommitOutcome::Refused(why)
+                }
+                _ => self.abandon(why),
+            };
         }
         if !drained {
             return self.abandon(format!("messages were not delivered within {} s", self.timeout.as_secs()));

@@ -5,7 +5,7 @@ use crate::formats::TimestampStandard;
 use crate::formats::view::{ColumnView, View, write_scalar};
 use arrow_array::RecordBatch;
 use std::io::{self, Write};
-use streamshield_core::ids::{Epoch, RegionId};
+use streamshield_core::ids::{Epoch, Incarnation, RegionId};
 use streamshield_core::ports::sink::{ExternalContent, RefusedRow, Sink, SinkContent, SinkError, SinkWriter};
 
 pub(super) struct PrintSink {
@@ -72,7 +72,7 @@ impl PrintContent {
 }
 
 impl ExternalContent for PrintContent {
-    fn prepare(&mut self) -> Result<(), SinkError> {
+    fn prepare(&mut self, _owner: Incarnation) -> Result<(), SinkError> {
         Ok(())
     }
 

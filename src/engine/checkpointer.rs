@@ -41,6 +41,8 @@ const READ_BACK_TIME_MAX: Duration = Duration::from_secs(10);
 /// The slot may ask for the region's next checkpoint.
 pub struct CheckpointNews {
     pub region: RegionId,
+    /// It is in the store; else the same state is to be offered again, even if nothing comes to it.
+    pub is_remote: bool,
 }
 
 /// One checkpoint to be made.
@@ -133,11 +135,12 @@ impl Checkpoints {
     }
 
     /// The region's checkpoint is over, well or not.
-    pub fn done(&mut self, region: RegionId, now: Duration) {
+    pub fn done(&mut self, CheckpointNews { region, is_remote }: CheckpointNews, now: Duration) {
         let Some(interval) = self.interval else { return };
         self.made += 1;
         let next = now + interval.mul_f64(jitter(region, self.made));
-        self.due.entry(region).or_insert(Due { at: None, epoch: None }).at = Some(next);
+        let due = self.due.entry(region).or_insert(Due { at: None, epoch: None });
+        *due = Due { at: Some(next), epoch: due.epoch.filter(|_| is_remote) };
     }
 }
 
@@ -167,6 +170,7 @@ pub struct Checkpointer {
 /// A saved checkpoint whose control record is to be read back before anything is deleted.
 pub struct Upkeep {
     job: CheckpointJob,
+    is_remote: bool,
     offset: Offset,
     since: Duration,
 }
@@ -207,9 +211,9 @@ impl Checkpointer {
             Err(reason) => {
                 metrics::counter!("streamshield_checkpoints_failed_total").increment(1);
                 tracing::warn!(region = %job.region, reason, "a checkpoint failed; the region goes on, the next one comes in due time");
-                self.end(job);
+                self.end(job, false);
             }
-            Ok(None) => self.end(job),
+            Ok(None) => self.end(job, true),
             Ok(Some((request, saved))) => {
                 tracing::debug!(region = %job.region, epoch = request.epoch.0, bytes = saved.bytes, uploaded = saved.bytes_uploaded, seconds = saved.seconds, durability = ?saved.durability, "checkpoint");
                 self.progress.checkpointed(job.region, request.epoch.0, saved.durability, self.clock.wall_ms());
@@ -219,9 +223,10 @@ impl Checkpointer {
                     epoch: request.epoch,
                     durability: saved.durability,
                 };
+                let is_remote = saved.durability == Durability::Remote;
                 match self.membership.append(&record) {
-                    Ok(offset) => self.upkeep = Some(Upkeep { job, offset, since: self.clock.steady() }),
-                    Err(_) => self.end(job),
+                    Ok(offset) => self.upkeep = Some(Upkeep { job, is_remote, offset, since: self.clock.steady() }),
+                    Err(_) => self.end(job, is_remote),
                 }
             }
         }
@@ -256,13 +261,13 @@ impl Checkpointer {
     fn keep_up(&mut self, upkeep: Upkeep) -> Turn {
         if !self.membership.has_read(upkeep.offset) {
             if self.clock.steady().saturating_sub(upkeep.since) > READ_BACK_TIME_MAX {
-                self.end(upkeep.job);
+                self.end(upkeep.job, upkeep.is_remote);
                 return Turn::Again;
             }
             self.upkeep = Some(upkeep);
             return Turn::Idle(IDLE);
         }
-        let job = upkeep.job;
+        let Upkeep { job, is_remote, .. } = upkeep;
         if self.owns(&job) {
             if let Err(reason) = self.trim(&job) {
                 tracing::warn!(region = %job.region, reason, "could not trim what checkpoints cover");
@@ -272,7 +277,7 @@ impl Checkpointer {
                 tracing::warn!(region = %job.region, %error, "upkeep of checkpoints failed, the next one tries again");
             }
         }
-        self.end(job);
+        self.end(job, is_remote);
         Turn::Again
     }
 
@@ -300,8 +305,8 @@ impl Checkpointer {
         self.log.trim(&before).map_err(|error| error.message)
     }
 
-    fn end(&self, job: CheckpointJob) {
-        let _ = job.news.send(CheckpointNews { region: job.region });
+    fn end(&self, job: CheckpointJob, is_remote: bool) {
+        let _ = job.news.send(CheckpointNews { region: job.region, is_remote });
         job.news_wakeup.raise();
     }
 }

@@ -19,7 +19,8 @@
 //!   EndTxn may end a later transaction of the same producer epoch. A new InitProducerId fences such a stray.
 //! - A FENCED error proves nothing: the control log says whether somebody took over.
 //!
-//! On failure: `Retry` pauses the job (state kept, memory bounded by the queue); a control log that has gone on without this worker ends it.
+//! On failure: `Retry` pauses the job (state kept, memory bounded by the queue); a control log that has gone on without this worker ends it, and so
+//! does a message that the broker refuses for what it is.
 
 use crate::changelog::Tail;
 use crate::clock::Clock;
@@ -240,7 +241,7 @@ impl Committer {
         let batch = self.batch.as_mut().expect("taken above");
         for epoch in &mut batch.epochs {
             if let Some(SinkContent::External(content)) = &mut epoch.sink {
-                content.prepare().map_err(|error| match error.retry {
+                content.prepare(epoch.record.incarnation).map_err(|error| match error.retry {
                     true => Trouble::Away(error.message),
                     false => Trouble::failed(format!("a sink refuses to prepare an epoch: {}", error.message), None),
                 })?;
@@ -274,6 +275,11 @@ impl Committer {
                 Err(Trouble::Away(format!("a commit is in doubt: {why}")))
             }
             CommitOutcome::Aborted(why) => Err(Trouble::Away(format!("a transaction was aborted: {why}"))),
+            CommitOutcome::Refused(why) => {
+                let hint = "mend what its topic takes (max.message.bytes, message.timestamp.*.max.ms) or this machine's clock, and start \
+                            the job again: it goes on from what is committed";
+                Err(Trouble::failed(format!("an epoch can't be written: {why}"), Some(hint.into())))
+            }
             CommitOutcome::Fenced(why) => Err(Trouble::Away(format!("the producer was fenced: {why}"))),
         }
     }

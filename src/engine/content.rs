@@ -125,7 +125,9 @@ fn send_exchanges(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) 
                     send_exchange(writer, &slot, std::mem::take(message))?;
                 }
                 message.payload.extend_from_slice(&frame);
-                message.newest_timestamp_ms = message.newest_timestamp_ms.max(epoch.counts.newest_timestamp_ms);
+                // A record's own clock may be wrong: brokers refuse what lies in the future.
+                let newest_ms = epoch.counts.newest_timestamp_ms.map(|newest_ms| newest_ms.min(epoch.record.now_ms));
+                message.newest_timestamp_ms = message.newest_timestamp_ms.max(newest_ms);
             }
         }
     }

@@ -20,11 +20,11 @@ use crate::region::{Input, Region, RegionError, epoch_context};
 use std::collections::VecDeque;
 use std::time::Duration;
 use streamshield_core::epoch::{DeltaHead, EpochRecord, Step};
-use streamshield_core::ids::{Epoch, Offset};
+use streamshield_core::ids::{Digest, Epoch, Offset};
 use streamshield_core::mutants;
 use streamshield_core::ports::log::{LogError, LogErrorKind, LogReader, TakeLimit};
 use streamshield_core::ports::state::{StateError, StateErrorKind};
-use streamshield_core::watermark::{Watermark, combine};
+use streamshield_core::watermark::{UpstreamWatermark, Watermark, combine};
 
 /// Records read ahead of the state, and their bytes (M-1).
 const PENDING_RECORDS_MAX: usize = 1_024;
@@ -40,6 +40,8 @@ const EPOCHS_PER_TURN: usize = 64;
 pub enum FollowError {
     /// Something outside is away; try again.
     Retry(String),
+    /// It can't go on before something outside is back, here or anywhere: to wait for it is no failure.
+    Waits(String),
     /// E-4: the state differs from the owner's.
     Diverged { epoch: Epoch, message: String },
     /// This state is of no use (too old for the log, a failing disk): rebuild it.
@@ -72,7 +74,8 @@ pub struct Follower {
     delta_chunks: u32,
     /// What the local store says of itself, until the changelog has confirmed it.
     unproven: Option<EpochRecord>,
-    last: Option<EpochRecord>,
+    /// The record that the region stands at. None: there is none, or none has come since the region was with a slot here.
+    pub last: Option<EpochRecord>,
     /// The last record lies at or behind this position of the changelog.
     last_offset: Offset,
     replay: Option<Replay>,
@@ -117,6 +120,8 @@ impl Follower {
     /// A region that comes warm from a slot of this worker: its state is that of its last epoch, which it knows.
     pub fn resume(mut region: Region, changelog_end: Offset, now: Duration) -> Follower {
         (region.leaving, region.released_at) = (false, None);
+        // Whoever had it meanwhile may have announced something else.
+        region.announced = UpstreamWatermark::START;
         let (last, last_offset) = (region.last_committed.take(), region.changelog_from);
         Follower { last, last_offset, ..Follower::at(region, changelog_end, now) }
     }
@@ -341,11 +346,7 @@ impl Follower {
             self.region.state.apply_flush(flush, &encode_stored(self.last_offset, &last))?;
         }
         let digest = self.region.state.apply_delta(delta, &encode_stored(offset, &record.encode()))?;
-        let expected = record.delta.map(|head| head.digest);
-        if Some(digest) != expected && !mutants::is_on("digest-not-compared") {
-            let message = format!("the delta's digest is {digest}, the record's {}", expected.unwrap_or_default());
-            return Err(FollowError::Diverged { epoch: record.epoch, message });
-        }
+        compare(record.epoch, "delta", digest, record.delta.map(|head| head.digest).unwrap_or_default())?;
         adopt(&mut self.region, &record);
         self.applied(record, offset);
         Ok(())
@@ -419,10 +420,7 @@ impl Follower {
                 let message = "fail point engine::diverge".to_string();
                 Err(FollowError::Diverged { epoch: record.epoch, message })
             });
-            if digest != expected && !mutants::is_on("digest-not-compared") {
-                let message = format!("the state's digest is {digest}, the record's {expected}");
-                return Err(FollowError::Diverged { epoch: record.epoch, message });
-            }
+            compare(record.epoch, "state", digest, expected)?;
             region.state.apply_flush(flush, &encode_stored(replay.offset, &record.encode()))?;
             if region.state.bytes().total > region.settings.state_bytes_max {
                 region.state.evict(region.settings.state_bytes_max / 2)?;
@@ -431,6 +429,18 @@ impl Follower {
         self.applied(record, replay.offset);
         Ok(())
     }
+}
+
+/// E-4: what was computed here is what the owner has.
+fn compare(epoch: Epoch, what: &str, digest: Digest, expected: Digest) -> Result<(), FollowError> {
+    if mutants::is_on("digest-not-compared") {
+        return Ok(());
+    }
+    metrics::counter!("streamshield_follower_digests_compared_total").increment(1);
+    if digest == expected {
+        return Ok(());
+    }
+    Err(FollowError::Diverged { epoch, message: format!("the {what}'s digest is {digest}, the record's {expected}") })
 }
 
 /// As they were read; or without their rows, at the fail point that spoils a replica's state.
@@ -466,6 +476,8 @@ fn adopt(region: &mut Region, record: &EpochRecord) {
     region.position = record.positions.first().copied().unwrap_or(region.position);
     region.upstreams.clone_from(&record.upstreams);
     region.combined = combine(record.upstreams.iter().copied());
+    // It never goes back (E-5): an upstream that was idle may have woken up with a watermark behind what the others had reached without it.
+    region.combined.advance(record.watermark);
     region.output_watermark = record.watermark;
     region.finished = record.finished;
     if let Input::Source(source) = &mut region.input {

@@ -56,8 +56,12 @@ impl Letters {
         OutMessage { topic: self.dead_letter_topic.clone(), partition: Some(0), key, payload, headers, timestamp_ms: None }
     }
 
-    pub fn late(&self, json: Vec<u8>) -> OutMessage {
-        let headers = vec![("streamshield.job".into(), self.job.clone().into_bytes())];
+    pub fn late(&self, mut json: Vec<u8>) -> OutMessage {
+        let mut headers = vec![("streamshield.job".into(), self.job.clone().into_bytes())];
+        if json.len() > PAYLOAD_BYTES_MAX {
+            headers.push(("streamshield.truncated".into(), json.len().to_string().into_bytes()));
+            json.truncate(PAYLOAD_BYTES_MAX);
+        }
         OutMessage { topic: self.late_topic.clone(), partition: Some(0), key: None, payload: Some(json), headers, timestamp_ms: None }
     }
 }

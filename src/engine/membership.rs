@@ -128,6 +128,12 @@ impl Membership {
         self.log.append(&message(&self.partition, record))
     }
 
+    /// The same for several records: one way to the log and back.
+    pub fn append_all(&self, records: &[ControlRecord]) -> Result<Vec<Offset>, LogError> {
+        let messages: Vec<OutMessage> = records.iter().map(|record| message(&self.partition, record)).collect();
+        self.log.append_all(&messages)
+    }
+
     /// Whether the record at this offset has been read back. If not, its reading will wake the listeners.
     pub fn has_read(&self, offset: Offset) -> bool {
         let mut awaited = self.awaited.lock();

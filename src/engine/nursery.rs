@@ -99,6 +99,10 @@ pub struct Charges {
     /// Given up by the slot, and the record of that not read back yet.
     parting: Vec<Departure>,
     seen_version: Option<u64>,
+    /// Regions have been given to those who are there: until then to have none does not mean to be ready.
+    is_spread: bool,
+    /// Restores so far: each has a folder of its own.
+    restores: u64,
     replica_offsets_sent: Duration,
 }
 
@@ -113,6 +117,8 @@ struct Task {
     /// The local store was given up: a checkpoint or the log itself.
     without_store: bool,
     without_checkpoint: bool,
+    /// No checkpoint was had because nobody answered.
+    store_is_away: bool,
     /// Of a checkpoint of a region without state, to begin behind: the changelog is new.
     restored: Option<EpochRecord>,
     /// The assignment that was given back, and why. The record may be in the log from the first try on, whatever was answered, and then the
@@ -134,10 +140,7 @@ enum Role {
 
 enum Phase {
     Opening,
-    Fetching {
-        answer: Receiver<Result<Option<Restored>, CheckpointError>>,
-        directory: PathBuf,
-    },
+    Fetching(Receiver<Fetched>),
     Following(Box<Follower>),
     /// `end`: the high watermark, once it was asked for; `since`: how long it has been waited for.
     Finishing {
@@ -170,12 +173,32 @@ impl Actor for Nursery {
             Ok(asked) => moved |= asked,
             Err(outcome) => return Turn::Ended(outcome),
         }
-        let is_settled = self.charges.tasks.values().all(|task| matches!(task.role, Role::Follower { .. }));
+        let is_settled = self.charges.is_spread && self.charges.tasks.values().all(|task| matches!(task.role, Role::Follower { .. }));
         if is_settled && self.shared.slot_settled(self.slot.slot) {
             self.progress.set_state("running");
         }
         self.send_replica_offsets();
         Turn::again_if(moved, if waits { WAITING } else { IDLE })
+    }
+}
+
+/// The answer of a checkpoint store, and where it has put the files.
+struct Fetched {
+    restored: Result<Option<Restored>, CheckpointError>,
+    folder: ScratchFolder,
+}
+
+/// Deleted by whoever has it last: when a download ends, the region may be another's.
+struct ScratchFolder(PathBuf);
+
+impl Drop for ScratchFolder {
+    fn drop(&mut self) {
+        match std::fs::remove_dir_all(&self.0) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(folder = %self.0.display(), %error, "could not delete what a restore has left");
+            }
+            _ => {}
+        }
     }
 }
 
@@ -234,7 +257,10 @@ impl Nursery {
             return None;
         }
         self.charges.seen_version = Some(version);
-        let (standing, wanted) = self.membership.view(|cluster| (cluster.standing(self.slot.incarnation), wanted(cluster, self.slot)));
+        let (standing, wanted, is_spread) = self
+            .membership
+            .view(|cluster| (cluster.standing(self.slot.incarnation), wanted(cluster, self.slot), cluster.starts_at_ms().is_none()));
+        self.charges.is_spread = is_spread;
         if let Some(outcome) = gone(&standing) {
             return Some(outcome);
         }
@@ -306,7 +332,7 @@ impl Nursery {
         let phase = std::mem::replace(&mut task.phase, Phase::Opening);
         let result = match phase {
             Phase::Opening => self.open(id, &mut task),
-            Phase::Fetching { answer, directory } => self.fetched(id, &mut task, answer, directory),
+            Phase::Fetching(answer) => self.fetched(id, &mut task, answer),
             Phase::Following(follower) => self.follow(id, &mut task, follower),
             Phase::Finishing { follower, end, since } => self.finish(id, &mut task, follower, end, since),
         };
@@ -419,12 +445,14 @@ impl Nursery {
             }
         }
         let partition = follower.region.changelog.clone();
+        let last = follower.last.as_ref().map(|record| (record.epoch, record.incarnation));
         let mut region = follower.finish(self.exchange.as_mut())?;
         let _ = self.changelog.unassign(&partition);
         if let Some(sink) = self.job.sinks.get(&id.stage)
-            && let Err(error) = sink.recover(id, region.epoch)
+            && let Err(error) = sink.recover(id, last)
         {
-            return Err(FollowError::Unusable(error.message));
+            // Nothing is wrong with the state.
+            return Err(FollowError::Retry(error.message));
         }
         region.assignment = assignment;
         region.changelog_from = end_offset;
@@ -442,6 +470,12 @@ impl Nursery {
         let now = self.now();
         self.stop_reading(id);
         let message = match error {
+            FollowError::Waits(message) => {
+                tracing::debug!(region = %id, message, "waiting");
+                task.resume_at = now + RETRY_PAUSE_MAX;
+                self.charges.tasks.insert(id, task);
+                return Ok(Tended::Quiet);
+            }
             FollowError::Refused { message, hint } => return Err(JobOutcome::Failed(EngineError { message, hint: Some(hint) })),
             FollowError::Retry(message) => message,
             FollowError::Diverged { epoch, message } => {
@@ -526,6 +560,7 @@ impl Task {
             ready_told: None,
             without_store: false,
             without_checkpoint: false,
+            store_is_away: false,
             restored: None,
             given_back: None,
         }

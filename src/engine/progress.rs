@@ -3,7 +3,7 @@
 use crate::clock::Clock;
 use crate::runtime::{CheckpointStatus, JobStatus, RegionStatus};
 use parking_lot::Mutex;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -102,11 +102,28 @@ impl Progress {
         });
     }
 
-    /// The region is somebody else's. What was said of its stop stays to be read.
+    /// The region is somebody else's. What was said of its stop stays to be read, until [`Progress::forget_stops`].
     pub fn lets_go(&self, region: RegionId) {
         let name = region.to_string();
         self.inputs.lock().remove(&region);
         self.status.lock().regions.retain(|entry| entry.region != name || entry.stopped.is_some());
+    }
+
+    /// Ends what is said of stops that are over: such a region runs somewhere. Its entry stays if that is `here`, where it is owned or followed.
+    pub fn forget_stops(&self, quarantined: &[(RegionId, String)], here: impl FnOnce() -> BTreeSet<RegionId>) {
+        let quarantined: BTreeSet<String> = quarantined.iter().map(|(region, _)| region.to_string()).collect();
+        let is_over = |entry: &RegionStatus| entry.stopped.is_some() && !quarantined.contains(&entry.region);
+        if !self.status.lock().regions.iter().any(is_over) {
+            return;
+        }
+        let here: BTreeSet<String> = here().into_iter().map(|region| region.to_string()).collect();
+        self.status.lock().regions.retain_mut(|entry| {
+            if !is_over(entry) {
+                return true;
+            }
+            entry.stopped = None;
+            here.contains(&entry.region)
+        });
     }
 
     pub fn diverged(&self, region: RegionId, epoch: u64) {
@@ -282,5 +299,27 @@ impl Progress {
         status.latency_p50_ms = quantile(0.5);
         status.latency_p99_ms = quantile(0.99);
         status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use streamshield_core::ids::StageId;
+
+    #[test]
+    fn a_stop_is_told_as_long_as_it_lasts() {
+        let progress = Progress::new(vec!["orders".into()], Tier::ActiveStandby, Arc::new(SystemClock::default()));
+        let [gone, followed, resting] = [0, 1, 2].map(|partition| RegionId { stage: StageId(0), partition });
+        for id in [gone, followed, resting] {
+            progress.follows(id, true);
+            progress.region(id, |entry| entry.stopped = Some("bad input".into()));
+        }
+        progress.lets_go(gone);
+        assert_eq!(progress.status().regions.len(), 3);
+        progress.forget_stops(&[(resting, "bad input".into())], || BTreeSet::from([followed]));
+        let told: Vec<_> = progress.status().regions.into_iter().map(|entry| (entry.region, entry.stopped.is_some())).collect();
+        assert_eq!(told, [(followed.to_string(), false), (resting.to_string(), true)]);
     }
 }

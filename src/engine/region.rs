@@ -21,7 +21,8 @@ use crate::operators::scan::Scan;
 use crate::operators::{Chain, ChainOutput, EpochContext, OperatorError};
 use crate::plan::WatermarkPlan;
 use crate::progress::EpochCounts;
-use arrow_array::RecordBatch;
+use crate::topics::EXCHANGE_ROW_BYTES_MAX;
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -39,6 +40,8 @@ pub const OPEN_EPOCH_BYTES_MAX: usize = 16 << 20;
 pub const OPEN_EPOCH_BYTES_MIN: usize = 256 << 10;
 /// Records of an open epoch, likewise.
 pub const OPEN_EPOCH_RECORDS_MAX: u64 = 500_000;
+/// Steps of an open epoch (M-1): its record states each of them, and has to fit into a message.
+pub const OPEN_EPOCH_STEPS_MAX: usize = 4_096;
 
 /// Why a region does not go on.
 #[derive(Debug)]
@@ -246,13 +249,15 @@ impl Region {
 
     /// The open epoch has reached its bound: it must be sealed first.
     pub fn is_full(&self) -> bool {
-        self.open
-            .as_ref()
-            .is_some_and(|open| open.counts.records_in >= OPEN_EPOCH_RECORDS_MAX || self.open_bytes() >= self.settings.open_bytes_max)
+        self.open.as_ref().is_some_and(|open| {
+            open.counts.records_in >= OPEN_EPOCH_RECORDS_MAX
+                || open.steps.len() >= OPEN_EPOCH_STEPS_MAX
+                || self.open_bytes() >= self.settings.open_bytes_max
+        })
     }
 
     fn waits_for_memory(&self) -> bool {
-        self.flush_in_flight && self.has_tables && self.state.bytes().total > self.settings.state_bytes_max
+        self.flush_in_flight && self.has_tables && self.state.total_bytes() > self.settings.state_bytes_max
     }
 
     pub fn open_bytes(&self) -> usize {
@@ -415,10 +420,15 @@ impl Region {
     }
 
     fn route_batch(&mut self, open: &mut OpenEpoch, batch: RecordBatch) -> Result<(), RegionError> {
+        let batch = match self.output {
+            Output::Exchange(_) => self.without_oversized(open, batch)?,
+            Output::Sink(_) => batch,
+        };
         let refused = match &mut self.output {
             Output::Exchange(exchange) => {
+                // The parts are slices of what is counted here.
+                exchange.pending_bytes += batch.get_array_memory_size();
                 for (partition, rows) in exchange.partitioner.split(&batch).map_err(|error| RegionError::Stop(error.to_string()))? {
-                    exchange.pending_bytes += rows.get_array_memory_size();
                     exchange.pending[partition as usize].push(rows);
                 }
                 open.counts.rows_out += batch.num_rows() as u64;
@@ -432,6 +442,20 @@ impl Region {
             self.refuse(open, None, json, &row.reason)?;
         }
         Ok(())
+    }
+
+    /// A row that no message of an exchange can hold is a bad record: once sealed, it could never be written.
+    fn without_oversized(&self, open: &mut OpenEpoch, batch: RecordBatch) -> Result<RecordBatch, RegionError> {
+        let oversized = rows_above(&batch, EXCHANGE_ROW_BYTES_MAX);
+        if oversized.is_empty() {
+            return Ok(batch);
+        }
+        for row in &oversized {
+            let reason = format!("a row has more than {EXCHANGE_ROW_BYTES_MAX} bytes on its way to the next stage");
+            self.refuse(open, None, crate::letters::row_as_json(&batch, *row), &reason)?;
+        }
+        let keep = BooleanArray::from_iter((0..batch.num_rows()).map(|row| Some(!oversized.contains(&row))));
+        arrow_select::filter::filter_record_batch(&batch, &keep).map_err(|error| RegionError::Stop(error.to_string()))
     }
 
     /// A record or row that can't be used: as the job's policy says.
@@ -458,6 +482,26 @@ impl Region {
         open.counts.bad_records += 1;
         Ok(())
     }
+}
+
+/// The rows with more than so many bytes. Only halves that are too large as a whole are looked into.
+fn rows_above(batch: &RecordBatch, bytes_max: usize) -> Vec<usize> {
+    let bytes = |rows: &RecordBatch| -> usize {
+        // What can't be measured counts as it lies in memory.
+        let of = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
+        rows.columns().iter().map(of).sum()
+    };
+    let (mut found, mut parts) = (Vec::new(), vec![(0, batch.num_rows())]);
+    while let Some((first, count)) = parts.pop() {
+        if count == 0 || bytes(&batch.slice(first, count)) <= bytes_max {
+            continue;
+        }
+        match count / 2 {
+            0 => found.push(first),
+            half => parts.extend([(first, half), (first + half, count - half)]),
+        }
+    }
+    found
 }
 
 impl OpenEpoch {

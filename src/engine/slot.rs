@@ -140,6 +140,7 @@ impl Slot {
         for (region, reason) in &quarantined {
             self.progress.region(*region, |entry| entry.stopped = Some(reason.clone()));
         }
+        self.progress.forget_stops(&quarantined, || self.regions_here());
         if all_finished {
             self.send_group_offsets(true);
             return Err(Turn::Ended(JobOutcome::Finished));
@@ -160,6 +161,14 @@ impl Slot {
         Ok(())
     }
 
+    /// What all slots of this worker own and follow.
+    fn regions_here(&self) -> BTreeSet<RegionId> {
+        let slots = (0..self.job.config.slots).map(|slot| SlotId { slot: slot as u32, ..self.id });
+        self.membership.view(|cluster| {
+            slots.flat_map(|slot| cluster.owned(slot).into_iter().map(|owned| owned.region).chain(cluster.followed(slot))).collect()
+        })
+    }
+
     /// Regions that the nursery has brought to the end of their changelogs. Their first epochs are one batch, so none comes in while there is no
     /// room for it: more would fill the committer's queue, and the slot would stand in it.
     fn take_in(&mut self) -> bool {
@@ -177,6 +186,10 @@ impl Slot {
             }
             region.leaving = owned.is_some_and(|owned| owned.release);
             region.hurry = true;
+            if let Input::Source(source) = &mut region.input {
+                // While it followed, nobody looked for rows: its idle time begins now.
+                source.last_rows_ms = region.now_ms.max(region.settings.clock.wall_ms());
+            }
             if let Err(reason) = self.open_input(&region) {
                 tracing::warn!(region = %id, reason, "the input can't be read yet");
                 region.failed = Some(Failure { reason, retry: true });
@@ -253,8 +266,8 @@ impl Slot {
                 }
             }
         }
-        while let Ok(CheckpointNews { region }) = self.checkpoint_news.try_recv() {
-            self.checkpoints.done(region, self.clock.steady());
+        while let Ok(news) = self.checkpoint_news.try_recv() {
+            self.checkpoints.done(news, self.clock.steady());
         }
         None
     }
@@ -401,52 +414,66 @@ impl Slot {
         self.committer_wakeup.raise();
     }
 
-    /// Tells the control log of regions that are released, have failed or have finished, once the outcome of all their epochs is known.
+    /// Tells the control log of regions that are released, have failed or have finished, once the outcome of all their epochs is known. Of all of them
+    /// at once: each way to the log and back is time in which they stand still.
     fn let_go(&mut self) -> bool {
-        let now = self.clock.steady();
-        if now < self.work.append_after {
+        if self.clock.steady() < self.work.append_after {
             return false;
         }
         let quiet = |region: &&Region| region.in_flight == 0 && region.open.is_none();
         let due = |region: &&Region| {
             region.leaving || region.failed.is_some() || (region.finished && !self.work.finish_told.contains(&region.id))
         };
-        let Some(region) = self.work.regions.values().filter(quiet).find(due) else { return false };
-        let (id, incarnation, assignment, epoch) = (region.id, self.id.incarnation, region.assignment, region.epoch);
-        let (record, changelog_end) = match &region.failed {
-            // What was sealed is committed; what was not is no epoch.
-            Some(Failure { reason, retry }) => {
-                (ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason: reason.clone(), retry: *retry }, None)
-            }
-            None if region.leaving => match self.end_of_release(region) {
-                Ok(end) => (ControlRecord::Released { incarnation, region: id, assignment, epoch }, Some(end)),
-                Err(_) => return self.append_later(),
-            },
-            None => (ControlRecord::Finished { incarnation, region: id, assignment, epoch }, None),
-        };
-        let gives_up = !matches!(record, ControlRecord::Finished { .. });
-        let region = self.work.regions.get_mut(&id).expect("found above");
-        region.released_at = changelog_end;
-        if changelog_end.is_none() && gives_up {
-            // Closed before anybody may open it.
-            region.drop_state();
+        let mut going: Vec<RegionId> = self.work.regions.values().filter(quiet).filter(due).map(|region| region.id).collect();
+        if let Err(error) = self.note_release_ends(&going) {
+            tracing::debug!(%error, "where changelogs end is not known yet");
+            going.retain(|id| !needs_end(&self.work.regions[id]));
+            self.append_later();
         }
-        // From here on the region takes no step in this slot, whether the record arrives or not: it is leaving or has failed.
-        let Ok(offset) = self.membership.append(&record) else { return self.append_later() };
-        if gives_up {
-            self.remove(id, Some(offset), changelog_end);
-        } else {
-            self.work.finish_told.insert(id);
+        if going.is_empty() {
+            return false;
+        }
+        let records: Vec<ControlRecord> = going.iter().map(|id| self.last_word(*id)).collect();
+        // From here on they take no step in this slot, whether the records arrive or not: they are leaving or have failed.
+        let Ok(offsets) = self.membership.append_all(&records) else { return self.append_later() };
+        for ((id, record), offset) in going.into_iter().zip(records).zip(offsets) {
+            match record {
+                ControlRecord::Finished { .. } => drop(self.work.finish_told.insert(id)),
+                ControlRecord::Released { .. } => self.remove(id, Some(offset), self.work.regions[&id].released_at),
+                _ => self.remove(id, Some(offset), None),
+            }
         }
         true
     }
 
-    /// Where the changelog ends with the region's last epoch. Asked once: when the first try to release it was answered with an error, a successor
-    /// may have written more by the second.
-    fn end_of_release(&self, region: &Region) -> Result<Offset, LogError> {
-        match region.released_at {
-            Some(end) => Ok(end),
-            None => Ok(self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?.high),
+    /// Where the changelogs of released regions end with their last epochs. Asked once: when the first try to release one was answered with an error, a
+    /// successor may have written more by the second.
+    fn note_release_ends(&mut self, going: &[RegionId]) -> Result<(), LogError> {
+        let asked: Vec<RegionId> = going.iter().copied().filter(|id| needs_end(&self.work.regions[id])).collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let partitions: Vec<TopicPartition> = asked.iter().map(|id| self.work.regions[id].changelog.clone()).collect();
+        for (id, end) in asked.into_iter().zip(self.log.ends(&partitions, Isolation::ReadUncommitted)?) {
+            self.work.regions.get_mut(&id).expect("asked for").released_at = Some(end);
+        }
+        Ok(())
+    }
+
+    /// What the control log is to know of a region that does nothing more here.
+    fn last_word(&mut self, id: RegionId) -> ControlRecord {
+        let incarnation = self.id.incarnation;
+        let region = self.work.regions.get_mut(&id).expect("it is going");
+        let (assignment, epoch) = (region.assignment, region.epoch);
+        match region.failed.clone() {
+            // What was sealed is committed; what was not is no epoch.
+            Some(Failure { reason, retry }) => {
+                // Closed before anybody may open it.
+                region.drop_state();
+                ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry }
+            }
+            None if region.leaving => ControlRecord::Released { incarnation, region: id, assignment, epoch },
+            None => ControlRecord::Finished { incarnation, region: id, assignment, epoch },
         }
     }
 
@@ -520,6 +547,11 @@ impl Slot {
             self.log.commit_group_offsets(&group, &positions);
         }
     }
+}
+
+/// Before it is released it must be known where its changelog ends.
+fn needs_end(region: &Region) -> bool {
+    region.leaving && region.failed.is_none() && region.released_at.is_none()
 }
 
 fn owns(owned: &BTreeMap<RegionId, streamshield_core::cluster::Owned>, id: &RegionId, region: &Region) -> bool {

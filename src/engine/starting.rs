@@ -16,7 +16,31 @@ use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, FEATURE_LEVEL, Genesis, Joined, Settings, Standing};
 use streamshield_core::ids::{Incarnation, Offset};
-use streamshield_core::ports::log::{LogErrorKind, Wakeup};
+use streamshield_core::ports::log::{LogError, LogErrorKind, TopicSpec, Wakeup};
+
+/// Who has joined has made all topics before: one of the job's own that is not there any more was deleted, and with it what the job has done. Asked before
+/// anything is made, so that the next start sees the same.
+fn check_none_was_lost(environment: &Environment, specs: &[TopicSpec]) -> Result<(), EngineError> {
+    for spec in specs.iter().filter(|spec| spec.configs.contains_key("retention.ms")) {
+        let mut is_missing = false;
+        let found = retrying(environment.clock.as_ref(), "look for a topic", || {
+            let found = environment.log.describe_topic(&spec.name)?;
+            is_missing = found.is_none();
+            // A broker that has just started may not know of it yet.
+            found.ok_or_else(|| LogError::new(LogErrorKind::Missing, format!("there is no topic {}", spec.name)))
+        });
+        found.map_err(|error| match is_missing {
+            true => EngineError {
+                message: format!("topic {} was deleted while the job has worked: what it held can't be had again", spec.name),
+                hint: Some(
+                    "to begin anew give the job another name, or delete all of its topics, its state_dir and its checkpoints".into(),
+                ),
+            },
+            false => error,
+        })?;
+    }
+    Ok(())
+}
 
 /// A worker on its way into the cluster. A simulation gives it turns; [`crate::runtime::start`] waits between them.
 pub struct Starting {
@@ -97,7 +121,11 @@ impl Starting {
             return Ok(());
         };
         check_genesis(&self.job, &genesis)?;
-        ensure_topics(&self.environment, &self.job.topics(&genesis))?;
+        let specs = self.job.topics(&genesis);
+        if membership.view(|cluster| cluster.highest_incarnation().is_some()) {
+            check_none_was_lost(&self.environment, &specs)?;
+        }
+        ensure_topics(&self.environment, &specs)?;
         let config = &self.job.config;
         let joined = ControlRecord::Joined(Joined {
             incarnation: membership.incarnation,

@@ -62,15 +62,14 @@ pub fn met_end(region: &Region, sources: &BTreeMap<StageId, Box<dyn SourceReader
 impl Region {
     /// Asks for a flush when the state outgrows its budget: only what is flushed can be evicted.
     fn watch_memory(&mut self) {
-        if !self.has_tables {
+        let bytes_max = self.settings.state_bytes_max;
+        if !self.has_tables || self.state.total_bytes() <= bytes_max {
             return;
         }
-        let bytes = self.state.bytes();
-        if bytes.total > self.settings.state_bytes_max && bytes.dirty > self.settings.state_bytes_max / 4 {
+        if self.state.bytes().dirty > bytes_max / 4 {
             self.flush_wanted = true;
-        } else if bytes.total > self.settings.state_bytes_max
-            && !self.flush_in_flight
-            && let Err(error) = self.state.evict(self.settings.state_bytes_max / 2)
+        } else if !self.flush_in_flight
+            && let Err(error) = self.state.evict(bytes_max / 2)
         {
             tracing::warn!(region = %self.id, %error, "could not evict");
         }

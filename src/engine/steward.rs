@@ -1,4 +1,4 @@
-//! Fences the dead and keeps the control log short.
+//! Fences the dead, keeps the control log short, and raises the feature level when all workers know a higher one.
 //!
 //! ```text
 //! view: to fence ─► fencers, made in advance for whom this worker may have to replace ─► `fenced` in the control log
@@ -64,6 +64,7 @@ impl Actor for Steward {
         if self.duties.seen_version != Some(version) {
             self.duties.seen_version = Some(version);
             self.prepare_fencers();
+            self.raise_level();
         }
         self.shorten_log();
         Turn::Idle(IDLE)
@@ -125,6 +126,19 @@ impl Steward {
                     tracing::debug!(slot = %slot, %error, "could not prepare a fence");
                     self.duties.seen_version = None;
                 }
+            }
+        }
+    }
+
+    /// Proposes the level that all live workers know, if it is this worker's turn. What was proposed twice, or too late, changes nothing.
+    fn raise_level(&mut self) {
+        let level = self.membership.view(|cluster| cluster.may_raise_level(self.membership.incarnation));
+        let Some(level) = level else { return };
+        match self.membership.append(&ControlRecord::RaiseLevel { level }) {
+            Ok(_) => tracing::info!(level, "all workers know a higher feature level: the job is raised to it"),
+            Err(error) => {
+                tracing::debug!(%error, "a higher feature level was not proposed");
+                self.duties.seen_version = None;
             }
         }
     }

@@ -17,6 +17,8 @@ use streamshield_core::ports::log::TopicSpec;
 /// Largest message that the job itself writes to an exchange; the topics allow twice as much.
 pub const EXCHANGE_MESSAGE_BYTES: usize = 512 << 10;
 const TOPIC_MESSAGE_BYTES: usize = 1 << 20;
+/// A row of this size still fits into a message of its own, with the names of its columns.
+pub const EXCHANGE_ROW_BYTES_MAX: usize = 800_000;
 
 pub fn control(job: &str) -> String {
     format!("{job}-control")

@@ -27,9 +27,11 @@ impl SourceFile {
         Arc::new(SourceFile { name: name.into(), text: text.into(), blanked: Mutex::new(Vec::new()) })
     }
 
-    /// Never shows this part of the file.
+    /// Never shows this part of the file. A character that it cuts goes as a whole.
     pub fn blank(&self, span: Range<usize>) {
-        self.blanked.lock().push(span);
+        let start = floor_boundary(&self.text, span.start);
+        let end = (span.end..self.text.len()).find(|at| self.text.is_char_boundary(*at)).unwrap_or(self.text.len());
+        self.blanked.lock().push(start..end);
     }
 
     /// The text with secrets replaced, byte positions kept.
@@ -239,5 +241,13 @@ mod tests {
         let problem = Problem::error("unknown key `nam`").at(&file, 18..21);
         let report = render(&problem, &|text| text.to_string(), false);
         assert!(report.contains("job.yaml:2:1") && report.contains("password: *******"), "{report}");
+    }
+
+    #[test]
+    fn a_blanked_part_that_cuts_a_character_takes_all_of_it() {
+        let file = SourceFile::new("job.yaml", "password: é2é\nnam: x\n");
+        file.blank(11..14);
+        let report = render(&Problem::error("unknown key `nam`").at(&file, 16..19), &|text| text.to_string(), false);
+        assert!(report.contains("password: *****") && report.contains("nam: x"), "{report}");
     }
 }

@@ -86,7 +86,7 @@ async fn get_metrics(State(shared): State<Shared>) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response()
 }
 
-/// Alive: a restart would not help. False only when the job has failed.
+/// Alive: every part of the job that was here runs, here or elsewhere. False while one of them was stopped and rests until a worker joins.
 async fn get_health(State(shared): State<Shared>) -> Response {
     let status = shared.job.status();
     match status.regions.iter().find_map(|region| Some((&region.region, region.stopped.as_ref()?))) {

@@ -73,6 +73,12 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         Unit::Count,
         "Followers whose digest differed from the owner's: rebuilt, never promoted, and an alarm",
     ),
+    (
+        "streamshield_follower_digests_compared_total",
+        Kind::Counter,
+        Unit::Count,
+        "Digests of a follower's state or of a delta that were compared with the owner's",
+    ),
     ("streamshield_checkpoints_failed_total", Kind::Counter, Unit::Count, "Region checkpoints that could be saved nowhere"),
     ("streamshield_checkpoint_epoch", Kind::Gauge, Unit::Count, "Epoch of the newest checkpoint of a region that this worker owns"),
     ("streamshield_checkpoint_age_seconds", Kind::Gauge, Unit::Seconds, "Age of the newest checkpoint of a region that this worker owns"),

@@ -5,6 +5,7 @@
 //! gives bytes in the end.
 
 use datafusion_common::{DataFusionError, SchemaError};
+use datafusion_expr::Expr;
 use sqlparser::parser::ParserError;
 use sqlparser::tokenizer::{Location, Span};
 use std::ops::Range;
@@ -144,6 +145,13 @@ impl From<ParserError> for Fault {
             _ => Fault::new(decapitalize(text)),
         }
     }
+}
+
+/// Where expressions of a logical plan stand, as far as their columns say: nothing else in them has a place.
+pub(crate) fn place_of<'a>(expressions: impl IntoIterator<Item = &'a Expr>) -> Option<Span> {
+    let span = expressions.into_iter().flat_map(Expr::column_refs).find_map(|column| column.spans.first())?;
+    let place = |at: datafusion_common::Location| Location { line: at.line, column: at.column };
+    Some(Span { start: place(span.start), end: place(span.end) })
 }
 
 /// The candidate that a misspelt name most likely means.

@@ -120,6 +120,28 @@ impl Branch {
         Ok(())
     }
 
+    /// Makes the columns nullable that are marked, by position.
+    fn widen(&mut self, nullable: &[bool]) -> Checked<()> {
+        let fields = self.schema.iter().zip(nullable.iter().chain(std::iter::repeat(&false)));
+        let fields = fields.map(|((qualifier, field), widened)| {
+            let nullable = field.is_nullable() || *widened;
+            (qualifier.cloned(), Arc::new(field.as_ref().clone().with_nullable(nullable)))
+        });
+        let schema = Arc::new(DFSchema::new_with_metadata(fields.collect(), HashMap::new())?);
+        if schema.inner() == self.schema.inner() {
+            return Ok(());
+        }
+        let columns: Vec<Expr> = self.schema.columns().into_iter().map(Expr::Column).collect();
+        match self.operators.last_mut() {
+            Some(Operator::Project(last)) => last.schema = Arc::clone(schema.inner()),
+            _ => self
+                .operators
+                .push(Operator::Project(Projection { expressions: lower(&columns, &self.schema)?, schema: Arc::clone(schema.inner()) })),
+        }
+        self.schema = schema;
+        Ok(())
+    }
+
     /// Gives the columns the names that they have in `to`, whose columns stand for those of `from`, one by one.
     fn rename(&mut self, from: &DFSchema, to: &DFSchema) -> Checked<()> {
         let mut names: Vec<(Option<TableReference>, FieldRef)> =
@@ -263,6 +285,12 @@ impl Graph<'_> {
                 branch.project(&expressions, &outputs)?;
                 all.push(branch);
             }
+        }
+        // A branch that can't give a null may meet one that can in the same exchange, which has one schema.
+        let is_nullable = |index: usize| all.iter().any(|branch: &Branch| branch.schema.field(index).is_nullable());
+        let nullable: Vec<bool> = (0..union.schema.fields().len()).map(is_nullable).collect();
+        for branch in &mut all {
+            branch.widen(&nullable)?;
         }
         Ok(all)
     }

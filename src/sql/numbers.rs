@@ -9,7 +9,7 @@
 //! Done to every query right after it is planned, so that views, `INSERT INTO` and the fingerprint see Flink's types.
 
 use crate::error::{Checked, Fault};
-use crate::functions::Functions;
+use crate::functions::{Functions, check_literals};
 use crate::time::{self, TimeRole};
 use arrow_schema::DataType;
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
@@ -58,7 +58,8 @@ fn narrow_literals(node: LogicalPlan) -> Result<LogicalPlan> {
     narrowed.data.recompute_schema()
 }
 
-/// Types that SQL does not have never leave a function: string views, unsigned numbers. Times become text as Flink writes them.
+/// Types that SQL does not have never leave a function: string views, unsigned numbers. Times become text as Flink writes them. A call that
+/// could only fail is refused.
 fn plain_results(node: LogicalPlan, functions: &Functions) -> Result<LogicalPlan> {
     let mut schema = DFSchema::empty();
     for input in node.inputs() {
@@ -75,12 +76,15 @@ fn plain_results(node: LogicalPlan, functions: &Functions) -> Result<LogicalPlan
 
 fn plain_result(part: Expr, schema: &DFSchema, functions: &Functions) -> Result<Transformed<Expr>> {
     let wanted = match &part {
-        Expr::ScalarFunction(_) => match part.get_type(schema)? {
-            DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
-            DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
-            DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => DataType::Int64,
-            _ => return Ok(Transformed::no(part)),
-        },
+        Expr::ScalarFunction(call) => {
+            check_literals(call)?;
+            match part.get_type(schema)? {
+                DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
+                DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
+                DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => DataType::Int64,
+                _ => return Ok(Transformed::no(part)),
+            }
+        }
         Expr::Cast(inner)
             if *inner.field.data_type() == DataType::Utf8 && matches!(inner.expr.get_type(schema)?, DataType::Timestamp(..)) =>
         {
@@ -180,7 +184,7 @@ fn order_by_time(expression: Expr, input: &LogicalPlan) -> Result<Expr> {
         call.params.null_treatment.get_or_insert(NullTreatment::IgnoreNulls);
         if call.params.order_by.is_empty() {
             let is_time = |role| matches!(role, TimeRole::EventTime | TimeRole::ProcessingTime);
-            let is_window_time = |role| matches!(role, TimeRole::Window(_, streamshield_engine::plan::WindowColumn::Time));
+            let is_window_time = |role| matches!(role, TimeRole::Window(_, streamshield_engine::plan::WindowColumn::Time, _));
             let Some(index) = time::find(input, is_time).or_else(|| time::find(input, is_window_time)) else {
                 return Err(Fault::new(format!(
                     "{} needs the time attribute, which the query below it does not give",

@@ -7,6 +7,7 @@ use crate::catalog::Table;
 use crate::functions::clock;
 use crate::unnest::UnnestNode;
 use crate::windows::WindowNode;
+use datafusion_expr::logical_plan::Aggregate;
 use datafusion_expr::{Expr, LogicalPlan};
 use streamshield_engine::plan::{WindowColumn, WindowKind};
 
@@ -16,7 +17,8 @@ pub(crate) enum TimeRole {
     EventTime,
     /// A `PROCTIME()` column.
     ProcessingTime,
-    Window(WindowKind, WindowColumn),
+    /// A bound of a window, and how many other windows its rows have been put into since.
+    Window(WindowKind, WindowColumn, usize),
 }
 
 /// What the column at `index` of the plan's schema means in time, if anything.
@@ -35,8 +37,9 @@ pub(crate) fn role(plan: &LogicalPlan, index: usize) -> Option<TimeRole> {
             let first = roles.next()??;
             roles.all(|other| other == Some(first)).then_some(first)
         }
+        // A bound of another window is a plain key: its rows come when the aggregation's own window closes.
         LogicalPlan::Aggregate(aggregate) => match expression_role(aggregate.group_expr.get(index)?, &aggregate.input)? {
-            window @ TimeRole::Window(..) => Some(window),
+            window @ TimeRole::Window(_, _, depth) if own_window(aggregate) == Some(depth) => Some(window),
             _ => None,
         },
         LogicalPlan::Extension(extension) => {
@@ -45,8 +48,11 @@ pub(crate) fn role(plan: &LogicalPlan, index: usize) -> Option<TimeRole> {
             }
             let node = extension.node.as_any().downcast_ref::<WindowNode>()?;
             match node.appended_at(index) {
-                Some(column) => Some(TimeRole::Window(node.kind(), column)),
-                None => role(node.input(), index),
+                Some(column) => Some(TimeRole::Window(node.kind(), column, 0)),
+                None => Some(match role(node.input(), index)? {
+                    TimeRole::Window(kind, column, depth) => TimeRole::Window(kind, column, depth + 1),
+                    other => other,
+                }),
             }
         }
         _ => None,
@@ -60,6 +66,15 @@ pub(crate) fn expression_role(expression: &Expr, input: &LogicalPlan) -> Option<
         Expr::ScalarFunction(function) if function.func.name() == clock::PROCTIME => Some(TimeRole::ProcessingTime),
         _ => None,
     }
+}
+
+/// The window that an aggregation closes with, by its depth: the nearest one of those whose bounds it groups by.
+pub(crate) fn own_window(aggregate: &Aggregate) -> Option<usize> {
+    let depth = |expression: &Expr| match expression_role(expression, &aggregate.input)? {
+        TimeRole::Window(_, WindowColumn::Start | WindowColumn::End, depth) => Some(depth),
+        _ => None,
+    };
+    aggregate.group_expr.iter().filter_map(depth).min()
 }
 
 /// Index of the first column with the role, for functions that need the order of time.

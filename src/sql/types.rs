@@ -4,7 +4,7 @@ use crate::error::{Checked, Fault};
 use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit};
 use datafusion_common::DataFusionError;
 use datafusion_expr::planner::TypePlanner;
-use sqlparser::ast::{self, ArrayElemTypeDef, ExactNumberInfo, TimezoneInfo};
+use sqlparser::ast::{self, ArrayElemTypeDef, CharacterLength, ExactNumberInfo, TimezoneInfo};
 use sqlparser::keywords::Keyword;
 use sqlparser::parser::Parser;
 use sqlparser::tokenizer::Token;
@@ -12,6 +12,8 @@ use std::sync::Arc;
 
 /// The one session time zone.
 const ZONE: &str = "UTC";
+/// Of a VARCHAR in Flink: this one is a STRING.
+const VARCHAR_LENGTH_MAX: u64 = 2_147_483_647;
 
 pub(crate) fn utf8() -> DataType {
     DataType::Utf8
@@ -211,6 +213,28 @@ fn exact_numbers(info: &ExactNumberInfo) -> Checked<DataType> {
     }
 }
 
+/// No text is cut or padded by its type here, so a `CAST` that asks for it is refused.
+fn cast_text(sql_type: &ast::DataType, length: Option<u64>) -> Checked<DataType> {
+    match length {
+        None | Some(VARCHAR_LENGTH_MAX) => Ok(utf8()),
+        Some(length) => {
+            Err(Fault::unsupported(format!("a CAST to {sql_type}"), format!("write SUBSTRING(CAST(… AS STRING) FROM 1 FOR {length})")))
+        }
+    }
+}
+
+/// Nor is a time cut to digits for which there is no unit.
+fn cast_timestamp(precision: u64, zoned: bool) -> Checked<DataType> {
+    match precision {
+        0..=2 | 4 | 5 | 7 | 8 => {
+            let name = if zoned { "TIMESTAMP_LTZ" } else { "TIMESTAMP" };
+            let hint = "the precisions 3, 6 and 9 are; FLOOR(… TO SECOND) cuts a fraction off";
+            Err(Fault::unsupported(format!("a CAST to {name}({precision})"), hint))
+        }
+        _ => timestamp(precision, zoned),
+    }
+}
+
 fn cast_type(sql_type: &ast::DataType) -> Checked<Option<DataType>> {
     use ast::DataType as Sql;
     Ok(Some(match sql_type {
@@ -222,7 +246,14 @@ fn cast_type(sql_type: &ast::DataType) -> Checked<Option<DataType>> {
         Sql::Float(_) => DataType::Float32,
         Sql::Double(_) | Sql::DoublePrecision => DataType::Float64,
         Sql::Decimal(info) | Sql::Dec(info) | Sql::Numeric(info) => exact_numbers(info)?,
-        Sql::String(_) | Sql::Varchar(_) | Sql::Char(_) | Sql::Character(_) | Sql::CharacterVarying(_) => utf8(),
+        Sql::String(length) => cast_text(sql_type, *length)?,
+        Sql::Varchar(length) | Sql::Char(length) | Sql::Character(length) | Sql::CharacterVarying(length) | Sql::CharVarying(length) => {
+            let length = match length {
+                Some(CharacterLength::IntegerLength { length, .. }) => Some(*length),
+                Some(CharacterLength::Max) | None => None,
+            };
+            cast_text(sql_type, length)?
+        }
         Sql::Bytes(_) | Sql::Varbinary(_) | Sql::Binary(_) => DataType::Binary,
         Sql::Date => DataType::Date32,
         Sql::Time(..) => DataType::Time32(TimeUnit::Millisecond),
@@ -230,7 +261,7 @@ fn cast_type(sql_type: &ast::DataType) -> Checked<Option<DataType>> {
             TimezoneInfo::WithTimeZone | TimezoneInfo::Tz => {
                 return Err(Fault::unsupported("TIMESTAMP WITH TIME ZONE", "use TIMESTAMP_LTZ(3)"));
             }
-            TimezoneInfo::None | TimezoneInfo::WithoutTimeZone => timestamp(precision.unwrap_or(6), false)?,
+            TimezoneInfo::None | TimezoneInfo::WithoutTimeZone => cast_timestamp(precision.unwrap_or(6), false)?,
         },
         Sql::Array(ArrayElemTypeDef::AngleBracket(item)) => match cast_type(item)? {
             Some(item) => list_of(item, true),
@@ -246,7 +277,7 @@ fn cast_type(sql_type: &ast::DataType) -> Checked<Option<DataType>> {
         }
         Sql::Custom(name, arguments) if name.to_string().eq_ignore_ascii_case("TIMESTAMP_LTZ") => {
             let precision = arguments.first().and_then(|text| text.parse().ok()).unwrap_or(6);
-            timestamp(precision, true)?
+            cast_timestamp(precision, true)?
         }
         Sql::Custom(name, _) => return Err(Fault::new(format!("there is no type {name}"))),
         _ => return Ok(None),

@@ -354,7 +354,7 @@ fn time_column(descriptor: &ast::Expr, input: &LogicalPlan) -> Checked<Column> {
     };
     let (qualifier, field) = input.schema().qualified_field(index);
     match time::role(input, index) {
-        Some(TimeRole::EventTime | TimeRole::ProcessingTime | TimeRole::Window(_, WindowColumn::Time)) => {
+        Some(TimeRole::EventTime | TimeRole::ProcessingTime | TimeRole::Window(_, WindowColumn::Time, _)) => {
             Ok(Column::new(qualifier.cloned(), field.name()))
         }
         Some(TimeRole::Window(..)) => {

@@ -1,7 +1,8 @@
 //! What a user may set about the store of region checkpoints, with the defaults and what they are good for.
 //!
 //! Two limits hang together, and [`StoreConfig::check`] refuses a contradiction: garbage collection cannot see a restore or an upload
-//! that is under way elsewhere, so its grace has to be longer than the longest of both.
+//! that is under way elsewhere, so its grace has to be longer than the longest of both. An upload that waits for its bandwidth has more time than
+//! `save_timeout`, but never more than the grace ([`StoreConfig::upload_time_max`]).
 
 use crate::error::StoreProblem;
 use std::collections::BTreeMap;
@@ -24,7 +25,8 @@ pub struct StoreConfig {
     /// Bounds a request with all its attempts. 40 s; the libraries' own default of 180 s would stall a checkpoint for minutes before it goes
     /// to the local folder.
     pub retry_timeout: Duration,
-    /// Bounds a whole upload. 5 min. What was uploaded by then is not uploaded again by the next checkpoint.
+    /// Bounds a whole upload, beside the time that its bytes take at `upload_bytes_per_second`. 5 min. Files that were uploaded by then are not
+    /// uploaded again by the next checkpoint; one of more than 8 MiB, which goes in parts, begins anew unless all of it was.
     pub save_timeout: Duration,
     /// Bounds a whole restore. 20 min.
     pub restore_timeout: Duration,
@@ -32,7 +34,7 @@ pub struct StoreConfig {
     pub upload_concurrency: usize,
     /// Ranges of files fetched at once by restores: 8. Memory for restores is this times 8 MiB.
     pub restore_concurrency: usize,
-    /// Bandwidth that uploads of the process may take together. None: no limit.
+    /// Bandwidth that uploads of the process may take together. None: no limit. New files that take longer than `gc_grace` need several attempts.
     pub upload_bytes_per_second: Option<u64>,
     /// So many checkpoints of a region are kept: 3.
     pub retain_count: usize,
@@ -74,6 +76,14 @@ impl StoreConfig {
             failures_max: 3,
             backoff: Duration::from_secs(5),
         }
+    }
+
+    /// Bounds an upload of so many bytes. The engine saves one checkpoint after the other, so nobody else's bytes are waited for.
+    pub(crate) fn upload_time_max(&self, bytes: u64) -> Duration {
+        let seconds = self.upload_bytes_per_second.map_or(0.0, |rate| bytes as f64 / rate as f64);
+        let time_max = self.save_timeout.saturating_add(Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX));
+        // A collector elsewhere takes files without a manifest, and files of a manifest that was replaced meanwhile, for garbage after the grace.
+        if self.gc_grace.is_zero() { time_max } else { time_max.min(self.gc_grace) }
     }
 
     /// Refuses what cannot work.
@@ -164,6 +174,15 @@ mod tests {
         let text = format!("{config:?}");
         assert!(!text.contains("hunter2"), "{text}");
         assert!(text.contains("eu-central-1"), "{text}");
+    }
+
+    #[test]
+    fn an_upload_has_the_time_that_its_bandwidth_takes_and_no_more_than_the_grace() {
+        let mut config = StoreConfig::new("file:///tmp/x");
+        assert_eq!(config.upload_time_max(u64::MAX), config.save_timeout);
+        config.upload_bytes_per_second = Some(1 << 20);
+        assert_eq!(config.upload_time_max(600 << 20), config.save_timeout + Duration::from_secs(600));
+        assert_eq!(config.upload_time_max(u64::MAX), config.gc_grace);
     }
 
     #[test]

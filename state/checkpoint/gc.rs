@@ -4,13 +4,14 @@
 //!   mark    an object that names what nobody should need any more
 //!     │     … grace: longer than any restore or upload takes, by the store's clock …
 //!   sweep   manifests and pins read again: what is needed after all stays
-//!     │     still the owner? asked with the control log read to its end
+//!     │     still the owner? as far as this worker has read the control log
 //!   delete  manifests first, then the files that no remaining manifest names, then the mark
 //! ```
 //!
 //! A restore announces itself nowhere: it has read a manifest before the mark was made or it takes a newer one, and the grace outlasts it. A
 //! torn deletion leaves files without a manifest, never a manifest without files (K-1).
 //!
+//! The question only stops needless work: an owner that lags learns late that it is none any more, and that is as if it had paused.
 //! A paused owner that wakes up between the question and the deletion can only delete what carries an incarnation up to its own, was marked a grace
 //! ago, and is named by none of the manifests it read. Its successor cannot have begun to use such a file since: it uses again only what the
 //! newest manifest names, and that was among those read.

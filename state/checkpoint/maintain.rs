@@ -1,18 +1,21 @@
 //! One round of upkeep for a region: local checkpoints to the store, marks, deletions.
 //!
-//! Called by the region's owner every now and then; costs one list when there is nothing to do. While the store is away it does nothing, but for
-//! one attempt per backoff, which closes the circuit breaker when the store is back.
+//! Called by the region's owner every now and then; costs one list when there is nothing to do: manifests and marks never change, so each is read
+//! once by a process, and the store's clock every ten minutes. While the store is away it does nothing, but for one attempt per backoff, which closes
+//! the circuit breaker when the store is back.
 
 use crate::error::{Failure, StoreError};
 use crate::gc::{Mark, Sweep, View, split_key};
 use crate::listing::Listing;
 use crate::metrics;
 use crate::names::{Folder, ManifestName, mark_object, writer_of, writer_of_manifest};
+use crate::remote::Created;
 use crate::retention::Retention;
 use crate::store::{Manifests, ObjectCheckpoints, Shared, now_ms};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use streamshield_core::ids::{Incarnation, RegionId};
 use streamshield_core::mutants;
@@ -100,7 +103,7 @@ impl ObjectCheckpoints {
         let view = look.view(shared, collect, now_ms);
         let mark = view.mark(&marked);
         let is_over = |name: &String| look.listing.marks.get(name).is_some_and(|stored| view.is_older_than_grace(stored.modified_ms));
-        let over: Vec<(String, Mark)> =
+        let over: Vec<(String, Arc<Mark>)> =
             marks.iter().filter(|(name, _)| is_over(name)).map(|(name, mark)| (name.clone(), mark.clone())).collect();
         if !mark.is_empty() && still_owner() {
             self.block_on(shared.write_mark(region, mark))?;
@@ -223,11 +226,24 @@ impl Shared {
         Ok(Look { listing, manifests, protected })
     }
 
-    async fn marks(&self, region: RegionId, listing: &Listing, own: Incarnation) -> Result<BTreeMap<String, Mark>, StoreError> {
+    /// Marks of a listing, from memory where they were read before. Forgets those that are gone.
+    async fn marks(&self, region: RegionId, listing: &Listing, own: Incarnation) -> Result<BTreeMap<String, Arc<Mark>>, StoreError> {
+        let state = self.region(region);
+        state.marks.lock().retain(|name, _| listing.marks.contains_key(name));
         let mut marks = BTreeMap::new();
         for name in listing.marks.keys().filter(|name| writer_of(name).is_some_and(|writer| writer <= own)) {
+            let known = state.marks.lock().get(name).cloned();
+            if let Some(mark) = known {
+                marks.insert(name.clone(), mark);
+                continue;
+            }
             match self.remote.get(&self.layout.object(region, Folder::Marks, name)).await {
-                Ok(bytes) => marks.extend(Mark::decode(&bytes).map(|mark| (name.clone(), mark))),
+                Ok(bytes) => {
+                    if let Some(mark) = Mark::decode(&bytes).map(Arc::new) {
+                        state.marks.lock().insert(name.clone(), mark.clone());
+                        marks.insert(name.clone(), mark);
+                    }
+                }
                 Err(error) if error.failure == Failure::Missing => {}
                 Err(error) => return Err(error),
             }
@@ -239,7 +255,10 @@ impl Shared {
         mark.created_ms = now_ms();
         tracing::info!(%region, checkpoints = mark.manifests.len(), orphans = mark.objects.len(), "marked for garbage collection");
         let name = mark_object(mark.incarnation, mark.created_ms, rand::random());
-        self.remote.create(&self.layout.object(region, Folder::Marks, &name), Bytes::from(mark.encode())).await?;
+        let created = self.remote.create(&self.layout.object(region, Folder::Marks, &name), Bytes::from(mark.encode())).await?;
+        if created == Created::Ours {
+            self.region(region).marks.lock().insert(name, Arc::new(mark));
+        }
         Ok(())
     }
 

@@ -136,7 +136,7 @@ impl Shared {
         Ok(candidates)
     }
 
-    /// None: it is of another plan, or gone meanwhile.
+    /// None: it is of another plan, or a local one that is gone meanwhile. A remote one that is gone is an error like one that is damaged.
     async fn fetch(
         self: &Arc<Self>,
         region: RegionId,

@@ -29,6 +29,9 @@ use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointErrorKind,
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+/// Files to be uploaded, with the names of their objects.
+type Missing = Vec<(String, FoundFile)>;
+
 /// A checkpoint that lies in the store now.
 pub(crate) struct Uploaded {
     pub manifest: Arc<Manifest>,
@@ -96,22 +99,29 @@ impl ObjectCheckpoints {
 }
 
 impl Shared {
-    /// Uploads a checkpoint, bounded as a whole.
+    /// Uploads a checkpoint, bounded as a whole: to wait for the bandwidth is no sign of a store that is away.
     pub(crate) async fn upload(&self, manifest: Manifest, files: &[FoundFile]) -> Result<Uploaded, StoreError> {
-        let (region, epoch, limit) = (manifest.region, manifest.epoch, self.config.save_timeout);
-        match timeout(limit, self.upload_files_and_manifest(manifest, files)).await {
-            Ok(result) => result,
-            Err(_) => {
-                self.remote.gave_up(Access::Write);
-                let message = format!("the upload of epoch {epoch} of region {region} took longer than {limit:?}");
-                Err(StoreError::new(Failure::TimedOut, message))
+        let (region, epoch, begin) = (manifest.region, manifest.epoch, Instant::now());
+        let mut limit = self.config.save_timeout;
+        let ended = match timeout(limit, self.name_files(manifest, files)).await {
+            Ok(named) => {
+                let (manifest, missing) = named?;
+                let bytes = missing.iter().map(|(_, file)| file.size).sum();
+                limit = self.config.upload_time_max(bytes);
+                timeout(limit.saturating_sub(begin.elapsed()), self.upload_files_and_manifest(manifest, missing, bytes)).await
             }
-        }
+            Err(elapsed) => Err(elapsed),
+        };
+        ended.unwrap_or_else(|_| {
+            self.remote.gave_up(Access::Write);
+            let message = format!("the upload of epoch {epoch} of region {region} took longer than {limit:?}");
+            Err(StoreError::new(Failure::TimedOut, message))
+        })
     }
 
-    async fn upload_files_and_manifest(&self, mut manifest: Manifest, files: &[FoundFile]) -> Result<Uploaded, StoreError> {
-        let region = manifest.region;
-        let known = if files.is_empty() { BTreeMap::new() } else { self.files_in_store(region).await? };
+    /// The manifest with the names under which its files lie in the store, and those that do not yet.
+    async fn name_files(&self, mut manifest: Manifest, files: &[FoundFile]) -> Result<(Manifest, Missing), StoreError> {
+        let known = if files.is_empty() { BTreeMap::new() } else { self.files_in_store(manifest.region).await? };
         let mut missing = Vec::new();
         for (named, file) in manifest.files.iter_mut().zip(files) {
             match known.get(&(file.hash, file.size)) {
@@ -119,7 +129,11 @@ impl Shared {
                 None => missing.push((named.object.clone(), file.clone())),
             }
         }
-        let bytes_uploaded = missing.iter().map(|(_, file)| file.size).sum();
+        Ok((manifest, missing))
+    }
+
+    async fn upload_files_and_manifest(&self, manifest: Manifest, missing: Missing, bytes_uploaded: u64) -> Result<Uploaded, StoreError> {
+        let region = manifest.region;
         self.upload_files(region, missing).await?;
         let manifest = self.write_manifest(manifest).await?;
         // From here on the manifest says what is there.
@@ -140,7 +154,7 @@ impl Shared {
         Ok(known)
     }
 
-    async fn upload_files(&self, region: RegionId, missing: Vec<(String, FoundFile)>) -> Result<(), StoreError> {
+    async fn upload_files(&self, region: RegionId, missing: Missing) -> Result<(), StoreError> {
         let state = self.region(region);
         let mut under_way = JoinSet::new();
         for (object, file) in missing {

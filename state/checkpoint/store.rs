@@ -6,6 +6,7 @@
 use crate::config::StoreConfig;
 use crate::error::{StoreError, StoreProblem};
 use crate::files::HashMemory;
+use crate::gc::Mark;
 use crate::listing::Listing;
 use crate::local::LocalFolder;
 use crate::manifest::{Manifest, Unusable};
@@ -61,6 +62,8 @@ pub(crate) struct RegionState {
     pub upkeep: Mutex<()>,
     /// Manifests that were read; they never change.
     manifests: Mutex<BTreeMap<ManifestName, Arc<Manifest>>>,
+    /// Marks of garbage collection that were read or written; they never change either.
+    pub marks: Mutex<BTreeMap<String, Arc<Mark>>>,
     /// By content: files that this process uploaded for a checkpoint that is not finished. A torn upload goes on where it ended.
     pub uploaded: Mutex<BTreeMap<(u128, u64), String>>,
 }
@@ -129,11 +132,6 @@ impl ObjectCheckpoints {
         Ok(ObjectCheckpoints { shared: Arc::new(shared), runtime: Some(runtime) })
     }
 
-    /// As whom this process writes. `maintain` deletes nothing of a larger one, and nothing at all before it knows this (from here or from a `save`).
-    pub fn set_incarnation(&self, incarnation: Incarnation) {
-        self.shared.incarnation.fetch_max(incarnation.0, Ordering::Relaxed);
-    }
-
     /// Whether checkpoints go to the store at the moment (the circuit breaker is closed).
     pub fn is_available(&self) -> bool {
         self.shared.remote.is_available()
@@ -180,6 +178,7 @@ impl Shared {
         self.regions.lock().entry(region).or_default().clone()
     }
 
+    /// As whom this process writes. `maintain` deletes nothing of a larger one, and nothing at all before it knows this.
     pub(crate) fn writes_as(&self, incarnation: Incarnation) {
         self.incarnation.fetch_max(incarnation.0, Ordering::Relaxed);
     }
@@ -233,7 +232,7 @@ pub(crate) type Manifests = BTreeMap<ManifestName, Result<Arc<Manifest>, Unusabl
 
 impl CheckpointStore for ObjectCheckpoints {
     fn set_incarnation(&self, incarnation: Incarnation) {
-        ObjectCheckpoints::set_incarnation(self, incarnation);
+        self.shared.writes_as(incarnation);
     }
 
     fn save(&self, request: &CheckpointRequest) -> Result<Saved, CheckpointError> {

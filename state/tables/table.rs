@@ -76,6 +76,11 @@ impl Table {
         self.spec.operator
     }
 
+    pub fn total_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Walks over all windows.
     pub fn bytes(&self) -> StateBytes {
         let (mut dirty, mut groups) = (0u64, 0u64);
         for slab in self.windows.values() {

@@ -47,6 +47,7 @@ fn texts(rows: std::ops::Range<i64>) -> ArrayRef {
 
 fn assert_true(state: &dyn RegionState, before: isize, what: &str) {
     let actual = (ALLOCATED.load(Ordering::Relaxed) - before) as f64;
+    assert_eq!(state.total_bytes(), state.bytes().total, "{what}");
     let claimed = state.bytes().total as f64;
     println!("{what}: claimed {claimed}, allocated {actual}");
     assert!((claimed - actual).abs() <= actual * 0.1 + 4096.0, "{what}: claimed {claimed}, allocated {actual}");

@@ -45,7 +45,7 @@ fn check_points_at_the_place_of_a_mistake() -> Result<()> {
         ensure!(output.status.code() == Some(2), "{word}: {}\n{text}", output.status);
         ensure!(text.to_lowercase().contains(&word.to_lowercase()), "{word} is not in:\n{text}");
         let line = yaml.lines().zip(good.lines()).position(|(bad, good)| bad != good).map_or(0, |line| line + 1);
-        ensure!(text.contains("job.yaml") && text.contains(&line.to_string()), "line {line} is not in:\n{text}");
+        ensure!(text.contains(&format!("job.yaml:{line}:")), "line {line} is not in:\n{text}");
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use super::{COUNTS, Stage, TIMEOUT, row};
 use anyhow::{Context, Result, ensure};
+use streamshield_tests::support::client::{delete_topic, topics};
 use streamshield_tests::support::job::BOUNDED;
 
 #[test]
@@ -93,10 +94,40 @@ fn a_changed_plan_is_refused_and_the_old_one_still_runs() -> Result<()> {
     let ended = refused.process.expect_end(TIMEOUT)?;
     let words = refused.process.last_words();
     ensure!(!ended.status.success(), "a changed plan was accepted:\n{words}");
-    ensure!(words.contains("plan") || words.contains("changed"), "the reason is not given:\n{words}");
+    ensure!(words.contains("the job's plan has changed"), "the reason is not given:\n{words}");
     let mut run = stage.runner.start(&job)?;
     run.wait_ready(TIMEOUT).context("the unchanged job")?;
     run.process.terminate(TIMEOUT)?;
+    Ok(())
+}
+
+#[test]
+fn a_job_whose_changelog_was_deleted_is_refused_and_the_topic_is_named() -> Result<()> {
+    refused_without("no-changelog", "-changelog")
+}
+
+#[test]
+fn a_job_whose_exchange_was_deleted_is_refused_and_the_topic_is_named() -> Result<()> {
+    refused_without("no-exchange", "-repartition")
+}
+
+/// Deletes a topic of a job that has worked, while it is down.
+fn refused_without(name: &str, suffix: &str) -> Result<()> {
+    let mut stage = Stage::new(name)?;
+    let job = stage.job(&[], COUNTS);
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT)?;
+    stage.send(0, &[row("a", 1, 0)])?;
+    run.wait_status_at_least("records_in", 1, TIMEOUT)?;
+    run.process.terminate(TIMEOUT)?;
+    let mut own = topics(&stage.servers())?.into_iter().filter(|topic| topic.starts_with(&stage.name));
+    let lost = own.find(|topic| topic.ends_with(suffix)).with_context(|| format!("no topic ends with {suffix}"))?;
+    delete_topic(&stage.servers(), &lost)?;
+    let refused = stage.runner.start(&job)?;
+    let ended = refused.process.expect_end(TIMEOUT)?;
+    let words = refused.process.last_words();
+    ensure!(!ended.status.success(), "the job went on without {lost}:\n{words}");
+    ensure!(words.contains(&format!("topic {lost} was deleted while the job has worked")), "{lost} is not named:\n{words}");
     Ok(())
 }
 

@@ -82,7 +82,13 @@ pub fn compare(bootstrap_servers: &str, names: &Names, expected: &Counts, report
 
 /// What the job's own topics must show, whatever it computes.
 fn check_topics(bootstrap_servers: &str, names: &Names, report: &mut Report) -> Result<()> {
-    let checked = checks::check_job(bootstrap_servers, &names.job, &[&names.input, &names.output], HANGING_PATIENCE)?;
+    let checked = checks::check_job(
+        bootstrap_servers,
+        &names.job,
+        &[&names.input, &names.output],
+        HANGING_PATIENCE,
+        checks::ControlFold::new(&names.job),
+    )?;
     ensure!(checked.last.len() == 2 * PARTITIONS as usize, "{} regions have epochs, not {}", checked.last.len(), 2 * PARTITIONS);
     ensure!(checked.findings.checked.contains_key(&Invariant::E3), "the exchange is empty");
     for anomaly in checked.findings.anomalies.iter().take(10) {

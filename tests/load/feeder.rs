@@ -1,12 +1,11 @@
 //! The sending side of a load, on a thread of its own.
 
-use super::{BULK_TIME_MS, Event, Key, Load, WINDOW_MS};
+use super::{Event, Key, Load, WINDOW_MS};
 use crate::support::background::{Background, Stop};
 use crate::support::client::Input;
 use anyhow::Result;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use streamshield_workload::schedule::BULK_TIME_MS;
 use streamshield_workload::time::wall_ms;
 
 /// How late the schedule is looked at: less than a window by far.
@@ -23,16 +22,12 @@ pub struct Fed {
     pub start_ms: i64,
     /// Records of the open loop.
     pub sent: u64,
-    /// Whether all windows were closed at the end.
-    pub is_closed: bool,
     /// The longest that a record was handed over later than it was due.
     pub late_ms_max: i64,
 }
 
 /// Sends until it is told to finish.
 pub struct Feeder {
-    sent: Arc<AtomicU64>,
-    start_ms: i64,
     thread: Background<Fed>,
 }
 
@@ -70,19 +65,9 @@ impl Feeder {
     /// The first record is due at the next full second.
     pub fn start(servers: &str, load: &Load) -> Result<Feeder> {
         let start_ms = (wall_ms() / 1_000 + 1) * 1_000;
-        let sent = Arc::new(AtomicU64::new(0));
         let mut sender = Sender { input: Input::with_linger(servers, LINGER)?, load: load.clone(), start_ms, buffer: Vec::new() };
-        let count = sent.clone();
-        let thread = Background::start("feeder", move |stop| sender.run(&stop, &count))?;
-        Ok(Feeder { sent, start_ms, thread })
-    }
-
-    pub fn start_ms(&self) -> i64 {
-        self.start_ms
-    }
-
-    pub fn sent(&self) -> u64 {
-        self.sent.load(Ordering::Relaxed)
+        let thread = Background::start("feeder", move |stop| sender.run(&stop))?;
+        Ok(Feeder { thread })
     }
 
     /// Ends the load with records that close all windows.
@@ -99,7 +84,7 @@ struct Sender {
 }
 
 impl Sender {
-    fn run(&mut self, stop: &Stop, sent: &AtomicU64) -> Result<Fed> {
+    fn run(&mut self, stop: &Stop) -> Result<Fed> {
         let topic = self.load.input();
         let (mut next, mut late_ms_max) = (0_u64, 0);
         while !stop.is_wanted() {
@@ -114,12 +99,11 @@ impl Sender {
                 self.input.send(&topic, Some(event.partition), None, Some(&self.buffer))?;
                 next += 1;
             }
-            sent.store(next, Ordering::Relaxed);
             std::thread::sleep(TURN);
         }
         self.input.flush()?;
         // A watermark that closes everything, the bulk keys' window too.
         send_to_all(&self.input, &self.load, BULK_TIME_MS + WINDOW_MS)?;
-        Ok(Fed { start_ms: self.start_ms, sent: next, is_closed: true, late_ms_max })
+        Ok(Fed { start_ms: self.start_ms, sent: next, late_ms_max })
     }
 }

@@ -24,14 +24,10 @@ use crate::support::job::{Job, kafka_table};
 use anyhow::Result;
 use std::io::Write;
 use streamshield_workload::client::{NewTopicSpec, create_topics};
-use streamshield_workload::schedule::mix;
+use streamshield_workload::schedule::{BULK_KEY_BYTES, BULK_SHARE, BULK_TIME_MS, mix};
 use streamshield_workload::time::time_text;
 
 pub const WINDOW_MS: i64 = 100;
-/// 2100-01-01T00:00:00Z: where the bulk keys' window is.
-pub const BULK_TIME_MS: i64 = 4_102_444_800_000;
-/// One record of so many goes to a bulk key, when there are any.
-const BULK_SHARE: u64 = 20;
 
 /// One load and its topics.
 #[derive(Clone, Debug)]
@@ -71,7 +67,7 @@ impl Load {
 
     /// About so many bytes of keys in the window that stays open.
     pub fn with_state(mut self, bytes: u64) -> Load {
-        self.bulk_key_bytes = 384;
+        self.bulk_key_bytes = BULK_KEY_BYTES;
         self.bulk_keys = bytes / self.bulk_key_bytes as u64;
         self
     }

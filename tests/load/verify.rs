@@ -1,7 +1,7 @@
 //! What must come out of a load, and what came: to the row.
 
 use super::feeder::Fed;
-use super::{BULK_TIME_MS, Key, Load, WINDOW_MS};
+use super::{Key, Load, WINDOW_MS};
 use crate::support::client::{Output, topics};
 use anyhow::{Result, ensure};
 use rdkafka::message::Message;
@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 use streamshield_core::epoch::EpochRecord;
+use streamshield_workload::schedule::BULK_TIME_MS;
 use streamshield_workload::time::{parse_time, wall_ms};
 use streamshield_workload::{AnomalyKind, checks};
 
@@ -144,68 +145,10 @@ pub fn compare(servers: &str, load: &Load, fed: &Fed, expected: &Counts) -> Resu
     Ok(verdict)
 }
 
-/// A reader of the output that proves, while the load lasts, that each row comes once and its windows follow without a gap.
-///
-/// Counts are checked against the schedule: a window's records are known as soon as it is over.
-pub struct RunningProof {
-    load: Load,
-    start_ms: i64,
-    /// Counted by the schedule: the next record that is not in `open`.
-    next: u64,
-    /// Groups that have not come yet.
-    open: HashMap<(Key, i64), (u64, i64)>,
-    pub rows: u64,
-    pub records: u64,
-    pub doubled: u64,
-    pub wrong: u64,
-}
-
-impl RunningProof {
-    pub fn new(load: &Load, start_ms: i64) -> RunningProof {
-        RunningProof { load: load.clone(), start_ms, next: 0, open: HashMap::new(), rows: 0, records: 0, doubled: 0, wrong: 0 }
-    }
-
-    /// Takes a row. What comes twice, or never was to come, is `doubled`.
-    pub fn take(&mut self, payload: &[u8]) -> Result<()> {
-        let row = Row::parse(payload)?;
-        let Some(group) = row.group() else { anyhow::bail!("no row of this load: {}", String::from_utf8_lossy(payload)) };
-        self.schedule_up_to(group.1);
-        self.rows += 1;
-        match self.open.remove(&group) {
-            None => self.doubled += row.n,
-            Some((count, sum)) => {
-                self.records += row.n;
-                self.doubled += row.n.saturating_sub(count);
-                self.wrong += u64::from((row.n, row.s) != (count, sum) && row.n <= count);
-            }
-        }
-        Ok(())
-    }
-
-    fn schedule_up_to(&mut self, window_end: i64) {
-        loop {
-            let due_ms = self.load.due_ms(self.start_ms, self.next);
-            if due_ms >= window_end {
-                return;
-            }
-            let event = self.load.event(self.next);
-            self.next += 1;
-            let end = (due_ms.div_euclid(WINDOW_MS) + 1) * WINDOW_MS;
-            let entry = self.open.entry((event.key, end)).or_default();
-            *entry = (entry.0 + 1, entry.1 + event.value);
-        }
-    }
-
-    /// Records of windows that ended before this moment and whose rows have not come.
-    pub fn missing_before(&self, time_ms: i64) -> u64 {
-        self.open.iter().filter(|((_, end), _)| *end <= time_ms).map(|(_, (count, _))| count).sum()
-    }
-}
-
 /// What the job's own topics show that they must not, whatever it computes.
 pub fn broken_epochs(servers: &str, job: &str) -> Result<Vec<String>> {
     let others = [format!("{job}-input"), format!("{job}-output")];
-    let checked = checks::check_job(servers, job, &others.each_ref().map(String::as_str), Duration::ZERO)?;
+    let checked = checks::check_job(servers, job, &others.each_ref().map(String::as_str), Duration::ZERO, checks::ControlFold::new(job))?;
     ensure!(checked.epochs > 0, "{job} has no epoch");
     // A transaction may be open at this moment; `hanging_transactions` has the patience to tell.
     let anomalies = checked.findings.anomalies.iter().filter(|anomaly| anomaly.kind != AnomalyKind::HangingTransaction);
@@ -224,7 +167,7 @@ pub fn epochs_of(servers: &str, job: &str, incarnation: u64) -> Result<u64> {
     Ok(epochs)
 }
 
-/// A committed offset that stays below the end: an open transaction that nobody will end (I11 of the fault catalogue).
+/// A committed offset that stays below the end: an open transaction that nobody will end, behind which every reader of committed rows waits.
 pub fn hanging_transactions(servers: &str, prefix: &str, patience: Duration) -> Result<Vec<String>> {
     let hanging = checks::ends::wait_for_ends(servers, &|topic| topic.starts_with(prefix), patience)?;
     Ok(hanging.anomalies.iter().map(ToString::to_string).collect())

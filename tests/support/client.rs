@@ -1,21 +1,20 @@
 //! Kafka as anybody's client sees it: topics, producing, and reading what is committed.
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use rdkafka::ClientConfig;
-use rdkafka::Offset;
-use rdkafka::TopicPartitionList;
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::DefaultClientContext;
-use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::client::{ClientContext, DefaultClientContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::producer::{BaseRecord, DefaultProducerContext, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
 use serde_json::Value;
-use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use streamshield_workload::client::{NewTopicSpec, PartitionEnd, create_topics, partitions_of};
+use streamshield_workload::client::{Isolation, Met, NewTopicSpec, PartitionEnd, Reader, create_topics};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(50);
 
 fn config(bootstrap_servers: &str) -> ClientConfig {
     let mut config = ClientConfig::new();
@@ -54,9 +53,25 @@ pub fn ends(bootstrap_servers: &str, prefix: &str) -> Result<Vec<PartitionEnd>> 
     Ok(streamshield_workload::client::ends(bootstrap_servers, &|topic| topic.starts_with(prefix))?)
 }
 
+#[derive(Clone, Default)]
+struct CountFailures(Arc<AtomicU64>);
+
+impl ClientContext for CountFailures {}
+
+impl ProducerContext for CountFailures {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if result.is_err() {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
 /// An ordinary, idempotent producer.
 pub struct Input {
-    producer: ThreadedProducer<DefaultProducerContext>,
+    producer: ThreadedProducer<CountFailures>,
+    failures: CountFailures,
 }
 
 impl Input {
@@ -65,14 +80,15 @@ impl Input {
     }
 
     pub fn with_linger(bootstrap_servers: &str, linger: Duration) -> Result<Input> {
+        let failures = CountFailures::default();
         let producer = config(bootstrap_servers)
             .set("enable.idempotence", "true")
             .set("linger.ms", linger.as_millis().to_string())
             .set("batch.size", "524288")
             .set("queue.buffering.max.messages", "500000")
             .set("delivery.report.only.error", "true")
-            .create()?;
-        Ok(Input { producer })
+            .create_with_context(failures.clone())?;
+        Ok(Input { producer, failures })
     }
 
     /// Queues one message, waiting while the queue is full.
@@ -98,37 +114,26 @@ impl Input {
         self.flush()
     }
 
+    /// Waits until the broker has everything that was ever sent.
     pub fn flush(&self) -> Result<()> {
-        Ok(self.producer.flush(TIMEOUT)?)
+        self.producer.flush(TIMEOUT)?;
+        let failures = self.failures.0.load(Ordering::Relaxed);
+        ensure!(failures == 0, "{failures} messages were not delivered");
+        Ok(())
     }
 }
 
 /// Follows all partitions of a topic from the beginning, committed messages only.
 pub struct Output {
-    consumer: BaseConsumer,
+    reader: Reader,
     topic: String,
-    partitions: i32,
-    at_end: BTreeSet<i32>,
 }
 
 impl Output {
+    /// A topic that is not there yet is waited for.
     pub fn follow(bootstrap_servers: &str, topic: &str) -> Result<Output> {
-        let consumer: BaseConsumer = config(bootstrap_servers)
-            .set("group.id", "streamshield-tests")
-            .set("isolation.level", "read_committed")
-            .set("enable.auto.commit", "false")
-            .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "error")
-            .set("fetch.wait.max.ms", "50")
-            .set("queued.max.messages.kbytes", "65536")
-            .create()?;
-        let partitions = partitions_of(bootstrap_servers, topic)?;
-        let mut assignment = TopicPartitionList::new();
-        for partition in 0..partitions {
-            assignment.add_partition_offset(topic, partition, Offset::Beginning)?;
-        }
-        consumer.assign(&assignment)?;
-        Ok(Output { consumer, topic: topic.to_string(), partitions, at_end: BTreeSet::new() })
+        let reader = Reader::open(bootstrap_servers, &[topic], Isolation::Committed)?;
+        Ok(Output { reader, topic: topic.to_string() })
     }
 
     /// Visits what is committed now, up to the committed end of each partition.
@@ -146,32 +151,17 @@ impl Output {
     pub fn visit_until(&mut self, quiet_max: Duration, done: &mut dyn FnMut(Option<&BorrowedMessage<'_>>, bool) -> bool) -> Result<()> {
         let mut last_news = Instant::now();
         loop {
-            match self.consumer.poll(Duration::from_millis(50)) {
-                Some(Ok(message)) => {
-                    self.at_end.remove(&message.partition());
+            let is_done = match self.reader.next(POLL)? {
+                Met::Message(message) => {
                     last_news = Instant::now();
-                    if done(Some(&message), false) {
-                        return Ok(());
-                    }
+                    Some(done(Some(&message), false))
                 }
-                Some(Err(KafkaError::PartitionEOF(partition))) => {
-                    self.at_end.insert(partition);
-                    if done(None, self.at_end.len() as i32 == self.partitions) {
-                        return Ok(());
-                    }
-                }
-                // The broker is away for a while in some tests.
-                Some(Err(KafkaError::MessageConsumption(
-                    RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::OperationTimedOut,
-                ))) => {}
-                Some(Err(error)) => return Err(error).with_context(|| format!("reading {}", self.topic)),
-                None => {
-                    if done(None, self.at_end.len() as i32 == self.partitions) {
-                        return Ok(());
-                    }
-                }
+                Met::End { .. } | Met::Nothing => None,
+            };
+            if is_done.unwrap_or_else(|| done(None, self.reader.is_at_end())) {
+                return Ok(());
             }
-            anyhow::ensure!(last_news.elapsed() < quiet_max, "{}: nothing new for {quiet_max:?}", self.topic);
+            ensure!(last_news.elapsed() < quiet_max, "{}: nothing new for {quiet_max:?}", self.topic);
         }
     }
 }

@@ -80,10 +80,6 @@ impl Workers {
         started
     }
 
-    pub fn names(&self) -> Vec<String> {
-        self.workers.keys().cloned().collect()
-    }
-
     pub fn worker(&mut self, name: &str) -> Result<&mut Worker> {
         self.workers.get_mut(name).with_context(|| format!("there is no worker {name}"))
     }

@@ -4,14 +4,15 @@ use super::process::pause;
 use super::target::Setup;
 use super::{Evidence, nothing};
 use crate::api::{Fault, FaultError, Fired};
-use crate::stage::{BROKER_START_TIME_MAX, Stage, process_state};
+use crate::stage::{BROKER_START_TIME_MAX, Process, Stage, process_state};
 use rand::seq::IndexedRandom;
+use std::sync::Arc;
 
 /// All entries of the family that take brokers away.
 pub(crate) struct Away {
     setup: Setup,
     killed: Vec<u32>,
-    paused: Vec<u32>,
+    paused: Vec<(u32, Arc<Process>)>,
 }
 
 impl Away {
@@ -47,8 +48,12 @@ impl Fault<Stage> for Away {
     fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
         let mut evidence = Evidence::default();
         let mut dying = Vec::new();
+        // All are looked up before the first signal: where one does not run, the others are left alone.
+        let mut victims = Vec::new();
         for broker in self.chosen(stage)? {
-            let process = stage.brokers().process(broker)?;
+            victims.push((broker, stage.brokers().process(broker)?));
+        }
+        for (broker, process) in victims {
             if self.pauses() {
                 let stopped = pause(&process)?;
                 evidence.add(
@@ -56,7 +61,7 @@ impl Fault<Stage> for Away {
                     format!("broker {broker}: pid {} is in state {stopped}", process.pid),
                     u64::from(stopped == 'T'),
                 );
-                self.paused.push(broker);
+                self.paused.push((broker, process));
             } else {
                 process.signal(libc::SIGKILL);
                 self.killed.push(broker);
@@ -75,8 +80,7 @@ impl Fault<Stage> for Away {
             return nothing();
         }
         let mut evidence = Evidence::default();
-        for broker in self.paused.drain(..) {
-            let process = stage.brokers().process(broker)?;
+        for (broker, process) in self.paused.drain(..) {
             let slept = process_state(process.pid) == Some('T');
             process.signal(libc::SIGCONT);
             evidence.add(format!("broker {broker}"), format!("broker {broker} goes on"), u64::from(slept));
@@ -85,10 +89,11 @@ impl Fault<Stage> for Away {
         for broker in &self.killed {
             stage.brokers().start_one(*broker)?;
         }
-        for broker in std::mem::take(&mut self.killed) {
-            stage.brokers().wait_ready(broker, BROKER_START_TIME_MAX)?;
+        for broker in &self.killed {
+            stage.brokers().wait_ready(*broker, BROKER_START_TIME_MAX)?;
             evidence.add(format!("broker {broker}"), format!("broker {broker} serves again"), 1);
         }
+        self.killed.clear();
         Ok(evidence.fired())
     }
 }

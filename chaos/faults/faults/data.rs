@@ -25,9 +25,11 @@ impl Fault<Stage> for Data {
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        if !std::mem::take(&mut self.has_begun) {
+        if !self.has_begun {
             return nothing();
         }
-        stage.data_feed()?.end(self.setup.spec.name)
+        let fired = stage.data_feed()?.end(self.setup.spec.name)?;
+        self.has_begun = false;
+        Ok(fired)
     }
 }

@@ -54,11 +54,12 @@ impl Fault<Stage> for Memory {
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        let Some((worker, group)) = self.limited.take() else { return nothing() };
-        stage.workers()?.remove_cgroup(&worker, &group.path)?;
+        let Some((worker, group)) = &mut self.limited else { return nothing() };
+        stage.workers()?.remove_cgroup(worker, &group.path)?;
         let (killed, mut evidence) = (group.bites(), Evidence::default());
         group.remove()?;
-        evidence.add(worker, format!("the kernel killed {killed} processes"), killed);
+        evidence.add(worker.as_str(), format!("the kernel killed {killed} processes"), killed);
+        self.limited = None;
         Ok(evidence.fired())
     }
 }
@@ -99,9 +100,10 @@ impl Fault<Stage> for Cpu {
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
         let fired = self.bites();
-        for (worker, group) in self.limited.drain(..) {
-            stage.workers()?.remove_cgroup(&worker, &group.path)?;
+        while let Some((worker, group)) = self.limited.last_mut() {
+            stage.workers()?.remove_cgroup(worker, &group.path)?;
             group.remove()?;
+            self.limited.pop();
         }
         Ok(fired)
     }
@@ -140,15 +142,16 @@ impl Fault<Stage> for Files {
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        let Some((worker, before)) = self.limited.take() else { return nothing() };
-        let seen = complaints(stage, &worker).saturating_sub(before);
-        stage.workers()?.set_open_files_max(&worker, None)?;
+        let Some((worker, before)) = &self.limited else { return nothing() };
+        let seen = complaints(stage, worker).saturating_sub(*before);
+        stage.workers()?.set_open_files_max(worker, None)?;
         // The hard limit was left alone, so the living one gets its files back without a restart.
-        if let Ok(process) = stage.workers()?.process(&worker) {
+        if let Ok(process) = stage.workers()?.process(worker) {
             set_open_files_max(process.pid, libc::RLIM_INFINITY)?;
         }
         let mut evidence = Evidence::default();
         evidence.add(worker, format!("it said {seen} times: {TOO_MANY_FILES}"), seen);
+        self.limited = None;
         Ok(evidence.fired())
     }
 }

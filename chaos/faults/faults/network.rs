@@ -8,7 +8,7 @@ use crate::stage::watchdog::UndoRecord;
 use anyhow::Context;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
-use streamshield_proxy::{Counters, Direction, Door, Drip, Flapping, Link, Passage, Toxics};
+use streamshield_proxy::{Counters, Direction, Door, Drip, Flapping, Link, Passage, Strain, StrainHandle, Toxics};
 
 /// Which link of a stage.
 #[derive(Clone, Debug)]
@@ -36,7 +36,8 @@ impl Place {
 /// All faults that are a setting of a link: latency, bandwidth, partition, reset, half-open, drip, flap, cut frames.
 pub(crate) struct Toxic {
     setup: Setup,
-    set: Vec<(Place, Counters)>,
+    /// Each link with its counters from before, and what it suffers from until the handle is dropped.
+    set: Vec<(Place, Counters, StrainHandle)>,
 }
 
 impl Toxic {
@@ -75,13 +76,16 @@ impl Toxic {
         }
     }
 
-    fn set(&self, link: &Link) {
+    fn strain(&self) -> Strain {
         let given = &self.setup.given;
         match self.setup.spec.name {
-            "net.reset" => link.set_reset_share(given.share("share")),
-            "net.flap" => link.set_flapping(Some(Flapping { down: given.duration("down"), up: given.duration("up") })),
-            "net.partition" if given.choice("mode") == "refuse" => link.set_door(Door::Refuse),
-            _ => self.directions().iter().for_each(|direction| link.set(*direction, self.toxics())),
+            "net.reset" => Strain { reset_share: given.share("share"), ..Strain::default() },
+            "net.flap" => {
+                let flapping = Flapping { down: given.duration("down"), up: given.duration("up") };
+                Strain { flapping: Some(flapping), ..Strain::default() }
+            }
+            "net.partition" if given.choice("mode") == "refuse" => Strain { door: Door::Refuse, ..Strain::default() },
+            _ => Strain::of(self.directions(), self.toxics()),
         }
     }
 
@@ -106,7 +110,7 @@ impl Toxic {
 
     fn evidence(&self, stage: &Stage) -> Result<Fired, FaultError> {
         let mut evidence = Evidence::default();
-        for (place, before) in &self.set {
+        for (place, before, _) in &self.set {
             let (count, what) = self.count(before, &place.link(stage)?.counters());
             evidence.add(place.name(), format!("{}: {count} {what}", place.name()), count);
         }
@@ -119,24 +123,16 @@ impl Fault<Stage> for Toxic {
         for place in self.places(stage)? {
             let link = place.link(stage)?;
             let before = link.counters();
-            self.set(link);
-            self.set.push((place, before));
+            let strain = link.strain(self.strain());
+            self.set.push((place, before, strain));
         }
         self.evidence(stage)
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
         let fired = self.evidence(stage)?;
-        for (place, _) in std::mem::take(&mut self.set) {
-            let link = place.link(stage)?;
-            // Only what was set: another fault may be at work on the same link.
-            match self.setup.spec.name {
-                "net.reset" => link.set_reset_share(0.0),
-                "net.flap" => link.set_flapping(None),
-                "net.partition" if self.setup.given.choice("mode") == "refuse" => link.set_door(Door::Open),
-                _ => self.directions().iter().for_each(|direction| link.set(*direction, Toxics::default())),
-            }
-        }
+        // Only what this one has set ends with the handles: another fault may be at work on the same link.
+        self.set.clear();
         Ok(fired)
     }
 }
@@ -171,7 +167,8 @@ impl Fault<Stage> for Loss {
             "table inet {table} {{\n  chain input {{\n    type filter hook input priority 0; policy accept;\n    \
              tcp dport {{ {ports} }} {loss}\n    tcp sport {{ {ports} }} {loss}\n  }}\n}}\n"
         );
-        let undo = stage.watchdog().note_undo("lost packets", &format!("nft delete table inet {table} 2>/dev/null || true"))?;
+        let script = format!("nft list table inet {table} >/dev/null 2>&1 || exit 0; nft delete table inet {table}");
+        let undo = stage.watchdog().note_undo("lost packets", &script)?;
         if let Err(error) = nft(&rules) {
             undo.forget();
             return Err(FaultError::NotPossibleHere(format!("the kernel drops no packets for us: {error:#}")));
@@ -182,10 +179,12 @@ impl Fault<Stage> for Loss {
     }
 
     fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
-        let Some((table, names, undo)) = self.dropping.take() else { return nothing() };
-        let dropped = dropped(&table);
+        let Some((table, names, undo)) = &self.dropping else { return nothing() };
+        let dropped = dropped(table);
         undo.run()?;
-        Ok(Fired { hit: names, evidence: format!("{dropped} packets were dropped"), count: dropped })
+        let fired = Fired { hit: names.clone(), evidence: format!("{dropped} packets were dropped"), count: dropped };
+        self.dropping = None;
+        Ok(fired)
     }
 }
 

@@ -294,7 +294,7 @@ impl Fault<Stage> for CrashLoop {
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        let Some(region) = self.region.take() else { return nothing() };
+        let Some(region) = &self.region else { return nothing() };
         let (workers, mut evidence) = (stage.workers()?, Evidence::default());
         for (worker, failures) in self.failures(stage)? {
             if failures > 0 {
@@ -305,6 +305,7 @@ impl Fault<Stage> for CrashLoop {
             workers.set_variable(&worker, FAIL_VARIABLE, None)?;
         }
         kill_at_once(stage, &workers.names(), &mut Evidence::default())?;
+        self.region = None;
         Ok(evidence.fired())
     }
 }

@@ -79,11 +79,12 @@ impl Fault<Stage> for DiskFull {
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        let Some((worker, before)) = self.full.take() else { return nothing() };
-        let seen = complaints(stage, &worker, NO_SPACE).saturating_sub(before);
-        stage.with_disk(&worker, ROOM_BYTES, |disk| Ok(disk.empty()?))?;
+        let Some((worker, before)) = &self.full else { return nothing() };
+        let seen = complaints(stage, worker, NO_SPACE).saturating_sub(*before);
+        stage.with_disk(worker, ROOM_BYTES, |disk| Ok(disk.empty()?))?;
         let mut evidence = Evidence::default();
         evidence.add(worker, format!("the worker said {seen} times: {NO_SPACE}"), seen);
+        self.full = None;
         Ok(evidence.fired())
     }
 }
@@ -118,11 +119,12 @@ impl Fault<Stage> for ReadOnly {
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        let Some((worker, before)) = self.read_only.take() else { return nothing() };
-        let seen = complaints(stage, &worker, READ_ONLY).saturating_sub(before);
-        stage.with_disk(&worker, ROOM_BYTES, |disk| Ok(disk.set_read_only(false)?))?;
+        let Some((worker, before)) = &self.read_only else { return nothing() };
+        let seen = complaints(stage, worker, READ_ONLY).saturating_sub(*before);
+        stage.with_disk(worker, ROOM_BYTES, |disk| Ok(disk.set_read_only(false)?))?;
         let mut evidence = Evidence::default();
         evidence.add(worker, format!("the worker said {seen} times: {READ_ONLY}"), seen);
+        self.read_only = None;
         Ok(evidence.fired())
     }
 }

@@ -9,11 +9,11 @@ use anyhow::Context;
 use rand::seq::SliceRandom;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
-use streamshield_proxy::{Counters, Door, HttpAction, HttpRequest, HttpRule, HttpRuleHandle};
+use streamshield_proxy::{Counters, Door, HttpAction, HttpRequest, HttpRule, HttpRuleHandle, Strain, StrainHandle};
 
-/// What of the store's proxy is set.
+/// What of the store's proxy is set; it ends with its handle.
 enum Set {
-    Door(Counters),
+    Door { before: Counters, _shut: StrainHandle },
     Rule(HttpRuleHandle),
 }
 
@@ -56,7 +56,7 @@ impl Requests {
     fn evidence(&self, stage: &Stage) -> Result<Fired, FaultError> {
         let mut evidence = Evidence::default();
         match &self.set {
-            Some(Set::Door(before)) => {
+            Some(Set::Door { before, .. }) => {
                 let now = stage.store().link()?.counters();
                 evidence.add(
                     "store",
@@ -79,10 +79,10 @@ impl Fault<Stage> for Requests {
         self.set = Some(if self.setup.spec.name == "store.away" {
             let link = stage.store().link()?;
             let before = link.counters();
-            link.set_door(Door::Refuse);
+            let shut = link.strain(Strain { door: Door::Refuse, ..Strain::default() });
             // The proxy's own thread shuts it.
             link.wait_for(std::time::Duration::from_secs(5), |now| now.shut > before.shut);
-            Set::Door(before)
+            Set::Door { before, _shut: shut }
         } else {
             Set::Rule(stage.store().http()?.add(self.rule()))
         });
@@ -91,10 +91,7 @@ impl Fault<Stage> for Requests {
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
         let fired = self.evidence(stage)?;
-        // A rule ends with its handle.
-        if let Some(Set::Door(_)) = self.set.take() {
-            stage.store().link()?.set_door(Door::Open);
-        }
+        self.set = None;
         Ok(fired)
     }
 }
@@ -199,13 +196,19 @@ impl Fault<Stage> for Corrupt {
 /// `store.collect`
 pub(crate) struct Collect(pub Setup);
 
+/// How many objects the program says that it has deleted: none where it has only marked them.
+fn deleted(said: &str) -> Option<u64> {
+    said.split_whitespace().next()?.parse().ok()
+}
+
 impl Fault<Stage> for Collect {
     fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
         let workers = stage.workers()?.names();
         let job = stage.job_file(workers.first().context("a stage has workers")?).display().to_string();
         let grace = format!("{} ms", self.0.given.duration("grace").as_millis());
         let said = run_program(&binary()?, &["checkpoints", "gc", &job, "--grace", &grace])?;
-        Ok(Fired { hit: vec!["store".into()], evidence: said, count: 1 })
+        let count = deleted(&said).with_context(|| format!("no number of deleted objects: {said}"))?;
+        Ok(Fired { hit: vec!["store".into()], evidence: said, count })
     }
 
     fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
@@ -235,10 +238,11 @@ impl Fault<Stage> for NameNodeRestart {
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        if !std::mem::take(&mut self.is_away) {
+        if !self.is_away {
             return nothing();
         }
         stage.store().start_server()?;
+        self.is_away = false;
         Ok(Fired { hit: vec!["store".into()], evidence: "it serves again, with its data".into(), count: 1 })
     }
 }
@@ -259,5 +263,11 @@ mod tests {
             br#"{"version": 1, "checkpoint": {"files": [{"name": "000012.sst", "object": "1-a-000012.sst"}, {"object": "1-b-CURRENT"}]}}"#;
         assert_eq!(files_of(manifest), BTreeSet::from(["1-a-000012.sst".to_string(), "1-b-CURRENT".to_string()]));
         assert_eq!(files_of(b"cut"), BTreeSet::new());
+    }
+
+    #[test]
+    fn a_collection_that_has_only_marked_has_deleted_nothing() {
+        let said = |count: u64| format!("{count} objects deleted; what is needless since now goes when the grace is over");
+        assert_eq!((deleted(&said(0)), deleted(&said(17)), deleted("")), (Some(0), Some(17), None));
     }
 }

@@ -150,14 +150,16 @@ impl Fault<Stage> for Jump {
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        let Some((worker, file)) = self.jumped.take() else { return nothing() };
-        set_offset(&file, 0)?;
-        let http = stage.workers()?.view(&worker)?.http;
+        let Some((worker, file)) = &self.jumped else { return nothing() };
+        set_offset(file, 0)?;
+        let http = stage.workers()?.view(worker)?.http;
         // It may be down for another reason; then its next life has the right time.
-        let told = match wait_for_clock(http, 0, JUMP_TIME_MAX) {
-            Ok(ahead) => format!("the clock of {worker} is right again ({ahead} s)"),
-            Err(error) => format!("{worker} was not asked for its time: {error}"),
+        let (evidence, count) = match wait_for_clock(http, 0, JUMP_TIME_MAX) {
+            Ok(ahead) => (format!("the clock of {worker} is right again ({ahead} s)"), 1),
+            Err(error) => (format!("{worker} was not asked for its time: {error}"), 0),
         };
-        Ok(Fired { hit: vec![worker], evidence: told, count: 1 })
+        let fired = Fired { hit: vec![worker.clone()], evidence, count };
+        self.jumped = None;
+        Ok(fired)
     }
 }

@@ -42,7 +42,7 @@ fn is_victim(victim: &Victim, request: &Request) -> bool {
 struct Rules {
     holds: Vec<RuleHandle>,
     openings: Vec<RuleHandle>,
-    // Dropped last: it ends the delay of what the next transaction has after its first part.
+    // Dropped last. A delay that has begun is slept to its end, whatever becomes of its rule.
     _delays: Vec<RuleHandle>,
 }
 

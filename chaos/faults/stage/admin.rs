@@ -13,7 +13,7 @@ use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
-/// No record of a changelog comes for so long: the reader is at its end.
+/// A partition is read from its beginning to its end within this.
 const READ_TIME_MAX: Duration = Duration::from_secs(20);
 
 fn config(servers: &str) -> ClientConfig {

@@ -49,7 +49,8 @@ impl ControlGroup {
         let out = quoted(&root.join("cgroup.procs").display().to_string());
         let script = format!(
             "[ -d {group} ] || exit 0\nfor pid in $(cat {group}/cgroup.procs); do echo \"$pid\" >{out}; done 2>/dev/null\n\
-             n=0; until rmdir {group} || [ $n -gt 100 ]; do n=$((n + 1)); sleep 0.02; done"
+             n=0; until rmdir {group} || [ $n -gt 100 ]; do n=$((n + 1)); sleep 0.02; done\n\
+             [ ! -d {group} ]"
         );
         let undo = watchdog.note_undo("a control group", &script)?;
         if let Err(error) = std::fs::create_dir(&path) {
@@ -99,18 +100,20 @@ impl ControlGroup {
         found.and_then(|(_, value)| value.trim().parse().ok()).unwrap_or(0)
     }
 
-    /// Sets its processes free and removes it.
-    pub(crate) fn remove(mut self) -> Result<()> {
-        self.undo.take().map_or(Ok(()), UndoRecord::run)
+    /// Sets its processes free and removes it. After an error it may be tried again.
+    pub(crate) fn remove(&mut self) -> Result<()> {
+        if let Some(undo) = &self.undo {
+            undo.run()?;
+            self.undo = None;
+        }
+        Ok(())
     }
 }
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
-        if let Some(undo) = self.undo.take() {
-            // The watchdog has another try at it.
-            let _ = undo.run();
-        }
+        // The watchdog has another try at it.
+        let _ = self.remove();
     }
 }
 

@@ -97,6 +97,17 @@ impl Stage {
         }
         let folder = folder.canonicalize().context("the run's folder")?;
         let (events, watchdog) = (Arc::new(Events::new()), Arc::new(Watchdog::start(&folder)?));
+        let made = Stage::on(topology, folder, events, watchdog.clone());
+        // Where there is no stage that could be dropped, brokers and their threads would go on.
+        if made.is_err()
+            && let Err(error) = watchdog.end()
+        {
+            eprintln!("the stage did not end cleanly: {error:#}");
+        }
+        made
+    }
+
+    fn on(topology: &Topology, folder: PathBuf, events: Arc<Events>, watchdog: Arc<Watchdog>) -> Result<Stage, FaultError> {
         let (brokers, links) = match topology.brokers {
             0 => embedded(topology, &folder, &events, &watchdog)?,
             _ => real(topology, &folder, &events, &watchdog)?,

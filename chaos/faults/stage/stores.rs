@@ -9,7 +9,7 @@ use super::ports::{self, free_port, loopback};
 use super::process::{lock, started_ticks, state};
 use super::scripts;
 use super::topology::StoreKind;
-use super::watchdog::Watchdog;
+use super::watchdog::{Watchdog, quoted};
 use crate::api::FaultError;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Map, Value, json};
@@ -147,10 +147,14 @@ impl Store {
         let direct = self.direct.context("a store with a server has an address")?;
         let folder = self.folder.display().to_string();
         let port = direct.port().to_string();
-        let arguments = ["start", &folder, "--port", &port];
-        scripts::run(&self.script()?, &arguments, &[])?;
+        let script = self.script()?;
+        let stop = format!("{} stop {}", quoted(&script.display().to_string()), quoted(&folder));
+        // Until the watchdog knows its process, only the script can end it.
+        let undo = self.watchdog.note_undo("the server of the store", &stop)?;
+        scripts::run(&script, &["start", &folder, "--port", &port], &[])?;
         let server = Server::of_file(&self.folder.join("pid"))?;
         self.watchdog.note_child(server.pid, server.started_ticks)?;
+        undo.forget();
         *lock(&self.server) = Some(server);
         self.events.push(StageEventKind::StoreStarted);
         Ok(())

@@ -76,8 +76,8 @@ impl UndoRecord {
         let _ = fs::remove_file(&self.file);
     }
 
-    /// Undoes it now, as the watchdog would.
-    pub fn run(self) -> Result<()> {
+    /// Undoes it now, as the watchdog would. After an error the record is still there.
+    pub fn run(&self) -> Result<()> {
         let output = Command::new("sh").arg(&self.file).stdin(Stdio::null()).output()?;
         anyhow::ensure!(
             output.status.success(),
@@ -86,7 +86,7 @@ impl UndoRecord {
             fs::read_to_string(&self.file).unwrap_or_default(),
             String::from_utf8_lossy(&output.stderr)
         );
-        self.forget();
+        let _ = fs::remove_file(&self.file);
         Ok(())
     }
 }

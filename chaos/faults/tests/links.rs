@@ -3,6 +3,7 @@
 use super::support::{Rig, TIMEOUT, has_kafka, small};
 use anyhow::{Result, ensure};
 use streamshield_faults::{Role, Topology};
+use streamshield_tests::support::broker::left_out;
 
 fn a_partition_takes_the_regions_away_and_heals(name: &str, topology: &Topology) -> Result<()> {
     let mut rig = Rig::start(name, topology, &[("tier", "1")])?;
@@ -24,7 +25,7 @@ fn a_partition_of_one_worker_from_the_embedded_broker_heals() -> Result<()> {
 #[test]
 fn a_partition_of_one_worker_from_a_real_kafka_heals() -> Result<()> {
     if !has_kafka() {
-        println!("left out, needs Kafka");
+        left_out("faults::links::a_partition_of_one_worker_from_a_real_kafka_heals");
         return Ok(());
     }
     a_partition_takes_the_regions_away_and_heals("faults-kafka", &Topology { brokers: 1, workers: 2, ..Topology::default() })

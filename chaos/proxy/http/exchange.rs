@@ -163,7 +163,14 @@ impl Connection<'_> {
         let mut body = Body::new(head.framing);
         while !asks_first && body.piece(&mut self.client, u64::MAX).await?.is_some() {}
         self.wire.shared.counters.add(|counters| counters.responses.frames += 1);
-        self.back.push(answer(status).into()).await?;
+        let mut bytes = answer(status);
+        if head.method == "HEAD"
+            && let Some(at) = bytes.windows(4).position(|window| window == b"\r\n\r\n")
+        {
+            // A body would be taken for the next answer.
+            bytes.truncate(at + 4);
+        }
+        self.back.push(bytes.into()).await?;
         Ok(if asks_first || head.closes { Next::Nothing } else { Next::Request })
     }
 

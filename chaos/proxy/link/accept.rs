@@ -41,7 +41,7 @@ pub(super) async fn serve(shared: Arc<Shared>, protocol: Protocol, address: Sock
         let (door, changes_at, share, ends) = {
             let now = settings.borrow_and_update();
             let (door, changes_at) = now.door_at(Instant::now());
-            (door, changes_at, now.reset_share, now.ends)
+            (door, changes_at, now.reset_share(), now.ends)
         };
         if ends {
             break;

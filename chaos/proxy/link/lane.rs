@@ -203,7 +203,7 @@ impl Delivery {
 
     /// A connection that has lost bytes is reset as soon as bytes could pass again.
     fn look(&mut self) {
-        if self.has_lost && self.toxics().passage != Passage::Swallows {
+        if self.has_lost && self.toxics().passage == Passage::Open {
             self.wire.reset();
         }
     }

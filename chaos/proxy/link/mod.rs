@@ -19,7 +19,7 @@ use crate::http::rules::Http;
 use crate::kafka::KafkaState;
 use crate::rules::Rules;
 use crate::runtime::{ProxyError, handle};
-use crate::toxics::{Direction, Door, Flapping, Toxics};
+use crate::toxics::{Direction, Door, Flapping, Strain, Toxics};
 use parking_lot::Mutex;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -70,35 +70,39 @@ pub(crate) enum Protocol {
     Http(Arc<Rules<Http>>),
 }
 
+/// The number of the strain that the link's own calls set.
+const OWN: u64 = 0;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
-    pub requests: Toxics,
-    pub responses: Toxics,
-    pub door: Door,
-    pub flapping: Option<(Flapping, Instant)>,
-    /// Share of the connections that is reset within a second.
-    pub reset_share: f64,
+    /// All that the link suffers from, by number, and since when it flaps.
+    pub strains: BTreeMap<u64, (Strain, Instant)>,
     pub upstream: SocketAddr,
     pub ends: bool,
 }
 
 impl Settings {
     pub fn toxics(&self, direction: Direction) -> Toxics {
-        match direction {
-            Direction::Requests => self.requests,
-            Direction::Responses => self.responses,
-        }
+        self.strains.values().fold(Toxics::default(), |all, (strain, _)| all.and(strain.toxics(direction)))
+    }
+
+    /// Share of the connections that is reset within a second.
+    pub fn reset_share(&self) -> f64 {
+        1.0 - self.strains.values().map(|(strain, _)| 1.0 - strain.reset_share).product::<f64>()
     }
 
     /// The door as it is now, and when that changes by itself.
     pub fn door_at(&self, now: Instant) -> (Door, Option<Instant>) {
-        match &self.flapping {
-            None => (self.door, None),
-            Some((flapping, since)) => {
+        let (mut door, mut changes_at) = (Door::Open, None);
+        for (strain, since) in self.strains.values() {
+            door = door.max(strain.door);
+            if let Some(flapping) = &strain.flapping {
                 let (is_down, left) = flapping.phase(now.saturating_duration_since(*since));
-                (if is_down { Door::Refuse } else { self.door }, now.checked_add(left))
+                door = if is_down { Door::Refuse } else { door };
+                changes_at = [changes_at, now.checked_add(left)].into_iter().flatten().min();
             }
         }
+        (door, changes_at)
     }
 }
 
@@ -157,15 +161,7 @@ impl Link {
         let keeper = bind(options.listen).map_err(failed)?;
         let address = keeper.local_addr().map_err(failed)?;
         let listener = accept::listen(address).map_err(failed)?;
-        let settings = Settings {
-            requests: Toxics::default(),
-            responses: Toxics::default(),
-            door: Door::Open,
-            flapping: None,
-            reset_share: 0.0,
-            upstream: options.upstream,
-            ends: false,
-        };
+        let settings = Settings { strains: BTreeMap::new(), upstream: options.upstream, ends: false };
         let shared = Arc::new(Shared {
             name: options.name,
             seed: options.seed,
@@ -197,34 +193,48 @@ impl Link {
         self.shared.settings.send_modify(change);
     }
 
-    /// Replaces what one direction suffers from; connections that live feel it at once.
-    pub fn set(&self, direction: Direction, toxics: Toxics) {
-        self.change(|settings| match direction {
-            Direction::Requests => settings.requests = toxics,
-            Direction::Responses => settings.responses = toxics,
+    /// What the link's own calls set.
+    fn change_own(&self, change: impl FnOnce(&mut (Strain, Instant))) {
+        self.change(|settings| change(settings.strains.entry(OWN).or_insert_with(|| (Strain::default(), Instant::now()))));
+    }
+
+    /// Adds to what the link suffers from, until the handle is dropped; connections that live feel it at once. Flapping starts with down, now.
+    pub fn strain(&self, strain: Strain) -> StrainHandle {
+        let strain = Strain { reset_share: strain.reset_share.clamp(0.0, 1.0), ..strain };
+        let mut number = OWN;
+        self.change(|settings| {
+            number = settings.strains.last_key_value().map_or(OWN, |(last, _)| *last) + 1;
+            settings.strains.insert(number, (strain, Instant::now()));
         });
+        StrainHandle { shared: Arc::clone(&self.shared), number }
+    }
+
+    /// Replaces what one direction suffers from by this link's own calls; connections that live feel it at once.
+    pub fn set(&self, direction: Direction, toxics: Toxics) {
+        self.change_own(|(own, _)| *own.toxics_mut(direction) = toxics);
     }
 
     pub fn set_both(&self, toxics: Toxics) {
-        self.change(|settings| (settings.requests, settings.responses) = (toxics, toxics));
+        self.change_own(|(own, _)| (own.requests, own.responses) = (toxics, toxics));
     }
 
+    /// All that one direction suffers from.
     pub fn toxics(&self, direction: Direction) -> Toxics {
         self.shared.settings.borrow().toxics(direction)
     }
 
     pub fn set_door(&self, door: Door) {
-        self.change(|settings| settings.door = door);
+        self.change_own(|(own, _)| own.door = door);
     }
 
     /// Starts with down, now.
     pub fn set_flapping(&self, flapping: Option<Flapping>) {
-        self.change(|settings| settings.flapping = flapping.map(|flapping| (flapping, Instant::now())));
+        self.change_own(|(own, since)| (own.flapping, *since) = (flapping, Instant::now()));
     }
 
     /// The share of the living connections that is reset within each second, from 0 to 1.
     pub fn set_reset_share(&self, share: f64) {
-        self.change(|settings| settings.reset_share = share.clamp(0.0, 1.0));
+        self.change_own(|(own, _)| own.reset_share = share.clamp(0.0, 1.0));
     }
 
     /// Resets every connection, once; how many.
@@ -236,11 +246,10 @@ impl Link {
         self.shared.settings.borrow().upstream
     }
 
-    /// Toxics, door, flapping and resets are over. Rules go with their handles.
+    /// Toxics, door, flapping and resets that were set here are over. Strains and rules go with their handles.
     pub fn heal(&self) {
         self.change(|settings| {
-            (settings.requests, settings.responses) = (Toxics::default(), Toxics::default());
-            (settings.door, settings.flapping, settings.reset_share) = (Door::Open, None, 0.0);
+            settings.strains.remove(&OWN);
         });
     }
 
@@ -274,6 +283,27 @@ impl Drop for Link {
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Link").field("name", &self.shared.name).field("address", &self.address).field("upstream", &self.upstream()).finish()
+    }
+}
+
+/// A strain that is felt. Dropping it ends it, and nothing else that the link suffers from.
+#[must_use = "the strain ends when this is dropped"]
+pub struct StrainHandle {
+    shared: Arc<Shared>,
+    number: u64,
+}
+
+impl Drop for StrainHandle {
+    fn drop(&mut self) {
+        self.shared.settings.send_modify(|settings| {
+            settings.strains.remove(&self.number);
+        });
+    }
+}
+
+impl std::fmt::Debug for StrainHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StrainHandle").field("link", &self.shared.name).field("number", &self.number).finish()
     }
 }
 

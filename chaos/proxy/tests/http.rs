@@ -182,6 +182,21 @@ fn a_share_of_requests_is_refused_with_the_error_of_s3_and_the_store_does_not_he
 }
 
 #[test]
+fn a_refused_head_request_gets_a_head_and_no_body() {
+    let store = Store::start();
+    let proxy = proxy("head", &store);
+    store.put("/a", b"content");
+    let mut client = connect(proxy.address());
+    let rule = proxy.add(HttpRule::new(HttpAction::Status(503)).times(1));
+    request(&mut client, "HEAD", "/a", b"").expect("send");
+    let (head, behind) = read_head(&client).expect("a head");
+    assert!(head.starts_with("HTTP/1.1 503") && length_of(&head) > Some(0) && behind.is_empty(), "{head}");
+    assert_eq!(rule.counters().fired, 1);
+    // The next answer on the connection is one.
+    assert_eq!(ask(&mut client, "GET", "/a", b""), Some((200, b"content".to_vec(), true)));
+}
+
+#[test]
 fn a_write_whose_answer_is_lost_was_applied() {
     let store = Store::start();
     let proxy = proxy("ambiguous", &store);

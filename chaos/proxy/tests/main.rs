@@ -2,7 +2,6 @@
 
 mod http;
 mod kafka;
-mod packets;
 mod plain;
 mod support;
 mod toxics;

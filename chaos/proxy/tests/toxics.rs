@@ -4,7 +4,7 @@ use crate::support::*;
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
-use streamshield_proxy::{Direction, Door, Drip, Flapping, Options, TcpProxy, Toxics};
+use streamshield_proxy::{Direction, Door, Drip, Flapping, Options, Strain, TcpProxy, Toxics};
 
 fn proxy(name: &str, echo: &Echo) -> TcpProxy {
     TcpProxy::start(Options::new(name, echo.address).seed(7)).expect("start")
@@ -212,4 +212,75 @@ fn a_share_of_connections_is_reset_and_a_call_resets_all() {
     for client in &mut clients {
         assert_eq!(look(client, PATIENCE), Sees::Reset);
     }
+}
+
+const BOTH: [Direction; 2] = [Direction::Requests, Direction::Responses];
+
+#[test]
+fn two_latencies_add_up_and_each_ends_alone() {
+    let echo = Echo::start();
+    let proxy = proxy("adds", &echo);
+    let mut client = connect(proxy.address());
+    let far = Toxics::latency(Duration::from_millis(150));
+    proxy.set(Direction::Requests, far);
+    let farther = proxy.strain(Strain::of(&[Direction::Requests], far));
+    assert!(round_trip(&mut client, b"slow").expect("round trip") >= Duration::from_millis(300));
+    proxy.heal();
+    assert_eq!((proxy.toxics(Direction::Requests), proxy.toxics(Direction::Responses)), (far, Toxics::default()));
+    assert!(round_trip(&mut client, b"slow").expect("round trip") >= Duration::from_millis(150));
+    drop(farther);
+    assert_eq!(proxy.toxics(Direction::Requests), Toxics::default());
+}
+
+#[test]
+fn a_stall_outlives_the_end_of_all_else_on_its_link() {
+    let echo = Echo::start();
+    let proxy = proxy("outlives", &echo);
+    let mut client = connect(proxy.address());
+    proxy.set_both(Toxics::latency(Duration::from_millis(1)));
+    let stall = proxy.strain(Strain::of(&[Direction::Requests], Toxics::stalling()));
+    let drips = proxy.strain(Strain::of(&BOTH, Toxics { drip: Some(Drip { bytes: 1, pause: Duration::ZERO }), ..Toxics::default() }));
+    client.write_all(b"queued").expect("send");
+    assert!(proxy.wait_for(PATIENCE, |counters| counters.requests.stalled == 1));
+    drop(drips);
+    proxy.heal();
+    assert_eq!((look(&mut client, Duration::from_millis(200)), echo.received()), (Sees::Nothing, 0));
+    drop(stall);
+    client.set_read_timeout(Some(PATIENCE)).expect("time-out");
+    client.read_exact(&mut [0; 6]).expect("what waited arrives");
+    assert_eq!(proxy.counters().reset, 0);
+}
+
+#[test]
+fn who_has_lost_bytes_is_reset_when_the_passage_opens_and_not_when_it_only_stalls() {
+    let echo = Echo::start();
+    let proxy = proxy("loses, then stalls", &echo);
+    let mut client = connect(proxy.address());
+    round_trip(&mut client, b"before").expect("round trip");
+    let swallows = proxy.strain(Strain::of(&BOTH, Toxics::swallowing()));
+    client.write_all(b"lost").expect("no reset");
+    assert!(proxy.wait_for(PATIENCE, |counters| counters.requests.swallowed_bytes == 4));
+    let stall = proxy.strain(Strain::of(&BOTH, Toxics::stalling()));
+    drop(swallows);
+    assert_eq!(look(&mut client, Duration::from_millis(200)), Sees::Nothing);
+    drop(stall);
+    assert_eq!(look(&mut client, PATIENCE), Sees::Reset);
+}
+
+#[test]
+fn a_door_that_was_shut_twice_opens_when_both_have_gone() {
+    let echo = Echo::start();
+    let proxy = proxy("shut twice", &echo);
+    let shut = || proxy.strain(Strain { door: Door::Refuse, ..Strain::default() });
+    let is_refused = || TcpStream::connect(proxy.address()).is_err_and(|error| error.kind() == std::io::ErrorKind::ConnectionRefused);
+    let (first, second) = (shut(), shut());
+    eventually("connections are refused", is_refused);
+    drop(first);
+    proxy.heal();
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(is_refused());
+    drop(second);
+    eventually("the door is open again", || TcpStream::connect(proxy.address()).is_ok());
+    round_trip(&mut connect(proxy.address()), b"after").expect("round trip");
+    assert_eq!(proxy.counters().shut, 1);
 }

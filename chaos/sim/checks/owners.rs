@@ -38,7 +38,7 @@ impl<F: ControlFold> Check for OwnerCheck<F> {
             }
             Entry::Ended(transaction) if transaction.is_committed => {
                 let mut found = recorded(transaction).0.into_iter();
-                found.try_for_each(|found| self.history.commits(found.record.region, &transaction.transactional_id))
+                found.try_for_each(|found| self.history.commits(found.record.region, &transaction.transactional_id).map(drop))
             }
             _ => Ok(()),
         }

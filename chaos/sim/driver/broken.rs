@@ -46,18 +46,6 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Rule; 9] = [
-        Rule::FenceFirst,
-        Rule::FenceAll,
-        Rule::HighWatermark,
-        Rule::Confirm,
-        Rule::ReadBack,
-        Rule::Doubt,
-        Rule::TrimOldest,
-        Rule::TrimRemote,
-        Rule::Together,
-    ];
-
     /// Rules that a client keeps, and not the engine, are broken in the world.
     pub fn change(self, faults: &mut FaultPlan) {
         faults.forgives_doubt |= self == Rule::Doubt;

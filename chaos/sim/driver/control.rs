@@ -28,7 +28,6 @@ pub struct Control {
     findings: Vec<String>,
     pub heartbeats_compared: u64,
     pub takeovers: u64,
-    pub expired: u64,
 }
 
 pub type SharedControl = Arc<Mutex<Control>>;

@@ -10,7 +10,7 @@
 //! helpers end) is done here between turns.
 
 use parking_lot::Mutex;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
@@ -152,7 +152,8 @@ pub struct Context {
     pub sim: Sim,
     pub client: ClientId,
     pub inbox: SharedInbox,
-    pub crash_rate: u32,
+    /// Of 10,000 passings of a crash point, the same for all lives: there are none any more once it is set to 0.
+    pub crash_rate: Rc<Cell<u32>>,
 }
 
 impl Context {
@@ -162,7 +163,7 @@ impl Context {
 
     /// A turn of the engine's code. None: it panicked.
     fn guarded<T>(&self, name: &str, turn: impl FnOnce() -> T) -> Option<T> {
-        crash_points::enter(&self.sim, self.client, self.crash_rate);
+        crash_points::enter(&self.sim, self.client, self.crash_rate.get());
         let result = catch_unwind(AssertUnwindSafe(turn));
         crash_points::leave();
         result.map_err(|panic| self.tell(Event::Panicked(format!("{name} panicked: {}", panic_text(panic.as_ref()))))).ok()

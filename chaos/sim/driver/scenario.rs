@@ -141,10 +141,6 @@ impl Scenario {
             settings,
         }
     }
-
-    pub fn tier(&self) -> u32 {
-        tiers::number(self.settings.tier)
-    }
 }
 
 /// One to three plans that take turns; one of four seeds has none at all.

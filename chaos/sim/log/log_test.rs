@@ -266,7 +266,7 @@ fn while_the_broker_is_away_nothing_works_and_a_commit_is_aborted_for_sure() {
 
 #[test]
 fn what_can_never_be_written_is_told_apart_from_what_can_wait() {
-    let (_, log) = world();
+    let (sim, log) = world();
     let large = "x".repeat(MESSAGE_BYTES_MAX + 1);
     assert_eq!(log.append(&message(TOPIC, &large)).expect_err("too large").kind, LogErrorKind::Invalid);
     assert_eq!(log.append(&message("missing", "x")).expect_err("missing").kind, LogErrorKind::Missing);
@@ -275,6 +275,13 @@ fn what_can_never_be_written_is_told_apart_from_what_can_wait() {
     assert_eq!(writer.send(&message(TOPIC, &large)).expect_err("too large").kind, LogErrorKind::Invalid);
     writer.send(&message("missing", "x")).expect("learnt at the commit");
     assert!(matches!(writer.commit(), CommitOutcome::Aborted(_)));
+    let mut writer = log.writer("w").expect("writer");
+    writer.begin().expect("begin");
+    let ahead = OutMessage { timestamp_ms: Some(sim.now_ms() + 2 * 3_600_000), ..message(TOPIC, "x") };
+    writer.send(&ahead).expect("learnt at the commit");
+    assert!(matches!(writer.commit(), CommitOutcome::Refused(_)));
+    assert_eq!(writer.begin().expect_err("spent").kind, LogErrorKind::Fenced);
+    assert_eq!(seen(&log).0, Vec::<String>::new());
     let bad = TopicSpec { name: "no/name".into(), partitions: 1, replication_factor: None, configs: Default::default() };
     assert_eq!(log.create_topics(&[bad]).expect_err("name").kind, LogErrorKind::Fatal);
 }

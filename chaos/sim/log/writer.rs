@@ -1,13 +1,13 @@
 //! The transactional producer of a slot, with everything that may become of its commits.
 //!
-//! It keeps the promises of `KafkaWriter`, no more and no less: a writer that was in doubt, aborted or fenced is spent; "aborted" is
-//! said only when no EndTxn for a commit was sent; messages go to the log when the client pleases, at the commit at the latest.
+//! It keeps the promises of `KafkaWriter`, no more and no less: a writer that was in doubt, aborted or fenced is spent; "aborted" and
+//! "refused" are said only when no EndTxn for a commit was sent; messages go to the log when the client pleases, at the commit at the latest.
 //!
 //! ```text
 //! begin ─▶ send… (queued, or in the log at once) ─▶ commit:  deliver ─▶ EndTxn ─▶ outcome
 //!                                                             │ fails     │ lost, late, repeated, markers late
 //!                                                             ▼           ▼
-//!                                                          Aborted      InDoubt · Committed
+//!                                                  Aborted · Refused    InDoubt · Committed
 //! ```
 
 use super::encode::{Record, Sender, batch_of, cut};
@@ -116,6 +116,11 @@ impl SimWriter {
             self.spent = Some(failure.message.clone());
             return match failure.kind {
                 LogErrorKind::Fenced => CommitOutcome::Fenced(failure.message),
+                // Nothing is damaged on the way here: what is invalid stays so.
+                LogErrorKind::Invalid => {
+                    self.producer.abort(world);
+                    CommitOutcome::Refused(failure.message)
+                }
                 _ => self.abandon(world, failure.message),
             };
         }

@@ -194,6 +194,9 @@ impl Disk {
         if store.opened_by.is_some() {
             return Err(error(StateErrorKind::Internal, format!("the state of {region} is open already")));
         }
+        if is_damaged {
+            self.sim.fire("store damaged");
+        }
         let is_other = store.live.layout.as_ref().is_some_and(|found| found != layout);
         let why = match (is_damaged, is_other) {
             (true, _) => Some("the store is damaged".to_owned()),
@@ -232,6 +235,7 @@ impl Disk {
             return Err(error(StateErrorKind::Io, format!("{region}: this process is dead")));
         }
         if self.strikes(self.faults.write_fails) {
+            self.sim.fire("disk full");
             return Err(error(StateErrorKind::Io, format!("{region}: the disk is full")));
         }
         let is_synced = self.strikes(self.faults.synced);

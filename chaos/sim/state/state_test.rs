@@ -361,3 +361,16 @@ fn a_store_of_other_tables_is_rebuilt_and_an_open_one_is_not_opened_twice() {
     let opened = machine.backend.open(REGION, &[other]).expect("opens");
     assert!(opened.record.is_none() && opened.rebuilt.is_some());
 }
+
+#[test]
+fn a_full_disk_and_a_damaged_store_are_counted() {
+    let machine = machine(6);
+    let mut state = machine.open().state;
+    machine.disk.set_faults(DiskFaults { write_fails: 10_000, damaged: 10_000, ..Default::default() });
+    let sealed = state.seal_flush().expect("seals");
+    assert_eq!(state.apply_flush(sealed, b"1").expect_err("the disk is full").kind, StateErrorKind::Io);
+    drop(state);
+    assert_eq!(machine.open().rebuilt.as_deref(), Some("the store is damaged"));
+    let fired = machine.sim.fired();
+    assert_eq!((fired["disk full"], fired["store damaged"]), (1, 1));
+}

@@ -344,10 +344,6 @@ impl Sim {
         self.0.lock()
     }
 
-    pub fn seed(&self) -> u64 {
-        self.world().seed
-    }
-
     /// Virtual time in ms since 1970.
     pub fn now_ms(&self) -> i64 {
         self.world().now_ms

@@ -1,17 +1,24 @@
 //! The control log: folded as every worker folds it, to see who owned what, and whether all workers came to the same view.
 //!
-//! A long run trims its control log. Then the fold begins at the first complete snapshot that is still there: what was before is not judged.
+//! A long run trims its control log. So a run that watches its job follows the log from its start ([`ControlFollower`]). Where nobody did, the fold begins at
+//! the first complete snapshot that is still there: what was before is not judged.
 
 use super::control_topic;
-use crate::client::{Isolation, visit};
+use crate::client::{Isolation, Met, Reader, visit};
 use crate::error::WorkloadError;
 use crate::findings::{Anomaly, AnomalyKind, Findings, Invariant};
 use rdkafka::Message;
 use rdkafka::message::Timestamp;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 use streamshield_core::cluster::{Cluster, ControlRecord, Effect, Entry, OwnerHistory, SlotId};
 use streamshield_core::ids::{Epoch, Offset, RegionId};
 use streamshield_core::ports::checkpoint::Durability;
+
+const POLL: Duration = Duration::from_millis(200);
 
 /// A record of the control log, as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,39 +50,85 @@ pub struct ControlFound {
     pub changes: u64,
 }
 
-/// Reads and folds it.
-pub fn read(servers: &str, job: &str) -> Result<ControlFound, WorkloadError> {
-    let topic = control_topic(job);
-    let mut records = Vec::new();
-    visit(servers, &topic, Isolation::Committed, &mut |message| {
+/// Takes the records of a control log one after the other, from its beginning or from what is left of it.
+pub struct ControlFold {
+    job: String,
+    topic: String,
+    /// None: no complete snapshot has come yet of a log without beginning.
+    cluster: Option<Cluster>,
+    /// What has come without one.
+    waiting: Vec<LoggedRecord>,
+    owners: BTreeMap<RegionId, Option<SlotId>>,
+    /// The offset after the last record.
+    next: Offset,
+    found: ControlFound,
+}
+
+impl ControlFold {
+    pub fn new(job: &str) -> ControlFold {
+        ControlFold {
+            job: job.into(),
+            topic: control_topic(job),
+            cluster: None,
+            waiting: Vec::new(),
+            owners: BTreeMap::new(),
+            next: 0,
+            found: ControlFound::default(),
+        }
+    }
+
+    /// Takes what the topic holds now and was not taken yet.
+    pub fn read_on(&mut self, servers: &str) -> Result<(), WorkloadError> {
+        let topic = self.topic.clone();
+        visit(servers, &topic, Isolation::Committed, &mut |message| self.take_message(message)).map(drop)
+    }
+
+    fn take_message(&mut self, message: &impl Message) {
         let append_time_ms = match message.timestamp() {
             Timestamp::LogAppendTime(time_ms) => Some(time_ms),
             _ => None,
         };
-        records.push(LoggedRecord { offset: message.offset(), append_time_ms, payload: message.payload().unwrap_or_default().to_vec() });
-    })?;
-    Ok(fold(job, &topic, &records))
-}
-
-/// The fold, and what it finds.
-pub fn fold(job: &str, topic: &str, records: &[LoggedRecord]) -> ControlFound {
-    let low = records.first().map_or(0, |record| record.offset);
-    let (mut cluster, rest) = match start(low, records) {
-        Some(start) => start,
-        None => {
-            let mut found = ControlFound { history: OwnerHistory::from_middle(), ..ControlFound::default() };
-            let detail = format!("the log begins at offset {low} and holds no complete snapshot");
-            found.findings.add(Anomaly::new(AnomalyKind::MissingLog, Invariant::K2, detail).in_topic(topic));
-            return found;
-        }
-    };
-    let mut found = ControlFound::default();
-    if low > 0 {
-        found.history = OwnerHistory::from_middle();
+        self.take(LoggedRecord { offset: message.offset(), append_time_ms, payload: message.payload().unwrap_or_default().to_vec() });
     }
-    let mut owners: BTreeMap<RegionId, Option<SlotId>> = BTreeMap::new();
-    note_owners(job, &cluster, &mut owners, &mut found);
-    for record in rest {
+
+    /// The next record; one that was taken already is passed over.
+    pub fn take(&mut self, record: LoggedRecord) {
+        if record.offset < self.next {
+            return;
+        }
+        if self.cluster.is_some() && record.offset > self.next {
+            // It was trimmed before it was read: what lies between is not known.
+            (self.cluster, self.owners) = (None, BTreeMap::new());
+        }
+        self.next = record.offset + 1;
+        if self.cluster.is_none() && self.waiting.is_empty() && record.offset == 0 {
+            self.begin(Cluster::default());
+        }
+        match &self.cluster {
+            Some(_) => self.apply(&record),
+            None => self.wait_for_snapshot(record),
+        }
+    }
+
+    fn begin(&mut self, cluster: Cluster) {
+        self.note_owners(&cluster);
+        self.cluster = Some(cluster);
+    }
+
+    fn wait_for_snapshot(&mut self, record: LoggedRecord) {
+        let ends_snapshot =
+            matches!(serde_json::from_slice(&record.payload), Ok(ControlRecord::Snapshot { part, parts, .. }) if part + 1 == parts);
+        self.waiting.push(record);
+        if ends_snapshot && let Ok(cluster) = Cluster::replay(self.waiting[0].offset, self.waiting.iter().map(LoggedRecord::entry)) {
+            let slots = cluster.members().flat_map(|member| (0..member.slots).map(|slot| SlotId { incarnation: member.incarnation, slot }));
+            self.found.history = OwnerHistory::from_middle(slots.map(|slot| slot.transactional_id(&self.job)).collect());
+            self.begin(cluster);
+            self.waiting = Vec::new();
+        }
+    }
+
+    fn apply(&mut self, record: &LoggedRecord) {
+        let Some(mut cluster) = self.cluster.take() else { return };
         let version = cluster.version();
         for effect in cluster.apply(record.entry()) {
             let (key, detail) = match effect {
@@ -84,45 +137,85 @@ pub fn fold(job: &str, topic: &str, records: &[LoggedRecord]) -> ControlFound {
                 _ => continue,
             };
             let anomaly = Anomaly::new(AnomalyKind::Divergence, Invariant::C1, detail).of(key);
-            found.findings.add(anomaly.at(topic, 0, record.offset));
+            self.found.findings.add(anomaly.at(&self.topic, 0, record.offset));
         }
         if matches!(serde_json::from_slice(&record.payload), Ok(ControlRecord::Heartbeat { .. })) {
-            found.findings.looked_at(Invariant::C1, 1);
+            self.found.findings.looked_at(Invariant::C1, 1);
         }
         if cluster.version() != version {
-            note_owners(job, &cluster, &mut owners, &mut found);
+            self.note_owners(&cluster);
+        }
+        self.cluster = Some(cluster);
+    }
+
+    fn note_owners(&mut self, cluster: &Cluster) {
+        for (id, region) in cluster.regions() {
+            let owner = region.owner.map(|owner| owner.slot);
+            if self.owners.insert(id, owner) != Some(owner) {
+                self.found.changes += 1;
+                self.found.history.own(id, owner.map(|slot| slot.transactional_id(&self.job)));
+            }
         }
     }
-    if let Some(genesis) = cluster.genesis() {
-        found.source_stages = genesis.stages.iter().filter(|(_, shape)| shape.is_source).map(|(stage, _)| *stage).collect();
-        (found.stages, found.exchanges) = (genesis.stages.len(), genesis.exchange_partitions.len());
-    }
-    found.stateful = cluster.regions().filter(|(_, region)| region.stateful).map(|(id, _)| id).collect();
-    found.checkpoints = cluster.regions().filter_map(|(id, region)| Some((id, region.checkpoint?))).collect();
-    found
-}
 
-/// The state to begin with, and the records after it.
-fn start(low: Offset, records: &[LoggedRecord]) -> Option<(Cluster, &[LoggedRecord])> {
-    if low == 0 {
-        return Some((Cluster::default(), records));
-    }
-    let ends_snapshot = |record: &LoggedRecord| matches!(serde_json::from_slice(&record.payload), Ok(ControlRecord::Snapshot { part, parts, .. }) if part + 1 == parts);
-    let complete = (1..=records.len()).filter(|length| ends_snapshot(&records[length - 1]));
-    complete.into_iter().find_map(|length| {
-        let (before, rest) = records.split_at(length);
-        let cluster = Cluster::replay(low, before.iter().map(LoggedRecord::entry)).ok()?;
-        Some((cluster, rest))
-    })
-}
-
-fn note_owners(job: &str, cluster: &Cluster, owners: &mut BTreeMap<RegionId, Option<SlotId>>, found: &mut ControlFound) {
-    for (id, region) in cluster.regions() {
-        let owner = region.owner.map(|owner| owner.slot);
-        if owners.insert(id, owner) != Some(owner) {
-            found.changes += 1;
-            found.history.own(id, owner.map(|slot| slot.transactional_id(job)));
+    pub fn finish(mut self) -> ControlFound {
+        let mut found = std::mem::take(&mut self.found);
+        let Some(cluster) = self.cluster else {
+            found.history = OwnerHistory::from_middle(BTreeSet::new());
+            let first = self.waiting.first().map_or(0, |record| record.offset);
+            let detail = format!("the log begins at offset {first} and holds no complete snapshot");
+            found.findings.add(Anomaly::new(AnomalyKind::MissingLog, Invariant::K2, detail).in_topic(&self.topic));
+            return found;
+        };
+        if let Some(genesis) = cluster.genesis() {
+            found.source_stages = genesis.stages.iter().filter(|(_, shape)| shape.is_source).map(|(stage, _)| *stage).collect();
+            (found.stages, found.exchanges) = (genesis.stages.len(), genesis.exchange_partitions.len());
         }
+        found.stateful = cluster.regions().filter(|(_, region)| region.stateful).map(|(id, _)| id).collect();
+        found.checkpoints = cluster.regions().filter_map(|(id, region)| Some((id, region.checkpoint?))).collect();
+        found
+    }
+}
+
+/// Reads a control log while it is written, on a thread of its own: what is trimmed meanwhile is known nevertheless. Dropping it ends that.
+pub struct ControlFollower {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<Result<ControlFold, WorkloadError>>>,
+}
+
+impl ControlFollower {
+    /// The topic must exist.
+    pub fn start(servers: &str, job: &str) -> Result<ControlFollower, WorkloadError> {
+        let mut fold = ControlFold::new(job);
+        let mut reader = Reader::open(servers, &[&fold.topic], Isolation::Committed)?;
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = stop.clone();
+        let follow = move || {
+            while !stopped.load(Ordering::Relaxed) {
+                if let Met::Message(message) = reader.next(POLL)? {
+                    fold.take_message(&message);
+                }
+            }
+            Ok(fold)
+        };
+        let thread = std::thread::Builder::new()
+            .name("control-follower".into())
+            .spawn(follow)
+            .map_err(|error| WorkloadError::Harness(format!("no thread to follow the control log: {error}")))?;
+        Ok(ControlFollower { stop, thread: Some(thread) })
+    }
+
+    /// What it has taken so far; the rest is to be read by [`ControlFold::read_on`].
+    pub fn stop(mut self) -> Result<ControlFold, WorkloadError> {
+        self.stop.store(true, Ordering::Relaxed);
+        let thread = self.thread.take().expect("only stop takes it");
+        thread.join().map_err(|_| WorkloadError::Harness("the follower of the control log panicked".into()))?
+    }
+}
+
+impl Drop for ControlFollower {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
     }
 }
 
@@ -159,6 +252,12 @@ mod tests {
         records.iter().enumerate().map(place).collect()
     }
 
+    fn fold(records: &[LoggedRecord]) -> ControlFound {
+        let mut fold = ControlFold::new("job");
+        records.iter().for_each(|record| fold.take(record.clone()));
+        fold.finish()
+    }
+
     /// Worker a owns the region, leaves, and worker b owns it.
     fn handed_over() -> Vec<ControlRecord> {
         let genesis = Genesis {
@@ -172,7 +271,7 @@ mod tests {
 
     #[test]
     fn owners_and_shape_are_those_of_the_log() {
-        let mut found = fold("job", "job-control", &log(&handed_over(), 0));
+        let mut found = fold(&log(&handed_over(), 0));
         assert!(found.findings.is_clean());
         assert_eq!((found.source_stages, found.stages, found.exchanges), (BTreeSet::from([0]), 1, 1));
         assert!(found.history.commits(REGION, "job-1-0").is_ok());
@@ -187,10 +286,23 @@ mod tests {
         log(&records, 0).iter().for_each(|record| drop(cluster.apply(record.entry())));
         let beat = |digest| ControlRecord::Heartbeat { incarnation: Incarnation(2), at: 3, digest };
         records.push(beat(cluster.digest()));
-        assert_eq!(fold("job", "c", &log(&records, 0)).findings.total(), 0);
+        assert_eq!(fold(&log(&records, 0)).findings.total(), 0);
         records.push(beat(Digest(cluster.digest().0 + 1)));
-        let found = fold("job", "c", &log(&records, 0)).findings;
+        let found = fold(&log(&records, 0)).findings;
         assert_eq!((found.count(AnomalyKind::Divergence), found.checked[&Invariant::C1]), (1, 2));
+    }
+
+    #[test]
+    fn a_log_that_was_trimmed_while_it_was_followed_is_taken_up_again_at_its_snapshot() {
+        let mut cluster = Cluster::default();
+        let records = log(&handed_over(), 0);
+        records.iter().for_each(|record| drop(cluster.apply(record.entry())));
+        let mut fold = ControlFold::new("job");
+        records[..3].iter().for_each(|record| fold.take(record.clone()));
+        log(&cluster.snapshot(Incarnation(2)), 5).into_iter().for_each(|record| fold.take(record));
+        let mut found = fold.finish();
+        assert!(found.findings.is_clean(), "{:?}", found.findings.anomalies);
+        assert_eq!(found.history.commits(REGION, "job-1-0"), Ok(false), "what was before the hole is not judged");
     }
 
     #[test]
@@ -200,11 +312,11 @@ mod tests {
         records.iter().for_each(|record| drop(cluster.apply(record.entry())));
         let mut trimmed = cluster.snapshot(Incarnation(2));
         trimmed.push(ControlRecord::Drain { worker: "b".into(), undo: false });
-        let mut found = fold("job", "c", &log(&trimmed, 4));
+        let mut found = fold(&log(&trimmed, 4));
         assert!(found.findings.is_clean(), "{:?}", found.findings.anomalies);
         assert_eq!(found.stages, 1);
         assert!(found.history.commits(REGION, "job-1-0").is_ok(), "before the first known owner nothing is judged");
-        let found = fold("job", "c", &log(&trimmed[1..], 5));
+        let found = fold(&log(&trimmed[1..], 5));
         assert_eq!(found.findings.count(AnomalyKind::MissingLog), 1);
     }
 }

@@ -14,6 +14,8 @@ pub mod ends;
 pub mod epochs;
 pub mod exchange;
 
+pub use control::{ControlFold, ControlFollower};
+
 use crate::client::{Isolation, ends as ends_of, visit};
 use crate::error::WorkloadError;
 use crate::findings::{Findings, Invariant};
@@ -53,8 +55,15 @@ pub struct JobChecked {
     pub incarnations: BTreeSet<u64>,
 }
 
-/// Reads all topics of a job and checks them. `others`: further topics whose transactions must have ended, and which are known; `patience`: for those that are still open.
-pub fn check_job(servers: &str, job: &str, others: &[&str], patience: Duration) -> Result<JobChecked, WorkloadError> {
+/// Reads all topics of a job and checks them. `others`: further topics whose transactions must have ended, and which are known; `patience`: for those that are
+/// still open; `control`: what was read of the control log while the job ran.
+pub fn check_job(
+    servers: &str,
+    job: &str,
+    others: &[&str],
+    patience: Duration,
+    mut control: ControlFold,
+) -> Result<JobChecked, WorkloadError> {
     let mut checked = JobChecked::default();
     let of_job = |topic: &str| topic.strip_prefix(job).is_some_and(|rest| rest.starts_with('-'));
     // First, so that the logs are read when nothing is open any more.
@@ -79,7 +88,8 @@ pub fn check_job(servers: &str, job: &str, others: &[&str], patience: Duration) 
             epochs.take(message.partition(), message.offset(), message.key(), message.payload().unwrap_or_default());
         })?;
     }
-    let control = control::read(servers, job)?;
+    control.read_on(servers)?;
+    let control = control.finish();
     let epochs = epochs.finish(control.history.clone());
     checked.findings.merge(exchanges.finish(&epochs.last));
     checked.findings.merge(ends::check_trims(&partitions, &epochs.first, &control.stateful, &control.checkpoints));

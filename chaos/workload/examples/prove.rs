@@ -6,6 +6,7 @@
 //! Start `streamshield run JOB_FILE` when it says so, and do to it what you like.
 
 use std::time::{Duration, Instant};
+use streamshield_workload::checks::ControlFold;
 use streamshield_workload::{Flow, Settings, Workload};
 
 fn peak_rss_mib() -> u64 {
@@ -36,7 +37,7 @@ fn main() -> anyhow::Result<()> {
     let latency = |share| seen.latency_ms(Flow::Passed, share, sent.schedule.start_ms(), sent.ended_ms);
     println!("latency p50 {:?} ms, p99 {:?} ms; {} MiB before the oracle", latency(0.5), latency(0.99), peak_rss_mib());
     let started = Instant::now();
-    let findings = workload.verify(servers, &sent, Some(&seen))?;
+    let findings = workload.verify(servers, &sent, Some(&seen), ControlFold::new(&workload.name))?;
     let seconds = started.elapsed().as_secs_f64();
     println!(
         "{} in {seconds:.1} s ({:.0} records/s), peak {} MiB",

@@ -27,7 +27,7 @@ mod oracle_test;
 #[cfg(test)]
 mod test_kit;
 
-use crate::checks::{self, JobChecked};
+use crate::checks::{self, ControlFold, JobChecked};
 use crate::client::{Isolation, visit};
 use crate::error::WorkloadError;
 use crate::feeder::Sent;
@@ -99,7 +99,13 @@ impl Expected {
 }
 
 /// See [`Workload::verify`].
-pub(crate) fn verify(workload: &Workload, servers: &str, sent: &Sent, seen: Option<&Observation>) -> Result<Findings, WorkloadError> {
+pub(crate) fn verify(
+    workload: &Workload,
+    servers: &str,
+    sent: &Sent,
+    seen: Option<&Observation>,
+    control: ControlFold,
+) -> Result<Findings, WorkloadError> {
     let started = Instant::now();
     let topics = workload.topics();
     let mut findings = Findings::default();
@@ -112,7 +118,7 @@ pub(crate) fn verify(workload: &Workload, servers: &str, sent: &Sent, seen: Opti
     let (rows, job) = std::thread::scope(|scope| {
         let passed = scope.spawn(|| verify_passed(servers, &topics, sent, seen));
         let moved = scope.spawn(|| verify_moved(servers, &topics, sent, seen));
-        let job = check_job_topics(workload, servers, &topics);
+        let job = check_job_topics(workload, servers, &topics, control);
         let passed = passed.join().map_err(|_| WorkloadError::Harness("the oracle panicked".into()));
         let moved = moved.join().map_err(|_| WorkloadError::Harness("the oracle panicked".into()));
         (passed.and_then(|passed| Ok([passed?, moved??])), job)
@@ -130,8 +136,8 @@ pub(crate) fn verify(workload: &Workload, servers: &str, sent: &Sent, seen: Opti
     Ok(findings)
 }
 
-fn check_job_topics(workload: &Workload, servers: &str, topics: &Topics) -> Result<JobChecked, WorkloadError> {
-    checks::check_job(servers, &workload.name, &topics.outputs(), HANGING_PATIENCE)
+fn check_job_topics(workload: &Workload, servers: &str, topics: &Topics, control: ControlFold) -> Result<JobChecked, WorkloadError> {
+    checks::check_job(servers, &workload.name, &topics.outputs(), HANGING_PATIENCE, control)
 }
 
 /// Reads one output, for its detector and for what was seen of it.

@@ -10,6 +10,7 @@ use streamshield_embedded::{Config, EmbeddedBroker};
 use streamshield_tests::support::process::Process;
 use streamshield_tests::support::seed::seed;
 use streamshield_tests::support::streamshield::binary;
+use streamshield_workload::checks::ControlFold;
 use streamshield_workload::schedule::mix;
 use streamshield_workload::{DataFault, Flow, Invariant, Observer, Settings, UserJob, Workload};
 
@@ -80,7 +81,7 @@ fn a_job_that_is_killed_twice_under_faulty_data_shows_no_anomaly() -> Result<()>
     let drained = observer.wait_drained(&sent, PATIENCE);
     ensure!(drained.is_complete, "{drained:?}; the job said:\n{}", job.words());
     let seen = observer.stop()?;
-    let findings = workload.verify(&servers, &sent, Some(&seen))?;
+    let findings = workload.verify(&servers, &sent, Some(&seen), ControlFold::new(&workload.name))?;
     println!("{}; {:?}; looked at {:?}; read {:?}", findings.summary(), findings.conservation, findings.checked, findings.rows_read);
     ensure!(findings.is_clean(), "{:#?}\nthe job said:\n{}", findings.anomalies, job.words());
     ensure!(findings.records_verified == sent.records + sent.schedule.injected_total(), "all records are verified");
@@ -151,7 +152,7 @@ fn a_users_job_that_is_killed_keeps_what_can_be_said_of_any_job() -> Result<()> 
     let sent = running.stop()?;
     ensure!(sent.schedule.injected_total() == 7, "late records are not sent to a user's job");
     ensure!(shop.wait_drained(&servers, PATIENCE)?, "input is left; the job said:\n{}", job.words());
-    let findings = shop.verify(&servers, &sent)?;
+    let findings = shop.verify(&servers, &sent, ControlFold::new(&shop.name))?;
     println!("{}; looked at {:?}; read {:?}", findings.summary(), findings.checked, findings.rows_read);
     ensure!(findings.is_clean(), "{:#?}\nthe job said:\n{}", findings.anomalies, job.words());
     ensure!(findings.rows_read.get("pages") == Some(&sent.records.div_ceil(2)), "each click is a page: {:?}", findings.rows_read);

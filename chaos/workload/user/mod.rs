@@ -19,6 +19,7 @@
 pub mod rows;
 mod verify;
 
+use crate::checks::ControlFold;
 use crate::client::{INPUT_MESSAGE_BYTES, NewTopicSpec, create_topics, topics};
 use crate::error::WorkloadError;
 use crate::feeder::{Running, Sent};
@@ -178,9 +179,14 @@ impl UserJob {
         Running::start(generator, (self.seed, self.settings.clone()), servers)
     }
 
-    /// Judges what is there; the job must have taken all input ([`wait_drained`](Self::wait_drained)).
-    pub fn verify(&self, servers: &str, sent: &Sent) -> Result<Findings, WorkloadError> {
-        verify::verify(self, servers, sent)
+    /// Whether an output has a row for each row of the input: only then rows that are lost or doubled are seen.
+    pub fn is_row_for_row(&self) -> bool {
+        verify::has_row_for_row(self)
+    }
+
+    /// Judges what is there; the job must have taken all input ([`wait_drained`](Self::wait_drained)). `control`: as for [`check_job`](crate::checks::check_job).
+    pub fn verify(&self, servers: &str, sent: &Sent, control: ControlFold) -> Result<Findings, WorkloadError> {
+        verify::verify(self, servers, sent, control)
     }
 
     /// Waits until the positions in the epoch records are the ends of the sources; false when nothing has moved for `quiet_max`.

@@ -254,6 +254,11 @@ impl Generator for Feed {
         send(&self.tables[table].topic, &self.message)
     }
 
+    /// What is a row of no table, where the job keeps such records.
+    fn makes(&self, fault: DataFault) -> bool {
+        self.with_faults && !fault.is_row()
+    }
+
     fn fault(
         &mut self,
         schedule: &Schedule,
@@ -261,12 +266,9 @@ impl Generator for Feed {
         number: u64,
         due_ms: i64,
         send: &mut SendTo<'_>,
-    ) -> Result<bool, WorkloadError> {
-        if fault.is_row() || !self.with_faults {
-            return Ok(false);
-        }
+    ) -> Result<(), WorkloadError> {
         self.message.write_fault(schedule, fault, number, due_ms);
-        send(&self.tables[table_of(number, self.tables.len())].topic, &self.message).map(|()| true)
+        send(&self.tables[table_of(number, self.tables.len())].topic, &self.message)
     }
 
     fn end(&mut self, _schedule: &Schedule, _ended_ms: i64, _send: &mut SendTo<'_>) -> Result<(), WorkloadError> {

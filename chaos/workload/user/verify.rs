@@ -2,7 +2,7 @@
 
 use super::rows::table_of;
 use super::{Stage, Table, UserJob};
-use crate::checks::{self, JobChecked};
+use crate::checks::{self, ControlFold, JobChecked};
 use crate::client::{Isolation, PartitionEnd, ends, visit};
 use crate::error::WorkloadError;
 use crate::feeder::Sent;
@@ -44,7 +44,7 @@ fn source_ends(job: &UserJob, servers: &str) -> Result<Vec<PartitionEnd>, Worklo
 pub(super) fn wait_drained(job: &UserJob, servers: &str, quiet_max: Duration) -> Result<bool, WorkloadError> {
     let (mut least, mut last_news) = (i64::MAX, Instant::now());
     loop {
-        let checked = checks::check_job(servers, &job.name, &[], Duration::ZERO)?;
+        let checked = checks::check_job(servers, &job.name, &[], Duration::ZERO, ControlFold::new(&job.name))?;
         let left: i64 = left(job, &checked, &source_ends(job, servers)?).into_iter().map(|(_, _, records)| records).sum();
         if left == 0 {
             return Ok(true);
@@ -59,7 +59,7 @@ pub(super) fn wait_drained(job: &UserJob, servers: &str, quiet_max: Duration) ->
     }
 }
 
-pub(super) fn verify(job: &UserJob, servers: &str, sent: &Sent) -> Result<Findings, WorkloadError> {
+pub(super) fn verify(job: &UserJob, servers: &str, sent: &Sent, control: ControlFold) -> Result<Findings, WorkloadError> {
     let started = Instant::now();
     if !sent.is_complete() {
         let detail = format!("{} records were never taken by the broker: nothing follows from what came out", sent.undelivered);
@@ -67,7 +67,7 @@ pub(super) fn verify(job: &UserJob, servers: &str, sent: &Sent) -> Result<Findin
     }
     let sinks = job.sinks();
     let known: Vec<&str> = job.sources().union(&sinks).copied().collect();
-    let mut checked = checks::check_job(servers, &job.name, &known, HANGING_PATIENCE)?;
+    let mut checked = checks::check_job(servers, &job.name, &known, HANGING_PATIENCE, control)?;
     let mut findings = std::mem::take(&mut checked.findings);
     for (stage, end, records) in left(job, &checked, &source_ends(job, servers)?) {
         let detail = format!("stage {stage} has not taken the last {records} records");
@@ -123,6 +123,18 @@ fn read_letters(job: &UserJob, servers: &str, sent: &Sent, findings: &mut Findin
     Ok(letters)
 }
 
+/// The stages that write to an output, and the topics that they read, if it gets a row for each row of those.
+fn row_for_row<'a>(job: &'a UserJob, sink: &str) -> Option<(Vec<&'a Stage>, Vec<&'a str>)> {
+    let writers: Vec<&Stage> = job.stages.iter().filter(|stage| stage.sink.as_ref().and_then(Table::topic) == Some(sink)).collect();
+    let sources = writers.iter().filter_map(|stage| stage.source.as_ref().map(|table| table.topic()));
+    let sources = sources.collect::<Option<Vec<&str>>>()?;
+    writers.iter().all(|stage| stage.row_for_row).then_some((writers, sources))
+}
+
+pub(super) fn has_row_for_row(job: &UserJob) -> bool {
+    job.sinks().into_iter().any(|sink| row_for_row(job, sink).is_some())
+}
+
 /// Rows in = rows out where stages give a row for each row; a dead letter per faulty record and stage that reads its topic.
 fn conserve(job: &UserJob, sent: &Sent, rows: &BTreeMap<&str, u64>, letters: &BTreeMap<(u64, u32), u64>) -> Findings {
     let mut findings = Findings::default();
@@ -133,12 +145,7 @@ fn conserve(job: &UserJob, sent: &Sent, rows: &BTreeMap<&str, u64>, letters: &BT
         (sent.records + tables - 1 - place) / tables
     };
     for (sink, count) in rows {
-        let writers: Vec<&Stage> = job.stages.iter().filter(|stage| stage.sink.as_ref().and_then(Table::topic) == Some(sink)).collect();
-        if !writers.iter().all(|stage| stage.row_for_row) {
-            continue;
-        }
-        let sources = writers.iter().filter_map(|stage| stage.source.as_ref().map(|table| table.topic()));
-        let Some(sources) = sources.collect::<Option<Vec<&str>>>() else { continue };
+        let Some((writers, sources)) = row_for_row(job, sink) else { continue };
         let wanted: u64 = sources.into_iter().map(sent_to).sum();
         findings.looked_at(Invariant::E3, *count);
         let names: Vec<&str> = writers.iter().map(|stage| stage.name.as_str()).collect();

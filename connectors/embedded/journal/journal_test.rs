@@ -138,6 +138,21 @@ fn damage_before_the_end_stops_the_start() {
 }
 
 #[test]
+fn a_length_that_no_frame_has_stops_the_start_and_cuts_nothing_off() {
+    let folder = TempDir::new().expect("a folder");
+    let (mut core, mut journal) = open(folder.path(), NEVER);
+    history(&mut core, &mut journal);
+    drop(journal);
+    let path = journal_path(folder.path(), 1);
+    let mut content = std::fs::read(&path).expect("the journal");
+    content[0] ^= 0x80;
+    std::fs::write(&path, &content).expect("written");
+    let opened = Journal::open(folder.path(), Fsync::Never, NEVER, &mut empty());
+    assert!(matches!(opened, Err(EmbeddedError::JournalDamaged { position: 0, .. })), "{opened:?}");
+    assert_eq!(std::fs::read(&path).expect("the journal"), content);
+}
+
+#[test]
 fn a_tail_of_zeros_counts_as_torn() {
     let folder = TempDir::new().expect("a folder");
     let (mut core, mut journal) = open(folder.path(), NEVER);

@@ -16,7 +16,8 @@
 //! On failure
 //! - a torn frame at the very end (the process or machine died while writing) is cut off, and said so: it was never acknowledged
 //!   (with [`Fsync::Never`] and a machine that lost power, the page cache's last writes may be among it);
-//! - damage anywhere else stops the start with the file and position: nothing is dropped silently;
+//! - damage anywhere else stops the start with the file and position. One thing can't be told from a torn frame: in the last journal, a damaged
+//!   length that a frame may have ([`FRAME_BYTES_MAX`]) and that points beyond the end. What follows it is cut off, and said so;
 //! - a write that fails stops the broker: an answer never promises what is not written.
 
 mod codec;
@@ -40,6 +41,9 @@ pub const ROLL_BYTES_MIN: u64 = 64 << 20;
 /// Frames of a snapshot are cut at about this size.
 const SNAPSHOT_FRAME_BYTES: usize = 4 << 20;
 const FRAME_HEADER_BYTES: usize = 8;
+/// The events of a frame are no longer than this (M-1). A call's are bounded by its request, at most 100 MiB; the rest is room for what the end of a
+/// transaction or the passing of time does to many partitions at once. A longer frame is not written, so one that is read is damaged.
+pub const FRAME_BYTES_MAX: usize = 256 << 20;
 
 /// When written frames are forced to the disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,6 +81,7 @@ impl Journal {
         let recovered = recovery::recover(folder, core)?;
         let path = journal_path(folder, recovered.number);
         let file = open_append(&path)?;
+        sync_folder(folder)?;
         Ok(Journal {
             folder: folder.to_owned(),
             file,
@@ -97,9 +102,11 @@ impl Journal {
         if events.is_empty() {
             return Ok(());
         }
-        self.frame.clear();
-        encode_frame(events, &mut self.frame);
         let path = || journal_path(&self.folder, self.number);
+        self.frame.clear();
+        self.frame.put_bytes(0, FRAME_HEADER_BYTES);
+        events.iter().for_each(|event| codec::encode(event, &mut self.frame));
+        close_frame(&mut self.frame).map_err(|source| EmbeddedError::io("write", &path(), source))?;
         self.file.write_all(&self.frame).map_err(|source| EmbeddedError::io("write", &path(), source))?;
         self.written_bytes += self.frame.len() as u64;
         if self.fsync == Fsync::Always {
@@ -131,6 +138,10 @@ impl Journal {
     fn roll(&mut self, core: &LogCore) -> Result<(), EmbeddedError> {
         let number = self.number + 1;
         let next = open_append(&journal_path(&self.folder, number))?;
+        // Synced frames are of no use in a file without a name. Without syncs nobody is to wait for the disk.
+        if self.fsync != Fsync::Never {
+            sync_folder(&self.folder)?;
+        }
         let previous = std::mem::replace(&mut self.file, next);
         self.number = number;
         self.written_bytes = 0;
@@ -161,16 +172,15 @@ impl Journal {
     }
 }
 
-fn encode_frame(events: &[Event], out: &mut BytesMut) {
-    let start = out.len();
-    out.put_bytes(0, FRAME_HEADER_BYTES);
-    for event in events {
-        codec::encode(event, out);
+/// Fills the header of a frame that holds its events.
+fn close_frame(frame: &mut [u8]) -> std::io::Result<()> {
+    let (header, body) = frame.split_at_mut(FRAME_HEADER_BYTES);
+    if body.len() > FRAME_BYTES_MAX {
+        return Err(std::io::Error::other(format!("a frame of {} bytes, and {FRAME_BYTES_MAX} is the most", body.len())));
     }
-    let body = &out[start + FRAME_HEADER_BYTES..];
-    let (length, sum) = (body.len() as u32, crc32c::crc32c(body));
-    out[start..start + 4].copy_from_slice(&length.to_be_bytes());
-    out[start + 4..start + 8].copy_from_slice(&sum.to_be_bytes());
+    header[..4].copy_from_slice(&(body.len() as u32).to_be_bytes());
+    header[4..].copy_from_slice(&crc32c::crc32c(body).to_be_bytes());
+    Ok(())
 }
 
 fn write_snapshot(folder: &Path, number: u64, events: &[Event]) -> Result<(), EmbeddedError> {
@@ -181,19 +191,13 @@ fn write_snapshot(folder: &Path, number: u64, events: &[Event]) -> Result<(), Em
         move |source| EmbeddedError::io(what, &path, source)
     };
     let mut file = File::create(&unfinished).map_err(fail("create"))?;
-    let mut frame = BytesMut::new();
-    let mut body_bytes = 0;
-    let mut first = 0;
+    let mut frame = BytesMut::zeroed(FRAME_HEADER_BYTES);
     for (at, event) in events.iter().enumerate() {
-        body_bytes += match event {
-            Event::BatchAppended { batch, .. } => batch.len(),
-            _ => 256,
-        };
-        if body_bytes >= SNAPSHOT_FRAME_BYTES || at + 1 == events.len() {
-            frame.clear();
-            encode_frame(&events[first..=at], &mut frame);
+        codec::encode(event, &mut frame);
+        if frame.len() >= SNAPSHOT_FRAME_BYTES || at + 1 == events.len() {
+            close_frame(&mut frame).map_err(fail("write"))?;
             file.write_all(&frame).map_err(fail("write"))?;
-            (first, body_bytes) = (at + 1, 0);
+            frame.truncate(FRAME_HEADER_BYTES);
         }
     }
     file.sync_all().map_err(fail("sync"))?;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::{Buf, Bytes};
 
-use super::{FRAME_HEADER_BYTES, codec};
+use super::{FRAME_BYTES_MAX, FRAME_HEADER_BYTES, codec};
 use crate::error::EmbeddedError;
 use crate::log_core::LogCore;
 
@@ -137,7 +137,7 @@ enum Frame {
     End,
     /// The file ends within it.
     Torn,
-    /// Bytes follow that belong to later frames.
+    /// Bytes follow that belong to later frames, or it has a length that no frame has.
     Damaged,
 }
 
@@ -158,6 +158,9 @@ impl Frames {
         self.input.read_exact(&mut header)?;
         let mut fields = &header[..];
         let (body_bytes, sum) = (fields.get_u32() as usize, fields.get_u32());
+        if body_bytes > FRAME_BYTES_MAX {
+            return Ok(Frame::Damaged);
+        }
         let frame_bytes = (FRAME_HEADER_BYTES + body_bytes) as u64;
         if frame_bytes > left {
             return Ok(Frame::Torn);

@@ -20,7 +20,7 @@ pub(super) const ARRIVING_MAX: u32 = 4;
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct SlotIndex {
     pub owned: BTreeSet<RegionId>,
-    /// Owned ones that a rebalance may take away.
+    /// Owned ones that a drain may take away; a rebalance takes only those of them that have not failed.
     pub movable: BTreeSet<RegionId>,
     /// As a follower or as the target of a move.
     pub followed: BTreeSet<RegionId>,
@@ -209,7 +209,7 @@ impl Index {
         if let Some(owner) = region.owner {
             let slot = self.slots.entry(owner.slot).or_default();
             slot.owned.insert(id);
-            if region.is_movable() {
+            if region.may_leave() {
                 slot.movable.insert(id);
             }
             if let Some(since_ms) = owner.release_since_ms {

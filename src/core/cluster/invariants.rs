@@ -117,12 +117,6 @@ impl Witness {
                     holders.remove(slot);
                 });
             }
-            Left { incarnation, clean: true } if cluster.member(*incarnation).is_some() => {
-                let owners = cluster.regions().filter_map(|(id, region)| Some((id, region.owner?.slot)));
-                for (id, slot) in owners.filter(|(_, slot)| slot.incarnation == *incarnation) {
-                    self.holders.entry(id).or_default().remove(&slot);
-                }
-            }
             _ => {}
         }
     }

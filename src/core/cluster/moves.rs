@@ -6,6 +6,8 @@
 //! starts with the record that ends one. After a loss or a failure they wait (`balance_delay_ms`): the slots have regions to take over then, and a worker that is
 //! started again takes back what it had.
 //!
+//! A region that has failed is not moved to even loads: it stays where it works. A drain takes it along, since the worker is to be stopped.
+//!
 //! A target that follows the region already is warm, so its owner is asked to release at once; any other first catches up and says `ready`.
 
 use super::Cluster;
@@ -100,9 +102,9 @@ impl Cluster {
 
     /// The one that the taker follows already, else one from the giver's fullest slot.
     fn region_for(&self, from: Incarnation, to: Incarnation, fits: impl Fn(u64) -> bool) -> Option<RegionId> {
-        let fits = |id: &RegionId| self.state.regions.get(id).is_some_and(|region| fits(region.weight()));
+        let fits = |id: &RegionId| self.state.regions.get(id).is_some_and(|region| region.is_movable() && fits(region.weight()));
         let is_given = |id: &RegionId| {
-            let owner = self.state.regions.get(id).filter(|region| region.is_movable()).and_then(|region| region.owner);
+            let owner = self.state.regions.get(id).and_then(|region| region.owner);
             owner.is_some_and(|owner| owner.slot.incarnation == from)
         };
         let is_warm = |id: &RegionId, slot: SlotId| {

@@ -5,7 +5,7 @@
 //! committed epoch has to find its writer in the list of owners, at or after the place of the last one.
 
 use crate::ids::RegionId;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The owners of one region, one after the other, by their transactional ids.
 #[derive(Clone, Debug, Default)]
@@ -20,14 +20,15 @@ struct Owners {
 #[derive(Clone, Debug, Default)]
 pub struct OwnerHistory {
     regions: BTreeMap<RegionId, Owners>,
-    /// The list begins somewhere in the middle: who committed before the first of its owners is not known.
-    from_middle: bool,
+    /// The list begins somewhere in the middle, when these lived: they, and any that the list does not name, may have owned before its first owner.
+    earlier: Option<BTreeSet<String>>,
 }
 
 impl OwnerHistory {
-    /// Of a control log whose beginning was trimmed.
-    pub fn from_middle() -> OwnerHistory {
-        OwnerHistory { regions: BTreeMap::new(), from_middle: true }
+    /// Of a control log whose beginning was trimmed; `alive`: who could own when what is left of it begins. Commits of a region are judged from the
+    /// first one of a later writer on.
+    pub fn from_middle(alive: BTreeSet<String>) -> OwnerHistory {
+        OwnerHistory { regions: BTreeMap::new(), earlier: Some(alive) }
     }
 
     /// The region has another owner, or none.
@@ -39,16 +40,17 @@ impl OwnerHistory {
         }
     }
 
-    /// Takes the next committed epoch of a region.
-    pub fn commits(&mut self, region: RegionId, writer: &str) -> Result<(), String> {
+    /// Takes the next committed epoch of a region. False: nothing is known about it.
+    pub fn commits(&mut self, region: RegionId, writer: &str) -> Result<bool, String> {
         let found = self.regions.entry(region).or_default();
+        let is_before = |alive: &BTreeSet<String>| alive.contains(writer) || !found.owners.iter().any(|owner| owner == writer);
+        if !found.has_committed && self.earlier.as_ref().is_some_and(is_before) {
+            return Ok(false);
+        }
         if let Some(ahead) = found.owners.iter().skip(found.at).position(|owner| owner == writer) {
             found.at += ahead;
             found.has_committed = true;
-            return Ok(());
-        }
-        if self.from_middle && !found.has_committed {
-            return Ok(());
+            return Ok(true);
         }
         match found.owners.get(found.at).filter(|_| found.has_committed) {
             Some(later) => Err(format!("O-1: {writer} commits an epoch of {region} after {later} has, and does not own it again")),
@@ -72,16 +74,22 @@ mod tests {
     #[test]
     fn an_earlier_owner_must_not_commit_after_a_later_one_unless_it_owns_again() {
         let mut owned = history(OwnerHistory::default(), &["a", "b", "a"]);
-        assert!(["a", "a", "b", "a"].into_iter().all(|writer| owned.commits(REGION, writer).is_ok()));
+        assert!(["a", "a", "b", "a"].into_iter().all(|writer| owned.commits(REGION, writer) == Ok(true)));
         assert!(owned.commits(REGION, "b").is_err_and(|error| error.starts_with("O-1") && error.contains("after a has")));
         assert!(owned.commits(REGION, "c").is_err());
     }
 
     #[test]
     fn before_the_first_known_owner_anybody_may_have_committed() {
-        let mut owned = history(OwnerHistory::from_middle(), &["b", "c"]);
-        assert!(["z", "a", "b", "c"].into_iter().all(|writer| owned.commits(REGION, writer).is_ok()));
-        assert!(owned.commits(REGION, "b").is_err());
+        let middle = || OwnerHistory::from_middle(BTreeSet::from(["b".to_string()]));
+        // z is not known at all; b lived before, so none of its epochs says that the list has begun.
+        let mut owned = history(middle(), &["b", "c"]);
+        assert!(["b", "z", "b"].into_iter().all(|writer| owned.commits(REGION, writer) == Ok(false)));
+        assert_eq!(owned.commits(REGION, "c"), Ok(true));
+        assert!(["b", "z"].into_iter().all(|writer| owned.commits(REGION, writer).is_err()));
+        // It owned, another one did, then what is left of the log begins, and it owns again.
+        let mut returned = history(middle(), &["c", "b"]);
+        assert!(["b", "a", "c", "b"].into_iter().all(|writer| returned.commits(REGION, writer).is_ok()));
         let mut strict = history(OwnerHistory::default(), &["b"]);
         assert!(strict.commits(REGION, "a").is_err_and(|error| error.contains("never owned it")));
     }

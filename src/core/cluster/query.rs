@@ -49,11 +49,6 @@ impl Cluster {
         self.state.clock.now_ms
     }
 
-    /// Nobody is expired at the moment, since the log was silent.
-    pub fn is_expiry_suspended(&self) -> bool {
-        self.state.clock.suspension.is_some()
-    }
-
     /// Everything is where it should be: every region is with an owner that nobody has to be fenced for, nothing moves, and no move is wanted or put off.
     pub fn is_at_rest(&self) -> bool {
         let is_put_off = self.state.starts_at_ms.is_some() || self.state.balances_at_ms.is_some();
@@ -168,7 +163,7 @@ impl Cluster {
             .collect()
     }
 
-    /// Whether this member owns something that others can take over from it: worth waiting for before it leaves.
+    /// Whether this member owns something that others can take over from it: worth waiting for before it leaves. What is finished stays with it.
     pub fn has_to_hand_over(&self, incarnation: Incarnation) -> bool {
         let is_unfinished = |id: &RegionId| self.state.regions.get(id).is_some_and(|region| !region.finished);
         let takers = self.state.members.values().any(|member| member.incarnation != incarnation && !member.draining);

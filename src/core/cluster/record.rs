@@ -51,10 +51,10 @@ pub struct Settings {
     pub expiry_ms: u64,
     /// An owner that was asked to release a region and does not within this much of log clock is expired.
     pub release_timeout_ms: u64,
-    /// While nobody else was alive, regions are given away when so many workers have joined; 0 and 1: to the first one at once.
+    /// While nobody else was alive, regions are given away when so many workers have joined. 1: to the first one at once; 0: nobody knows how many.
     #[serde(default)]
     pub workers_expected: u32,
-    /// Or after this much of log clock, whoever is there then.
+    /// Or after this much of log clock, whoever is there then. 0: at once.
     #[serde(default)]
     pub start_wait_ms: u64,
     /// After a loss or a failure, loads are evened out after this much of log clock: taking over comes first, and who was lost may be back by then.

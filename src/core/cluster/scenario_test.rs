@@ -68,7 +68,8 @@ impl Runner {
             "standing" => writeln!(out, "{:?}", self.cluster.standing(words.incarnation(1))).unwrap(),
             "standing_of" => writeln!(out, "{:?}", self.cluster.standing_of(words.incarnation(1), words.number(2))).unwrap(),
             "clock" => {
-                writeln!(out, "{} ms, expiry suspended: {}", self.cluster.log_clock_ms(), self.cluster.is_expiry_suspended()).unwrap()
+                let is_suspended = self.cluster.state.clock.suspension.is_some();
+                writeln!(out, "{} ms, expiry suspended: {is_suspended}", self.cluster.log_clock_ms()).unwrap()
             }
             "rest" => {
                 let (starts, balances) = (self.cluster.starts_at_ms(), self.cluster.balances_at_ms());
@@ -99,6 +100,7 @@ impl Runner {
                 writeln!(out, "{wrong:?}").unwrap();
             }
             "trim" => writeln!(out, "{:?}", self.cluster.may_trim_to()).unwrap(),
+            "hands_over" => writeln!(out, "{}", self.cluster.has_to_hand_over(words.incarnation(1))).unwrap(),
             "may_raise" => writeln!(out, "{:?}", self.cluster.may_raise_level(words.incarnation(1))).unwrap(),
             "replay" => self.replay(words.named("low", 0) as i64, &mut out),
             "during" => self.pass(&words, &mut out),

@@ -262,9 +262,14 @@ impl Region {
         Some(self.moving.map_or(owner.slot, |moving| moving.to))
     }
 
+    /// Whether it can be moved away from its owner, as a drain does with all that can.
+    pub(super) fn may_leave(&self) -> bool {
+        self.owner.is_some() && self.moving.is_none() && !self.finished && self.must_fence.is_empty()
+    }
+
     /// Whether a rebalance may take it from its owner. One that has failed stays where it works, until the next join.
     pub(super) fn is_movable(&self) -> bool {
-        self.owner.is_some() && self.moving.is_none() && !self.finished && self.must_fence.is_empty() && self.failures == 0
+        self.may_leave() && self.failures == 0
     }
 
     /// Since when somebody is to become warm who holds a place: the target of a move, or a follower that is to replace another.

@@ -113,6 +113,8 @@ pub trait CheckpointStore: Send + Sync {
     /// All restorable checkpoints of a region, the oldest first. What lies before the oldest *remote* one may be trimmed from the log (K-2).
     fn list(&self, region: RegionId) -> Result<Vec<CheckpointInfo>, CheckpointError>;
     /// One round of upkeep for a region by its owner: uploads local checkpoints when the store is back, marks what retention no longer keeps,
-    /// deletes what was marked longer ago than the grace. `still_owner` is asked right before anything is deleted, with the control log read to its end.
+    /// deletes what was marked longer ago than the grace. `still_owner` is asked right before anything is deleted. Its answer is as old as what the
+    /// worker has read of the control log, and only stops needless work: what a successor needs is protected by the incarnations in all names, by the
+    /// grace, and by the manifests that are there.
     fn maintain(&self, region: RegionId, still_owner: &mut dyn FnMut() -> bool) -> Result<(), CheckpointError>;
 }

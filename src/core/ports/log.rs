@@ -36,7 +36,7 @@ pub enum LogErrorKind {
     Retry,
     /// A newer writer may have taken over: look at the log before anything else. Does not prove that somebody did.
     Fenced,
-    /// The position no longer exists (retention, a re-created topic): never guess another one.
+    /// The position does not exist (retention, a re-created topic that is shorter): never guess another one.
     OutOfRange,
     /// Topic or partition does not exist.
     Missing,
@@ -155,8 +155,6 @@ pub struct ReaderOptions {
     /// How long the broker may sit on a question that it has nothing for; None: the client's default. Short where the *end* of a partition is waited
     /// for, which is told by an answer without messages.
     pub wait_max: Option<Duration>,
-    /// Extra client properties (a table's `properties.*`), over those of the job.
-    pub properties: BTreeMap<String, String>,
 }
 
 /// Reads committed messages of several partitions by explicit position.
@@ -215,6 +213,8 @@ pub enum CommitOutcome {
     InDoubt(String),
     /// Certainly not committed; the transaction was aborted. Says why.
     Aborted(String),
+    /// Certainly not committed: the broker refuses a message for what it is. Says why.
+    Refused(String),
     /// A newer writer with this id may exist.
     Fenced(String),
 }
@@ -298,6 +298,10 @@ pub trait Log: Send + Sync {
     }
     /// Appends one message outside of any transaction (control log) and returns its offset.
     fn append(&self, message: &OutMessage) -> Result<Offset, LogError>;
+    /// Appends several of them, in this order, and waits for all at once. After an error any of them may be in the log.
+    fn append_all(&self, messages: &[OutMessage]) -> Result<Vec<Offset>, LogError> {
+        messages.iter().map(|message| self.append(message)).collect()
+    }
     /// Deletes what lies before these positions (DeleteRecords).
     fn trim(&self, before: &[(TopicPartition, Offset)]) -> Result<(), LogError>;
 }

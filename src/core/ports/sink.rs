@@ -4,7 +4,7 @@
 //! phases around the commit: `prepare` before it (durable, invisible), `publish` after it; after a crash
 //! [`Sink::recover`] publishes what the log proves as committed and deletes the rest (E-3).
 
-use crate::ids::{Epoch, RegionId};
+use crate::ids::{Epoch, Incarnation, RegionId};
 use crate::ports::log::{MessageSet, TopicSpec};
 use crate::table::{OptionError, SinkRequest, TableDefinition};
 use arrow_array::RecordBatch;
@@ -34,8 +34,8 @@ pub enum SinkContent {
 
 /// Content for a sink outside of the log. Every call may be repeated after an error.
 pub trait ExternalContent: Send {
-    /// Makes the content durable but not visible.
-    fn prepare(&mut self) -> Result<(), SinkError>;
+    /// Makes the content durable but not visible. `owner` is the incarnation that the epoch's record names.
+    fn prepare(&mut self, owner: Incarnation) -> Result<(), SinkError>;
     /// Makes it visible. Idempotent.
     fn publish(&mut self) -> Result<(), SinkError>;
 }
@@ -53,8 +53,9 @@ pub trait SinkWriter: Send {
 /// One table of one connector.
 pub trait Sink: Send + Sync {
     fn writer(&self, region: RegionId) -> Result<Box<dyn SinkWriter>, SinkError>;
-    /// After a restart, before the first epoch: publishes prepared content up to `committed`, deletes later one.
-    fn recover(&self, _region: RegionId, _committed: Epoch) -> Result<(), SinkError> {
+    /// Before a new owner's first epoch: publishes the prepared content of the region's last record, epoch and owner, and deletes all other. Earlier
+    /// epochs are published: whoever committed the next one has done this before. None: there is no record, or none since this was last called.
+    fn recover(&self, _region: RegionId, _last: Option<(Epoch, Incarnation)>) -> Result<(), SinkError> {
         Ok(())
     }
     /// Topic to be there before the first epoch, for sinks in the log.

@@ -115,8 +115,12 @@ pub trait StoreCopier: Send {
 /// All state of one region.
 pub trait RegionState: Send {
     fn table(&mut self, operator: u16) -> &mut dyn WindowTable;
-    /// Bytes in memory, and how many of them are dirty (changed since the last sealed flush).
+    /// Bytes in memory, and how many of them are dirty (changed since the last sealed flush). May walk over all windows.
     fn bytes(&self) -> StateBytes;
+    /// The total of [`bytes`](Self::bytes), asked at each step: a backend with many windows answers without a walk.
+    fn total_bytes(&self) -> usize {
+        self.bytes().total
+    }
     /// Digests and encodes what changed since the last call. The digest depends on the groups and windows that were written, removed
     /// or emptied since then, not on their order. Several flushes may be sealed before the first is applied.
     fn seal_flush(&mut self) -> Result<Flush, StateError>;

@@ -36,6 +36,12 @@ impl ClusterStatus {
         }
     }
 
+    /// Regions that a worker owns and that are not finished: what a drain takes away from it. A finished one stays where it is.
+    pub fn unfinished_regions_of(&self, worker: &str) -> usize {
+        let owned = self.regions.iter().filter(|region| region.owner.as_deref() == Some(worker));
+        owned.filter(|region| region.state != RegionState::Finished).count()
+    }
+
     /// Nobody has ever run the job.
     pub fn is_empty(&self) -> bool {
         self.offset.is_none() || (self.workers.is_empty() && self.regions.is_empty())

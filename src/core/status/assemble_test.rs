@@ -140,6 +140,18 @@ fn checkpoints_and_quarantine_come_from_the_log() {
 }
 
 #[test]
+fn what_a_drain_waits_for_are_the_regions_that_are_not_finished() {
+    let mut log = Log::of_two_workers();
+    let (_, assignment) = log.owned(1);
+    let region = log.cluster.owned(SlotId { incarnation: Incarnation(1), slot: 0 })[0].region;
+    assert_eq!((log.status().unfinished_regions_of("a"), log.status().unfinished_regions_of("b")), (1, 1));
+    log.append(&ControlRecord::Finished { incarnation: Incarnation(1), region, assignment, epoch: Epoch(9) });
+    log.append(&ControlRecord::Drain { worker: "a".into(), undo: false });
+    let status = log.status();
+    assert_eq!((status.workers[0].regions_owned, status.unfinished_regions_of("a"), status.unfinished_regions_of("b")), (1, 0, 1));
+}
+
+#[test]
 fn a_report_that_is_none_changes_nothing_but_its_worker_stays() {
     let mut log = Log::of_two_workers();
     log.append(&ControlRecord::Report { incarnation: Incarnation(1), report: "{".into() });

@@ -132,7 +132,7 @@ pub struct RegionView {
     /// Why it does not go on, although it is owned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stopped: Option<String>,
-    /// Failures in a row.
+    /// How often it has failed, ever.
     pub failures: u32,
 }
 

@@ -7,16 +7,15 @@
 //! ```
 //! A checkpoint is fetched on a thread of its own. What is refused (another plan, another job's topics) is so before anything is deleted.
 
-use super::{Nursery, Phase, TRIES_MAX, Task, Tended};
+use super::{Fetched, Nursery, Phase, ScratchFolder, TRIES_MAX, Task, Tended};
 use crate::assemble::Unready;
 use crate::follower::{FollowError, Follower, check_plan, decode_stored};
 use crate::region::{Input, Region};
-use crossbeam_channel::{Receiver, bounded};
-use std::path::PathBuf;
+use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use std::time::Duration;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Offset, RegionId};
-use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointErrorKind, Restored};
+use streamshield_core::ports::checkpoint::CheckpointErrorKind;
 use streamshield_core::ports::log::Isolation;
 
 /// The last record of a region without state is looked for this far from the end, then further and further.
@@ -47,8 +46,9 @@ impl Nursery {
             let from = bounds.low.max(bounds.high - TAIL_MESSAGES * (1 << (2 * task.tries.min(8))));
             return self.begin(region, None, from, now).map(Some);
         }
-        if std::mem::take(&mut task.without_store) {
+        if task.without_store {
             self.state.delete(id)?;
+            task.without_store = false;
         }
         let opened = self.state.open(id, &tables)?;
         if let Some(reason) = &opened.rebuilt {
@@ -79,6 +79,10 @@ impl Nursery {
             drop(opened);
             return Ok(Some((self.fetch(id), Tended::Moved)));
         }
+        if too_old && std::mem::take(&mut task.store_is_away) {
+            task.without_checkpoint = false;
+            return Err(FollowError::Waits(format!("{} is trimmed, and the store of the checkpoints does not answer", region.changelog)));
+        }
         if too_old {
             return Err(FollowError::Unusable(format!("{} is trimmed, and there is no checkpoint to begin from", region.changelog)));
         }
@@ -100,30 +104,35 @@ impl Nursery {
     }
 
     /// Asks for the newest checkpoint, on a thread of its own.
-    fn fetch(&self, id: RegionId) -> Phase {
+    fn fetch(&mut self, id: RegionId) -> Phase {
+        self.charges.restores += 1;
         let (sender, answer) = bounded(1);
         let store = self.checkpoints.clone().expect("asked only where there is one");
-        let directory = self.state.scratch().join(format!("restore-{}-{}", id.stage, id.partition));
-        let (plan, into, wakeup) = (self.settings.plan, directory.clone(), self.wakeup.clone());
+        let name = format!("restore-{}-{}-{}-{}", id.stage, id.partition, self.slot.slot, self.charges.restores);
+        let folder = ScratchFolder(self.state.scratch().join(name));
+        let (plan, wakeup) = (self.settings.plan, self.wakeup.clone());
         let restore = move || {
-            let _ = std::fs::remove_dir_all(&into);
-            let _ = sender.send(store.restore(id, plan, &into));
+            let restored = store.restore(id, plan, &folder.0);
+            let _ = sender.send(Fetched { restored, folder });
             wakeup.raise();
         };
         (self.spawn)("restore", Box::new(restore));
-        Phase::Fetching { answer, directory }
+        Phase::Fetching(answer)
     }
 
     pub(super) fn fetched(
         &mut self,
         id: RegionId,
         task: &mut Task,
-        answer: Receiver<Result<Option<Restored>, CheckpointError>>,
-        directory: PathBuf,
+        answer: Receiver<Fetched>,
     ) -> Result<Option<(Phase, Tended)>, FollowError> {
-        let Ok(answered) = answer.try_recv() else { return Ok(Some((Phase::Fetching { answer, directory }, Tended::Quiet))) };
+        let Fetched { restored, folder } = match answer.try_recv() {
+            Ok(fetched) => fetched,
+            Err(TryRecvError::Empty) => return Ok(Some((Phase::Fetching(answer), Tended::Quiet))),
+            Err(TryRecvError::Disconnected) => return Err(FollowError::Retry("a restore has ended without an answer".into())),
+        };
         task.without_checkpoint = true;
-        match answered {
+        match restored {
             Ok(Some(restored)) => {
                 for reason in &restored.refused {
                     tracing::warn!(region = %id, reason, "a checkpoint is damaged; an older one is used");
@@ -132,10 +141,9 @@ impl Nursery {
                 tracing::info!(region = %id, epoch = info.epoch.0, bytes = restored.bytes_fetched, seconds = restored.seconds, "restored a checkpoint");
                 let has_state = self.genesis.stages.get(&id.stage.0).is_some_and(|stage| stage.stateful);
                 if has_state {
-                    self.state.adopt(id, &directory)?;
+                    self.state.adopt(id, &folder.0)?;
                 } else {
                     task.restored = EpochRecord::decode(&restored.record).ok();
-                    let _ = std::fs::remove_dir_all(&directory);
                 }
             }
             Ok(None) => tracing::debug!(region = %id, "there is no checkpoint"),
@@ -143,7 +151,10 @@ impl Nursery {
                 task.without_checkpoint = false;
                 return Err(FollowError::Retry(error.message));
             }
-            Err(error) => tracing::warn!(region = %id, %error, "checkpoints can't be read; going on with what the log holds"),
+            Err(error) => {
+                task.store_is_away = error.kind == CheckpointErrorKind::Retry;
+                tracing::warn!(region = %id, %error, "checkpoints can't be read; going on with what the log holds");
+            }
         }
         Ok(Some((Phase::Opening, Tended::Moved)))
     }

@@ -70,7 +70,12 @@ pub fn is_live(live: Live, plan: &JobPlan) -> bool {
 
 /// Runs a worker to its end.
 pub fn run(options: WorkerOptions, planned: PlannedJob, redactor: &Redactor) -> ExitStatus {
-    let ended = Worker::start(options, &planned, redactor).and_then(|mut worker| worker.run(planned));
+    let ended = Worker::start(options, &planned, redactor).and_then(|mut worker| {
+        let ended = worker.run(planned);
+        // An answer to somebody's question may still hang on the cluster: its end is not waited for.
+        worker.runtime.shutdown_background();
+        ended
+    });
     match ended {
         Ok(status) => status,
         Err(Failure { problem, status }) => {
@@ -133,8 +138,7 @@ struct Worker<'a> {
     started: Instant,
     /// Of lives that are over.
     past: Figures,
-    // Ends last.
-    _runtime: tokio::runtime::Runtime,
+    runtime: tokio::runtime::Runtime,
 }
 
 impl<'a> Worker<'a> {
@@ -154,7 +158,7 @@ impl<'a> Worker<'a> {
             tracing::info!(address = %bound, "serving /metrics, /health, /ready, /api/v1/status and /api/v1/cluster");
             http = Some(bound);
         }
-        Ok(Worker { options, redactor, stop, shown, http, started: Instant::now(), past: Figures::default(), _runtime: runtime })
+        Ok(Worker { options, redactor, stop, shown, http, started: Instant::now(), past: Figures::default(), runtime })
     }
 
     fn run(&mut self, planned: PlannedJob) -> Result<ExitStatus, Failure> {

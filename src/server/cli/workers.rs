@@ -17,7 +17,7 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 pub struct DrainRequest<'a> {
     pub worker: &'a str,
     pub undo: bool,
-    /// How long to wait until it owns nothing; None: not at all.
+    /// How long to wait until it owns nothing but finished regions; None: not at all.
     pub wait: Option<Duration>,
 }
 
@@ -73,21 +73,23 @@ fn wait_until_empty(job: &str, control: &mut ControlLog, name: &str, time_max: D
             println!("worker `{name}` has left");
             return Ok(());
         };
-        if worker.regions_owned == 0 {
-            println!("worker `{name}` owns nothing any more: it can be stopped");
+        let left = status.unfinished_regions_of(name);
+        if left == 0 {
+            let finished = if worker.regions_owned > 0 { " but finished regions" } else { "" };
+            println!("worker `{name}` owns nothing any more{finished}: it can be stopped");
             return Ok(());
         }
         if status.workers.iter().all(|worker| worker.draining) {
             return Err(Stop::with(
                 ExitStatus::Failed,
-                Problem::error(format!("worker `{name}` keeps {} regions: there is no other worker to take them", worker.regions_owned))
+                Problem::error(format!("worker `{name}` keeps {left} regions: there is no other worker to take them"))
                     .hint("start another worker first, or take it back with --undo"),
             ));
         }
         if Instant::now() > deadline {
             return Err(Stop::with(
                 ExitStatus::Failed,
-                Problem::error(format!("worker `{name}` still owns {} regions after {time_max:?}", worker.regions_owned))
+                Problem::error(format!("worker `{name}` still owns {left} regions after {time_max:?}"))
                     .hint("it goes on draining; `streamshield status` shows which regions wait for what"),
             ));
         }

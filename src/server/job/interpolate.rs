@@ -3,7 +3,7 @@
 //! References are resolved after the YAML (and in SQL: the string literals) has been recognised, so a value can't add keys or SQL of
 //! its own, and a reference inside a comment is no reference. In SQL they stand inside of quotes: `'${env:PASSWORD}'`. `$${` stands for `${`.
 
-use super::secret::{Redactor, is_harmless};
+use super::secret::{Redactor, is_harmless, is_secret_by_name};
 use super::yaml::Scalar;
 use crate::problem::{Problem, Problems, SourceFile, did_you_mean};
 use std::sync::Arc;
@@ -36,7 +36,7 @@ impl Interpolation<'_> {
         output.finish(scalar)
     }
 
-    /// Resolves the references in the string literals of a SQL text.
+    /// Resolves the references in the string literals of a SQL text, and hides the values of secret options that are written out.
     pub fn sql(&self, scalar: &Scalar, problems: &mut Problems) -> Resolved {
         let text = &scalar.text;
         let mut output = Output::new(scalar);
@@ -53,12 +53,19 @@ impl Interpolation<'_> {
                 at = output.copy(scalar, at, at + end);
             } else if rest.starts_with('\'') {
                 let option = if text[previous_end..at].trim() == "=" { previous } else { String::new() };
+                let is_secret = is_secret_by_name(&option) || is_secret_by_name(bare_option(&text[previous_end..at]));
                 let start = at + 1;
                 at = output.copy(scalar, at, start);
+                let (resolved_from, interpolated) = (output.text.len(), std::mem::take(&mut output.interpolated));
                 while at < text.len() && (!text[at..].starts_with('\'') || text[at..].starts_with("''")) {
                     let quote = text[at..].starts_with("''");
                     at = if quote { output.copy(scalar, at, at + 2) } else { self.step(scalar, at, &mut output, &option, true, problems) };
                 }
+                if is_secret && !output.interpolated {
+                    self.file.blank(scalar.places[start]..scalar.places[at]);
+                    self.redactor.add(&output.text[resolved_from..].replace("''", "'"));
+                }
+                output.interpolated |= interpolated;
                 previous = text[start..at].to_string();
                 at = output.copy(scalar, at, (at + 1).min(text.len()));
                 previous_end = at;
@@ -113,6 +120,13 @@ impl Interpolation<'_> {
         output.interpolated = true;
         at + length
     }
+}
+
+/// The option whose value comes behind this text, where its name has no quotes: `properties.sasl.password = `. A name without a dot is a column's.
+fn bare_option(before: &str) -> &str {
+    let name = before.trim_end().strip_suffix('=').unwrap_or_default().trim_end();
+    let name = name.rsplit(|c: char| !(c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))).next().unwrap_or_default();
+    if name.contains('.') { name } else { "" }
 }
 
 /// What a reference stands for; or what is wrong, and a hint.
@@ -235,6 +249,22 @@ mod tests {
         assert_eq!(resolved.text, format!("-- ${{env:NO}}\n/* ${{env:NO}} */ SELECT '{}', 'it''s ${{x}}'", path()));
         assert!(problems.is_empty());
         assert_eq!(run("SELECT ${env:PATH}", true).1.len(), 1);
+    }
+
+    #[test]
+    fn secrets_that_are_written_into_sql_are_hidden() {
+        for (sql, secret) in [
+            ("WITH ('properties.sasl.password' = 'canary-1')", "canary-1"),
+            ("WITH ('a' = 'b', 'properties.ssl.key.password'='it''s-a-canary')", "it's-a-canary"),
+            ("WITH (topic = 'b', properties.sasl.password = 'canary-2')", "canary-2"),
+        ] {
+            let (resolved, problems, redactor) = run(sql, true);
+            assert!(resolved.text == sql && problems.is_empty());
+            assert_eq!(redactor.redact(secret), "•••", "{sql}");
+        }
+        assert!(run("WITH ('topic' = 'orders', 'a' = 'password'), password = 'long enough'", true).2.is_empty());
+        let (_, _, redactor) = run("WITH ('properties.sasl.password' = '${env:PATH}')", true);
+        assert_eq!(redactor.redact(&path()), "•••");
     }
 
     #[test]

@@ -133,6 +133,8 @@ pub fn is_harmless(option: &str) -> bool {
 /// Whether an option of this name holds a secret by its nature.
 pub fn is_secret_by_name(option: &str) -> bool {
     let option = option.to_ascii_lowercase();
+    // Certificates go to everybody who connects.
+    let is_public = is_harmless(&option) || ["ssl.ca.pem", "ssl.certificate.pem"].iter().any(|end| option.ends_with(end));
     const PARTS: &[&str] = &[
         "password",
         "secret",
@@ -152,9 +154,10 @@ pub fn is_secret_by_name(option: &str) -> bool {
     ];
     // Where the secret lies is none.
     let is_a_place = ["endpoint", "location"].iter().any(|part| option.contains(part))
-        || ["_uri", "_file", "_path", ".path"].iter().any(|end| option.ends_with(end));
+        || ["_uri", "_file", ".file", "_path", ".path"].iter().any(|end| option.ends_with(end));
     let azure_key = matches!(option.as_str(), "access_key" | "azure_storage_access_key");
-    azure_key || (PARTS.iter().any(|part| option.contains(part)) && !is_a_place)
+    let of_client = streamshield_kafka::is_secret(&option) && !is_public;
+    azure_key || ((of_client || PARTS.iter().any(|part| option.contains(part))) && !is_a_place)
 }
 
 #[cfg(test)]
@@ -180,12 +183,28 @@ mod tests {
     fn only_listed_options_are_harmless() {
         assert!(is_harmless("properties.bootstrap.servers") && !is_harmless("sasl.password") && !is_harmless("whatever"));
         assert!(is_secret_by_name("sasl.password") && !is_secret_by_name("ssl.key.location"));
-        for secret in ["aws_secret_access_key", "secret_access_key", "azure_storage_account_key", "access_key", "sas_token"] {
+        for secret in [
+            "aws_secret_access_key",
+            "secret_access_key",
+            "azure_storage_account_key",
+            "access_key",
+            "sas_token",
+            "properties.sasl.password",
+            "sasl.oauthbearer.assertion.private.key.passphrase",
+            "sasl.oauthbearer.assertion.private.key.pem",
+        ] {
             assert!(is_secret_by_name(secret), "{secret}");
         }
-        for shown in
-            ["aws_access_key_id", "endpoint", "google_service_account_path", "container_credentials_relative_uri", "dfs.replication"]
-        {
+        for shown in [
+            "aws_access_key_id",
+            "endpoint",
+            "google_service_account_path",
+            "container_credentials_relative_uri",
+            "dfs.replication",
+            "properties.sasl.username",
+            "ssl.ca.pem",
+            "sasl.oauthbearer.assertion.private.key.file",
+        ] {
             assert!(!is_secret_by_name(shown), "{shown}");
         }
     }

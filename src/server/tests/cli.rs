@@ -48,6 +48,25 @@ fn a_plain_password_is_warned_about_and_blanked_out() {
 }
 
 #[test]
+fn a_literal_secret_is_shown_nowhere() {
+    let wrong_print = "'connector' = 'prind', 'properties.sasl.password' = 'hunter2-canary'";
+    let broken = "bootstrap.servers: [a\n  sasl.password: hunter2-canary";
+    for job in [
+        JOB.replace("embedded: true", "embedded: true\n  sasl.password: hunter2-canary"),
+        JOB.replace("embedded: true", "{embedded: true, sasl.password: hunter2-canary}").replace("kafka:\n", "kafka:"),
+        JOB.replace("embedded: true", "bootstrap.servers: a:1\n  ssl.key.password: [hunter2-canary]"),
+        JOB.replace("embedded: true", "bootstrap.servers: a:1\n  sasl.oauthbearer.assertion.private.key.passphrase: hunter2-canary")
+            .replace("slots:", "slotz:"),
+        JOB.replace("embedded: true", broken),
+        format!("sasl.password: hunter2-canary\n{JOB}"),
+        JOB.replace("'connector' = 'print'", wrong_print),
+    ] {
+        let output = Folder::with_job(&job).fails(2, &["check", "--offline", "job.yaml"]);
+        assert!(!output.contains("hunter2"), "{output}");
+    }
+}
+
+#[test]
 fn a_mistake_in_sql_is_shown_in_the_yaml_file() {
     let folder = Folder::with_job(&JOB.replace("SELECT `text` FROM lines", "SELECT `texd` FROM lines"));
     assert_snapshot!(folder.fails(2, &["check", "job.yaml"]));

@@ -4,7 +4,7 @@
 
 mod distinct;
 
-use crate::error::{Checked, Fault};
+use crate::error::{Checked, Fault, place_of};
 use crate::graph::{Branch, Graph};
 use crate::lower::{lower, lower_aggregate, reads_epoch};
 use crate::time::{self, TimeRole};
@@ -14,7 +14,7 @@ use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{Column, DFSchema, TableReference};
 use datafusion_expr::logical_plan::Aggregate as LogicalAggregate;
 use datafusion_expr::{Expr, lit};
-use sqlparser::tokenizer::{Location, Span};
+use sqlparser::tokenizer::Span;
 use std::collections::HashMap;
 use std::sync::Arc;
 use streamshield_engine::plan::{Aggregate, AggregateCall, Emit, LATE_COLUMN, LATE_ROW_COLUMN, Operator, ROWS_COLUMN, WindowColumn};
@@ -30,11 +30,12 @@ struct Grouping {
 
 fn grouping(aggregate: &LogicalAggregate) -> Checked<Grouping> {
     let (mut keys, mut start, mut end, mut times) = (Vec::new(), None, None, Vec::new());
+    let own = time::own_window(aggregate);
     for (index, expression) in aggregate.group_expr.iter().enumerate() {
         match time::expression_role(expression, &aggregate.input) {
-            Some(TimeRole::Window(_, WindowColumn::Start)) => start = Some(index),
-            Some(TimeRole::Window(_, WindowColumn::End)) => end = Some(index),
-            Some(TimeRole::Window(_, WindowColumn::Time)) => times.push(index),
+            Some(TimeRole::Window(_, WindowColumn::Start, depth)) if own == Some(depth) && start.is_none() => start = Some(index),
+            Some(TimeRole::Window(_, WindowColumn::End, depth)) if own == Some(depth) && end.is_none() => end = Some(index),
+            Some(TimeRole::Window(_, WindowColumn::Time, depth)) if own == Some(depth) => times.push(index),
             _ => keys.push(index),
         }
     }
@@ -57,7 +58,7 @@ fn grouping(aggregate: &LogicalAggregate) -> Checked<Grouping> {
 
 /// Plans an aggregation; gives the branch behind the exchange.
 pub(crate) fn plan(graph: &mut Graph, aggregate: &LogicalAggregate) -> Checked<Branch> {
-    let grouping = grouping(aggregate).map_err(|fault| match first_span(aggregate) {
+    let grouping = grouping(aggregate).map_err(|fault| match place(aggregate) {
         Some(span) => fault.or_at(span),
         None => fault,
     })?;
@@ -65,7 +66,7 @@ pub(crate) fn plan(graph: &mut Graph, aggregate: &LogicalAggregate) -> Checked<B
     let branches = graph.branches(&aggregate.input, None);
     graph.aggregating = outer;
     let mut branches = branches?;
-    let mut request = Request {
+    let request = Request {
         keys: named_keys(aggregate, &grouping),
         start: aggregate.group_expr[grouping.start].clone().unalias_nested().data,
         end: aggregate.group_expr[grouping.end].clone().unalias_nested().data,
@@ -73,9 +74,12 @@ pub(crate) fn plan(graph: &mut Graph, aggregate: &LogicalAggregate) -> Checked<B
         emit: Emit::Final,
         late_rows: graph.late_rows,
     };
+    // Each branch computes the same values, under the same names.
+    let mut hoisted = None;
     for branch in &mut branches {
-        request = hoist_readings(branch, request)?;
+        hoisted = Some(hoist_readings(branch, request.clone())?);
     }
+    let request = hoisted.unwrap_or(request);
     let mut branch =
         if request.has_distinct() { distinct::plan(graph, branches, request)? } else { two_phases(graph, branches, &request)?.0 };
     branch.schema = Arc::new(output_names(&branch.arrow(), aggregate, &grouping)?);
@@ -83,12 +87,12 @@ pub(crate) fn plan(graph: &mut Graph, aggregate: &LogicalAggregate) -> Checked<B
     Ok(branch)
 }
 
-/// The keys under names of their own: two tables may have given the same one.
+/// The keys under names of their own: two tables may have given the same one, or another window.
 fn named_keys(aggregate: &LogicalAggregate, grouping: &Grouping) -> Vec<Named> {
     let mut keys: Vec<Named> = Vec::new();
     for index in &grouping.keys {
         let mut key = Named::new(&aggregate.group_expr[*index], aggregate.schema.field(*index).name());
-        if keys.iter().any(|other| other.name == key.name) {
+        if keys.iter().any(|other| other.name == key.name) || [WINDOW_START, WINDOW_END].contains(&key.name.as_str()) {
             key.name = format!("{}__{index}", key.name);
         }
         keys.push(key);
@@ -174,7 +178,10 @@ fn hoist_readings(branch: &mut Branch, mut request: Request) -> Checked<Request>
             function.params.filter = function.params.filter.map(|filter| hoist(*filter).map(Box::new)).transpose()?;
             Ok(Transformed::new(Expr::AggregateFunction(function), true, TreeNodeRecursion::Jump))
         })?;
-        *expression = changed.data;
+        // It keeps its name, which those behind it know.
+        let is_named = changed.data == *expression || matches!(expression, Expr::Alias(_));
+        let name = expression.schema_name().to_string();
+        *expression = if is_named { changed.data } else { changed.data.alias(name) };
     }
     if !values.is_empty() {
         let visible: Vec<Column> = branch.visible_columns();
@@ -187,11 +194,8 @@ fn hoist_readings(branch: &mut Branch, mut request: Request) -> Checked<Request>
 }
 
 /// Where the aggregation stands, as far as its columns say.
-fn first_span(aggregate: &LogicalAggregate) -> Option<Span> {
-    let columns = aggregate.group_expr.iter().chain(&aggregate.aggr_expr).flat_map(Expr::column_refs);
-    let span = columns.into_iter().find_map(|column| column.spans.first())?;
-    let place = |at: datafusion_common::Location| Location { line: at.line, column: at.column };
-    Some(Span { start: place(span.start), end: place(span.end) })
+fn place(aggregate: &LogicalAggregate) -> Option<Span> {
+    place_of(aggregate.group_expr.iter().chain(&aggregate.aggr_expr))
 }
 
 /// Aggregates whose state has a fixed size.
@@ -234,7 +238,7 @@ pub(crate) fn check_calls(aggregate: &LogicalAggregate) -> Checked<()> {
         if !FIXED.contains(&name) {
             let hint = "its state grows with the input; COUNT, SUM, AVG, MIN, MAX, VAR_*, STDDEV_*, FIRST_VALUE, LAST_VALUE and COUNT(DISTINCT) do not";
             let fault = Fault::unsupported(format!("the aggregate {}", name.to_uppercase()), hint);
-            return Err(match first_span(aggregate) {
+            return Err(match place(aggregate) {
                 Some(span) => fault.at(span),
                 None => fault,
             });

@@ -2,9 +2,10 @@
 
 use super::pattern::Pattern;
 use super::scalar::{Returns, of_any};
+use crate::error::{Checked, Fault};
 use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float64Type, Int64Type, TimestampMillisecondType, TimestampNanosecondType};
+use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType};
 use arrow_array::{Array, ArrayRef, Date32Array, Int32Array, Int64Array, StringArray, TimestampMillisecondArray};
 use arrow_cast::cast;
 use arrow_schema::{DataType, TimeUnit};
@@ -79,19 +80,34 @@ impl<'a> Patterns<'a> {
     }
 }
 
+/// A pattern that is written out is checked before any row comes.
+pub(super) fn check_pattern(text: &str) -> Checked<()> {
+    let hint = "the letters are y, M, d, H, m, s, S and a few more; other text stands in single quotes, as in 'yyyy-MM-dd''T''HH:mm:ss'";
+    Pattern::parse(text).map(drop).map_err(|message| Fault::new(message).hint(hint))
+}
+
 /// `DATE_FORMAT(time or text, pattern)`
 fn date_format(columns: &[ArrayRef]) -> Result<ArrayRef> {
-    let times = cast(&columns[0], &local(TimeUnit::Nanosecond))
-        .or_else(|_| milliseconds(&columns[0]).and_then(|ms| Ok(cast(&ms, &local(TimeUnit::Nanosecond))?)))?;
-    let times = times.as_primitive::<TimestampNanosecondType>();
+    // No finer than it must be: nanoseconds only reach from 1677 to 2262.
+    let unit = match columns[0].data_type() {
+        DataType::Timestamp(unit @ (TimeUnit::Microsecond | TimeUnit::Nanosecond), _) => *unit,
+        DataType::Utf8 => TimeUnit::Microsecond,
+        _ => TimeUnit::Millisecond,
+    };
+    let times = cast(&columns[0], &local(unit))?;
+    let time_at = |row: usize| match unit {
+        TimeUnit::Nanosecond => times.as_primitive::<TimestampNanosecondType>().value_as_datetime(row),
+        TimeUnit::Microsecond => times.as_primitive::<TimestampMicrosecondType>().value_as_datetime(row),
+        _ => times.as_primitive::<TimestampMillisecondType>().value_as_datetime(row),
+    };
     let mut patterns = Patterns::new(columns, 1);
     let mut out = StringBuilder::with_capacity(times.len(), times.len() * 20);
     let mut text = String::new();
     for row in 0..times.len() {
-        match patterns.at(row)? {
-            Some(pattern) if times.is_valid(row) => {
+        match (patterns.at(row)?, times.is_valid(row).then(|| time_at(row)).flatten()) {
+            (Some(pattern), Some(time)) => {
                 text.clear();
-                pattern.format(&DateTime::from_timestamp_nanos(times.value(row)).naive_utc(), &mut text);
+                pattern.format(&time, &mut text);
                 out.append_value(&text);
             }
             _ => out.append_null(),
@@ -124,6 +140,19 @@ fn to_timestamp(columns: &[ArrayRef]) -> Result<ArrayRef> {
     Ok(Arc::new(TimestampMillisecondArray::from(read_texts(columns)?)))
 }
 
+/// With what a number of this precision is multiplied to be milliseconds.
+fn scale_of(precision: i64) -> Result<i32, String> {
+    match precision {
+        0 => Ok(1000),
+        3 => Ok(1),
+        other => Err(format!("TO_TIMESTAMP_LTZ has the precision 0 (seconds) or 3 (milliseconds), not {other}")),
+    }
+}
+
+pub(super) fn check_precision(precision: i64) -> Checked<()> {
+    scale_of(precision).map(drop).map_err(|message| Fault::new(message).hint("divide what is finer: TO_TIMESTAMP_LTZ(micros / 1000, 3)"))
+}
+
 /// `TO_TIMESTAMP_LTZ(number, 0 | 3)`: seconds or milliseconds since 1970; or a text with a pattern.
 fn to_timestamp_ltz(columns: &[ArrayRef]) -> Result<ArrayRef> {
     let values: TimestampMillisecondArray = if *columns[0].data_type() == DataType::Utf8 {
@@ -135,11 +164,7 @@ fn to_timestamp_ltz(columns: &[ArrayRef]) -> Result<ArrayRef> {
         let numbers = cast(&columns[0], if is_fraction { &DataType::Float64 } else { &DataType::Int64 })?;
         let mut out = Vec::with_capacity(numbers.len());
         for row in 0..numbers.len() {
-            let scale = match precision(row) {
-                0 => 1000,
-                3 => 1,
-                other => return exec_err!("TO_TIMESTAMP_LTZ has the precision 0 (seconds) or 3 (milliseconds), not {other}"),
-            };
+            let scale = scale_of(precision(row)).map_err(DataFusionError::Execution)?;
             out.push(numbers.is_valid(row).then(|| match is_fraction {
                 true => (numbers.as_primitive::<Float64Type>().value(row) * f64::from(scale)) as i64,
                 false => numbers.as_primitive::<Int64Type>().value(row).wrapping_mul(i64::from(scale)),
@@ -201,6 +226,16 @@ fn unit_months(unit: &str) -> Option<i64> {
         "YEAR" => 12,
         _ => return None,
     })
+}
+
+/// The unit of `TIMESTAMPDIFF`, `TIMESTAMPADD`, `FLOOR` and `CEIL`.
+pub(super) fn check_unit(unit: &str) -> Checked<()> {
+    let upper = unit.to_uppercase();
+    if unit_ms(&upper).is_some() || unit_months(&upper).is_some() {
+        return Ok(());
+    }
+    let fault = Fault::new(format!("there is no unit of time {upper}"));
+    Err(fault.hint("there are: MILLISECOND, SECOND, MINUTE, HOUR, DAY, WEEK, MONTH, QUARTER, YEAR"))
 }
 
 fn unit(columns: &[ArrayRef]) -> Result<String> {

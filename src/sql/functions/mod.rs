@@ -16,7 +16,10 @@ mod seeded;
 mod strings;
 mod wrapping;
 
-use datafusion_expr::{AggregateUDF, ScalarUDF};
+use crate::error::{Checked, place_of};
+use datafusion_common::ScalarValue;
+use datafusion_expr::expr::ScalarFunction;
+use datafusion_expr::{AggregateUDF, Expr, ScalarUDF};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -54,4 +57,27 @@ impl Functions {
         }
         Functions { scalars, aggregates }
     }
+}
+
+/// Refuses a call for an argument that is written out and that its body would refuse in each row: every record would be a bad one.
+pub(crate) fn check_literals(call: &ScalarFunction) -> Checked<()> {
+    let literal = |index: usize| match call.args.get(index) {
+        Some(Expr::Literal(value, _)) => Some(value),
+        _ => None,
+    };
+    let text = |index: usize| literal(index).and_then(|value| value.try_as_str().flatten());
+    let checked = match (call.func.name(), literal(1)) {
+        ("to_timestamp_ltz", Some(ScalarValue::Int32(Some(precision)))) => datetime::check_precision(i64::from(*precision)),
+        ("to_timestamp_ltz", Some(ScalarValue::Int64(Some(precision)))) => datetime::check_precision(*precision),
+        ("date_format" | "to_timestamp" | "to_timestamp_ltz" | "to_date" | "unix_timestamp" | "from_unixtime", _) => {
+            text(1).map_or(Ok(()), datetime::check_pattern)
+        }
+        ("__timestamp_diff" | "__timestamp_add" | "__floor_to" | "__ceil_to", _) => text(0).map_or(Ok(()), datetime::check_unit),
+        ("json_value", _) => text(1).map_or(Ok(()), strings::check_path),
+        _ => Ok(()),
+    };
+    checked.map_err(|fault| match place_of(&call.args) {
+        Some(place) => fault.at(place),
+        None => fault,
+    })
 }

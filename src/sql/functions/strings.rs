@@ -1,6 +1,7 @@
 //! Flink's functions over texts where DataFusion has none or another meaning.
 
 use super::scalar::{Returns, of_any, overloaded};
+use crate::error::{Checked, Fault};
 use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -117,11 +118,7 @@ fn json_value(columns: &[ArrayRef]) -> Result<ArrayRef> {
         }
         if steps.as_ref().is_none_or(|(last, _)| last != paths.value(row)) {
             let path = paths.value(row);
-            let parsed = parse_path(path).ok_or_else(|| {
-                DataFusionError::Execution(format!(
-                    "the JSON path '{path}' is not supported: write $.name, $['name'], $[0] one behind the other"
-                ))
-            })?;
+            let parsed = parse_path(path).ok_or_else(|| DataFusionError::Execution(format!("{}: {PATH_HINT}", no_path(path))))?;
             steps = Some((path.to_owned(), parsed));
         }
         let document: Option<serde_json::Value> = serde_json::from_str(texts.value(row)).ok();
@@ -133,6 +130,17 @@ fn json_value(columns: &[ArrayRef]) -> Result<ArrayRef> {
         }
     }
     Ok(Arc::new(out.finish()))
+}
+
+const PATH_HINT: &str = "write $.name, $['name'], $[0] one behind the other";
+
+fn no_path(path: &str) -> String {
+    format!("the JSON path '{path}' is not supported")
+}
+
+/// A path that is written out is checked before any row comes.
+pub(super) fn check_path(path: &str) -> Checked<()> {
+    parse_path(path).map(drop).ok_or_else(|| Fault::new(no_path(path)).hint(PATH_HINT))
 }
 
 enum Step {

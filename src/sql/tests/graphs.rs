@@ -2,6 +2,7 @@
 
 use super::{explained, planned};
 use crate::explain;
+use streamshield_engine::plan::Operator;
 
 const TABLES: &str = "
 CREATE TABLE orders (
@@ -69,6 +70,46 @@ fn a_union_gives_a_stage_per_branch() {
         "SELECT customer, COUNT(*) FROM TUMBLE(TABLE (SELECT customer, ts FROM orders WHERE units > 1 UNION ALL SELECT tags[1], ts FROM orders), DESCRIPTOR(ts), INTERVAL '1' MINUTE)
          GROUP BY customer, window_start, window_end",
     ));
+}
+
+#[test]
+fn a_union_has_the_nulls_of_all_its_branches() {
+    for (first, second, key, sink) in [
+        ("'web' AS src", "customer", "src", "src STRING, n BIGINT"),
+        ("id AS src", "millis", "src", "src BIGINT, n BIGINT"),
+        ("id", "millis", "id", "id BIGINT, n BIGINT"),
+    ] {
+        let union = format!("SELECT {first}, ts FROM orders UNION ALL SELECT {second}, ts FROM orders");
+        let select = format!(
+            "SELECT {key}, COUNT(*) FROM TUMBLE(TABLE ({union}), DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY {key}, window_start, window_end"
+        );
+        let job = planned(&with_sink(sink, &format!("INSERT INTO result {select};")));
+        assert_eq!(job.plan.exchanges[0].upstream.len(), 2);
+        assert!(job.plan.exchanges[0].schema.field(0).is_nullable(), "{first}");
+    }
+}
+
+#[test]
+fn the_branches_of_a_union_read_the_same_clock() {
+    let select = "SELECT COUNT(*) FILTER (WHERE ts < CURRENT_TIMESTAMP)
+         FROM TUMBLE(TABLE (SELECT ts FROM orders WHERE units > 1 UNION ALL SELECT ts FROM orders), DESCRIPTOR(ts), INTERVAL '1' MINUTE)
+         GROUP BY window_start, window_end";
+    let job = planned(&with_sink("n BIGINT", &format!("INSERT INTO result {select};")));
+    for stage in &job.plan.exchanges[0].upstream {
+        let operators = &job.plan.stages[stage.0 as usize].operators;
+        assert!(operators.iter().any(|operator| matches!(operator, Operator::Project(project) if project.expressions.needs_now)));
+    }
+}
+
+#[test]
+fn bounds_of_another_window_are_keys() {
+    let views = "CREATE VIEW minutes AS SELECT window_start AS minute_start, window_time AS rt FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE);
+       INSERT INTO result SELECT minute_start, window_start, COUNT(*) FROM TUMBLE(TABLE minutes, DESCRIPTOR(rt), INTERVAL '1' HOUR)
+       GROUP BY minute_start, window_start, window_end;";
+    let job = planned(&with_sink("m TIMESTAMP_LTZ(3), h TIMESTAMP_LTZ(3), n BIGINT", views));
+    let exchange = &job.plan.exchanges[0];
+    assert_eq!(exchange.keys, [0]);
+    assert_eq!(exchange.schema.field(0).name(), "minute_start");
 }
 
 #[test]

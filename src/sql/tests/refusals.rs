@@ -51,6 +51,45 @@ fn queries_that_need_what_no_stage_can_do() {
     insta::assert_snapshot!(text.join("\n"));
 }
 
+/// They would make a bad record of each row.
+#[test]
+fn literals_that_a_function_does_not_take() {
+    let text = "CAST(price AS STRING)";
+    for (call, message) in [
+        ("DATE_FORMAT(`dateTime`, 'YYYY-MM')".to_owned(), "the letter 'Y'"),
+        (format!("TO_TIMESTAMP({text}, 'YYYY-MM')"), "the letter 'Y'"),
+        (format!("TO_TIMESTAMP_LTZ({text}, 'YYYY-MM')"), "the letter 'Y'"),
+        (format!("TO_DATE({text}, 'YYYY-MM')"), "the letter 'Y'"),
+        (format!("UNIX_TIMESTAMP({text}, 'YYYY-MM')"), "the letter 'Y'"),
+        ("FROM_UNIXTIME(price, 'YYYY-MM')".to_owned(), "the letter 'Y'"),
+        ("TO_TIMESTAMP_LTZ(price, 6)".to_owned(), "the precision 0 (seconds) or 3 (milliseconds), not 6"),
+        ("FLOOR(`dateTime` TO DECADE)".to_owned(), "there is no unit of time DECADE"),
+        ("CEIL(`dateTime` TO DECADE)".to_owned(), "there is no unit of time DECADE"),
+        ("TIMESTAMPADD(FORTNIGHT, 1, `dateTime`)".to_owned(), "there is no unit of time FORTNIGHT"),
+        ("TIMESTAMPDIFF(FORTNIGHT, `dateTime`, `dateTime`)".to_owned(), "there is no unit of time FORTNIGHT"),
+        (format!("JSON_VALUE({text}, 'a.b')"), "the JSON path 'a.b' is not supported"),
+    ] {
+        let told = insert(&format!("SELECT auction FROM bid WHERE {call} IS NULL"));
+        assert!(told.contains(message) && told.contains("at line 3") && told.contains("hint: "), "{call}: {told}");
+    }
+    let computed = "CREATE TABLE t (s STRING, ts AS TO_TIMESTAMP(s, 'YYYY')) WITH ('connector' = 'kafka', 'topic' = 't')";
+    let told = refused(computed);
+    assert!(told.contains("the letter 'Y'") && told.contains("at line 1: "), "{told}");
+}
+
+#[test]
+fn casts_that_would_change_nothing() {
+    for (cast, hint) in [
+        ("CAST(price AS VARCHAR(3))", "SUBSTRING(CAST(… AS STRING) FROM 1 FOR 3)"),
+        ("CAST(price AS CHAR(2))", "SUBSTRING(CAST(… AS STRING) FROM 1 FOR 2)"),
+        ("CAST(`dateTime` AS TIMESTAMP(0))", "FLOOR(… TO SECOND)"),
+        ("CAST(`dateTime` AS TIMESTAMP_LTZ(1))", "FLOOR(… TO SECOND)"),
+    ] {
+        let told = insert(&format!("SELECT auction FROM bid WHERE {cast} IS NULL"));
+        assert!(told.contains("a CAST to ") && told.contains(hint), "{cast}: {told}");
+    }
+}
+
 #[test]
 fn misspelt_names_get_the_nearest_one() {
     let all = [

@@ -104,6 +104,8 @@ fn texts() {
             ("JSON_VALUE('no json', '$.a')", "NULL"),
             ("REPEAT('ab', 2)", "abab"),
             ("CAST(n AS STRING)", "-7"),
+            ("CAST(n AS VARCHAR)", "-7"),
+            ("CAST(n AS VARCHAR(2147483647))", "-7"),
         ],
     );
 }
@@ -133,6 +135,9 @@ fn times() {
         &[
             ("DATE_FORMAT(ts, 'yyyy-MM-dd HH:mm')", "2024-03-09 15:04"),
             ("DATE_FORMAT(l, 'yyyyMMdd')", "20240309"),
+            ("DATE_FORMAT(TO_TIMESTAMP('9999-12-31 23:59:59'), 'yyyy-MM-dd HH:mm')", "9999-12-31 23:59"),
+            ("DATE_FORMAT('1500-01-02 03:04:05.123456', 'yyyy-MM-dd SSSSSS')", "1500-01-02 123456"),
+            ("CAST(TO_TIMESTAMP('1500-01-02 03:04:05') AS STRING)", "1500-01-02 03:04:05.000"),
             ("CAST(ts AS STRING)", "2024-03-09 15:04:05.067"),
             ("FROM_UNIXTIME(0)", "1970-01-01 00:00:00"),
             ("CAST(TO_TIMESTAMP('2024-01-02 03:04:05') AS STRING)", "2024-01-02 03:04:05.000"),

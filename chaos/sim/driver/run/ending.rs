@@ -39,6 +39,7 @@ impl Run<'_> {
             rule.change(&mut calm);
         }
         self.sim.set_faults(calm);
+        self.crash_rate.set(0);
         self.sim.reconnect();
         self.store.reconnect();
         self.store.set_faults(StoreFaults { damaged: 0, refused: 0, call_ms_max: 0, ..self.scenario.store.clone() });

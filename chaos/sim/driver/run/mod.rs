@@ -24,7 +24,9 @@ use crate::scenario::Scenario;
 use crate::table::OutputRow;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use streamshield_core::cluster::ControlRecord;
 use streamshield_core::ids::{Epoch, RegionId, StageId};
 use streamshield_core::ports::log::{Log, OutMessage};
@@ -112,6 +114,7 @@ struct Run<'a> {
     machines: Vec<Machine>,
     lives: BTreeMap<ClientId, Life>,
     inbox: SharedInbox,
+    crash_rate: Rc<Cell<u32>>,
     control: SharedControl,
     oracle: SharedOracle,
     feeder: Feeder,
@@ -189,6 +192,7 @@ impl<'a> Run<'a> {
             machines: (0..scenario.workers).map(machine).collect(),
             lives: BTreeMap::new(),
             inbox: SharedInbox::default(),
+            crash_rate: Rc::new(Cell::new(scenario.crash_point_rate)),
             control,
             oracle,
             feeder,
@@ -298,8 +302,7 @@ impl<'a> Run<'a> {
         let machine = &mut self.machines[worker];
         let client = self.sim.client(&machine.name);
         machine.client = Some(client);
-        let crash_rate = if self.phase == Phase::Chaos { self.scenario.crash_point_rate } else { 0 };
-        let context = Context { sim: self.sim.clone(), client, inbox: self.inbox.clone(), crash_rate };
+        let context = Context { sim: self.sim.clone(), client, inbox: self.inbox.clone(), crash_rate: self.crash_rate.clone() };
         let backlog = Backlog::default();
         let ports = Ports { sim: &self.sim, store: &self.store, control: &self.control, broken: self.broken };
         let environment = ports.environment(machine, client, &backlog);

@@ -9,12 +9,13 @@ const SEEDS: u64 = 600;
 const REGRESSIONS: &str = include_str!("../regressions.txt");
 
 /// Faults that a few hundred seeds must have met: one that never fired proves nothing.
-const FAULTS: [&str; 29] = [
+const FAULTS: [&str; 33] = [
     "abort lost",
     "answer lost",
     "append twice",
     "broker away",
     "call waits",
+    "checkpoint damaged",
     "commit aborted",
     "commit answer lost",
     "commit late",
@@ -23,6 +24,7 @@ const FAULTS: [&str; 29] = [
     "crash at a crash point",
     "crash in call",
     "delivery fails",
+    "disk full",
     "disk lost",
     "fencer hit",
     "markers late",
@@ -33,6 +35,8 @@ const FAULTS: [&str; 29] = [
     "sent early",
     "short take",
     "store away",
+    "store call refused",
+    "store damaged",
     "twin starts",
     "worker crashed",
     "worker cut off",

@@ -1,6 +1,7 @@
 //! A broker, fresh topics and a reader that waits.
 
 use std::collections::BTreeMap;
+use std::io::Write;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,13 +12,22 @@ use streamshield_kafka::KafkaLog;
 /// How long a test waits for anything.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The broker of this run. None (and a note for the end of the run) where the user chose to do without one.
 pub fn servers() -> Option<String> {
     if let Ok(servers) = std::env::var("STREAMSHIELD_KAFKA") {
         return Some(if servers == "embedded" { embedded() } else { servers });
     }
     let skip = std::env::var("STREAMSHIELD_SKIP_KAFKA").is_ok_and(|value| value == "1");
     assert!(skip, "no broker: set STREAMSHIELD_KAFKA=host:port, or STREAMSHIELD_SKIP_KAFKA=1 to leave the Kafka tests out");
-    println!("LEFT OUT: no broker (STREAMSHIELD_SKIP_KAFKA=1)");
+    // The harness names a test's thread after it.
+    let thread = std::thread::current();
+    let test = thread.name().unwrap_or("a test");
+    println!("LEFT OUT: no broker (STREAMSHIELD_SKIP_KAFKA=1): {test}");
+    if let Some(list) = std::env::var_os("STREAMSHIELD_SKIPPED_LIST")
+        && let Ok(mut list) = std::fs::OpenOptions::new().append(true).create(true).open(list)
+    {
+        let _ = writeln!(list, "kafka::{test}");
+    }
     None
 }
 

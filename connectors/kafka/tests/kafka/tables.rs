@@ -7,7 +7,7 @@ use arrow_array::types::{Int32Type, Int64Type, TimestampMillisecondType};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray};
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use streamshield_core::ids::{Epoch, RegionId, StageId};
 use streamshield_core::ports::log::*;
 use streamshield_core::ports::sink::{SinkConnector, SinkContent};
@@ -348,7 +348,8 @@ fn rows_are_written_with_key_timestamp_and_partition_and_read_back() {
 
 #[test]
 fn a_row_that_no_message_can_hold_is_refused_before_the_seal() {
-    let log = log_or_return!();
+    let Some(servers) = servers() else { return };
+    let log = connect(&servers, &[("batch.size", "1000")]);
     let topic = topic_with(&log, "toolarge", 2, &[("max.message.bytes", "1000")]);
     let rows = || -> Vec<ArrayRef> {
         vec![
@@ -359,8 +360,46 @@ fn a_row_that_no_message_can_hold_is_refused_before_the_seal() {
     let set = sealed(&log, &table(&topic, &[], &[("sink.partitioner", "fixed")]), rows(), &[1]);
     assert_eq!(set.entries.iter().map(|entry| entry.partition).collect::<Vec<_>>(), [Some(1), Some(1)]);
     // What was not refused is accepted by the broker, without compression too.
-    let Some(servers) = servers() else { return };
     let plain = connect(&servers, &[("compression.type", "none")]);
     commit(&mut *plain.writer(&unique("toolarge")).expect("writer"), &set);
     assert_eq!(SinkConnector::metadata_type(&KafkaConnector::new(log), "headers"), None);
+}
+
+#[test]
+fn a_sink_in_a_topic_that_takes_no_batch_of_the_client_says_what_to_set() {
+    let Some(servers) = servers() else { return };
+    let topic = topic_with(&connect(&servers, &[]), "smallbatch", 1, &[("max.message.bytes", "20000")]);
+    let table = table(&topic, &[], &[]);
+    let writer = |properties: &[(&str, &str)]| {
+        let columns = table.columns.clone();
+        let request = SinkRequest { table: table.clone(), schema: schema(&columns), columns };
+        SinkConnector::open(&KafkaConnector::new(connect(&servers, properties)), request).expect("open").writer(region(0)).map(drop)
+    };
+    let error = writer(&[]).expect_err("batches of a million bytes");
+    let named = [&*topic, "20000", "max.message.bytes", "batch.size"].map(|part| error.message.contains(part));
+    assert!(!error.retry && named == [true; 4], "{error}");
+    writer(&[("batch.size", "20000")]).expect("as it was told");
+}
+
+#[test]
+fn a_row_whose_timestamp_the_topic_does_not_take_is_refused_before_the_seal() {
+    let log = log_or_return!();
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis() as i64;
+    let rows = || -> Vec<ArrayRef> {
+        let times = [now_ms, now_ms + 7_200_000, now_ms - 172_800_000].map(Some).to_vec();
+        vec![
+            Arc::new(Int64Array::from(vec![1, 2, 3])),
+            Arc::new(StringArray::from(vec!["now", "ahead", "old"])),
+            Arc::new(TimestampMillisecondArray::from(times).with_timezone("UTC")),
+        ]
+    };
+    let zoned = || DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
+    let limits = [("message.timestamp.before.max.ms", "86400000"), ("message.timestamp.after.max.ms", "3600000")];
+    let strict = topic_with(&log, "strict", 1, &limits);
+    let set = sealed(&log, &table(&strict, &[("at", "timestamp", zoned())], &[]), rows(), &[1, 2]);
+    commit(&mut *log.writer(&unique("strict")).expect("writer"), &set);
+    // Where the broker sets the time, it takes any.
+    let stamped = topic_with(&log, "stamped", 1, &[limits[0], limits[1], ("message.timestamp.type", "LogAppendTime")]);
+    let set = sealed(&log, &table(&stamped, &[("at", "timestamp", zoned())], &[]), rows(), &[]);
+    commit(&mut *log.writer(&unique("stamped")).expect("writer"), &set);
 }

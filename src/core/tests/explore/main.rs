@@ -11,7 +11,8 @@ use model::{Mutant, Scope};
 use search::search;
 
 /// Three workers, one of which starts anew, three regions, two crashes.
-const SMALL: Scope = Scope { regions: 3, followers: 0, workers: 3, starts: 4, crashes: 2, failures: 0, drains: 0, joins_up_front: 3 };
+const SMALL: Scope =
+    Scope { regions: 3, followers: 0, workers: 3, starts: 4, crashes: 2, failures: 0, drains: 0, leaves: 0, joins_up_front: 3 };
 
 #[test]
 fn no_state_of_three_workers_three_regions_and_two_crashes_breaks_an_invariant() {
@@ -36,6 +37,12 @@ fn nor_does_one_with_followers_a_failed_region_and_a_drain() {
     report("followers, a failed region, a drain", scope);
 }
 
+#[test]
+fn nor_does_one_in_which_a_worker_leaves_clean() {
+    let scope = Scope { regions: 2, followers: 1, starts: 3, crashes: 1, leaves: 1, joins_up_front: 2, ..SMALL };
+    report("a clean leave", scope);
+}
+
 fn report(what: &str, scope: Scope) {
     let started = std::time::Instant::now();
     let found = search(scope, None);
@@ -55,7 +62,8 @@ fn report(what: &str, scope: Scope) {
 #[test]
 fn a_broken_rule_is_found() {
     for mutant in Mutant::ALL {
-        let scope = Scope { regions: 2, starts: 3, joins_up_front: 2, ..SMALL };
+        let leaves = u8::from(mutant == Mutant::GoesOnAfterLeaving);
+        let scope = Scope { regions: 2, starts: 3, leaves, joins_up_front: 2, ..SMALL };
         let found = search(scope, Some(mutant));
         println!("{mutant:?}: {} states", found.states);
         let violation = found.violation.unwrap_or_else(|| panic!("{mutant:?} was not found in {} states", found.states));

@@ -14,6 +14,9 @@
 //! **Epochs.** A worker that has read a region's end knows the number of the next epoch. It stays right for as long as nobody else commits. So a slot that is able
 //! to commit after a later owner has read the end breaks O-1, and two that are able to commit at once would write one number twice, E-1.
 //!
+//! **Leaving.** A worker says that it has left clean when all that it sealed is committed and none of its slots takes another step: by then it has
+//! given up all that it believes. One that crashes may have said before that it leaves; it is fenced.
+//!
 //! **Log.** States of the log are the product's `Cluster`, told apart by everything that can matter later; offsets and times are left out, and one representative is
 //! kept of each.
 //!
@@ -40,6 +43,8 @@ pub struct Scope {
     pub crashes: u8,
     pub failures: u8,
     pub drains: u8,
+    /// Workers that leave clean.
+    pub leaves: u8,
     /// So many have joined and read the log before anything else happens.
     pub joins_up_front: u8,
 }
@@ -59,16 +64,19 @@ pub enum Mutant {
     FencedWithoutFencing,
     /// The old owner goes on after `released`.
     GoesOnAfterRelease,
+    /// A worker says that it has left clean, and goes on.
+    GoesOnAfterLeaving,
 }
 
 impl Mutant {
-    pub const ALL: [Mutant; 6] = [
+    pub const ALL: [Mutant; 7] = [
         Mutant::SkipFenceWait,
         Mutant::SkipConfirm,
         Mutant::CountStaleReleased,
         Mutant::MustFenceForgets,
         Mutant::FencedWithoutFencing,
         Mutant::GoesOnAfterRelease,
+        Mutant::GoesOnAfterLeaving,
     ];
 
     pub fn breaks(self) -> &'static str {
@@ -139,6 +147,7 @@ pub enum Event {
     },
     Left {
         actor: u8,
+        clean: bool,
     },
     Drain {
         actor: u8,
@@ -289,7 +298,7 @@ impl Heads {
                 reason: "failed".into(),
                 retry: true,
             },
-            Event::Left { actor } => ControlRecord::Left { incarnation: incarnation(actor), clean: false },
+            Event::Left { actor, clean } => ControlRecord::Left { incarnation: incarnation(actor), clean },
             Event::Drain { actor, undo } => ControlRecord::Drain { worker: worker_of(cluster, actor), undo },
         };
         vec![(0, record)]

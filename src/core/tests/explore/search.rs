@@ -17,10 +17,11 @@ struct State {
     crashed: u8,
     failed: u8,
     drained: u8,
+    left: u8,
 }
 
 /// A state in few bytes: there are many.
-type Packed = [u8; 4 + ACTORS_MAX * (1 + REGIONS_MAX) + 2];
+type Packed = [u8; 4 + ACTORS_MAX * (1 + REGIONS_MAX) + 3];
 
 /// For millions of short keys that nobody chose to collide.
 #[derive(Default)]
@@ -117,9 +118,10 @@ impl State {
                 *byte = flags.iter().rev().fold(belief.assignment, |byte, flag| byte << 1 | u8::from(*flag));
             }
         }
-        let rest = packed.len() - 2;
+        let rest = packed.len() - 3;
         packed[rest] = self.started | self.crashed << 4;
         packed[rest + 1] = self.failed | self.drained << 4;
+        packed[rest + 2] = self.left;
         packed
     }
 
@@ -139,9 +141,10 @@ impl State {
                 };
             }
         }
-        let rest = packed.len() - 2;
+        let rest = packed.len() - 3;
         (state.started, state.crashed) = (packed[rest] & 15, packed[rest] >> 4);
         (state.failed, state.drained) = (packed[rest + 1] & 15, packed[rest + 1] >> 4);
+        state.left = packed[rest + 2];
         state
     }
 }
@@ -244,6 +247,14 @@ impl Search {
                 self.append(later, number, Event::Fenced { by: actor, actor: other })?;
             }
         }
+        if live >> actor & 1 == 1 && state.left < self.scope.leaves {
+            let mut later = state;
+            later.left += 1;
+            if self.mutant != Some(Mutant::GoesOnAfterLeaving) {
+                later.actors[actor as usize] = Actor::default();
+            }
+            self.append(later, number, Event::Left { actor, clean: true })?;
+        }
         for region in 0..self.scope.regions as u8 {
             if waits_for_ready[region as usize] >> actor & 1 == 1 {
                 self.append(state, number, Event::Ready { by: actor, region })?;
@@ -312,7 +323,7 @@ impl Search {
                 later.actors[actor as usize] = Actor::default();
                 self.visit(later, number, Step::Crash(actor))?;
                 if live >> actor & 1 == 1 {
-                    self.append(later, number, Event::Left { actor })?;
+                    self.append(later, number, Event::Left { actor, clean: false })?;
                 }
             }
         }

@@ -12,7 +12,10 @@ use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How soon it is noticed that all output has been passed on.
+const OUTPUT_POLL: Duration = Duration::from_millis(5);
 
 /// How a worker is started.
 pub struct Recipe {
@@ -33,7 +36,9 @@ struct Life {
     process: std::process::Child,
     born: Instant,
     figures: Arc<Mutex<Figures>>,
-    listeners: Vec<JoinHandle<()>>,
+    reports: JoinHandle<()>,
+    /// Rows and log lines.
+    output: Vec<JoinHandle<()>>,
 }
 
 pub struct Child {
@@ -42,13 +47,16 @@ pub struct Child {
     policy: RestartPolicy,
     /// Of lives that are over.
     past: Figures,
+    /// What lives that are over have left to be passed on. Whoever reads it may be slow or stuck, and no restart waits for him.
+    output: Vec<JoinHandle<()>>,
     pub restarts: u32,
 }
 
 impl Child {
     pub fn start(recipe: Recipe) -> io::Result<Child> {
         let life = Life::begin(&recipe)?;
-        Ok(Child { recipe, state: State::Running(life), policy: RestartPolicy::default(), past: Figures::default(), restarts: 0 })
+        let (policy, past) = (RestartPolicy::default(), Figures::default());
+        Ok(Child { recipe, state: State::Running(life), policy, past, output: Vec::new(), restarts: 0 })
     }
 
     pub fn name(&self) -> &str {
@@ -111,13 +119,20 @@ impl Child {
         figures
     }
 
-    /// Keeps what the process has told, once all of it has been heard.
+    /// Waits until all that it has said is passed on, but not longer than this.
+    pub fn finish_output(&mut self, deadline: Instant) {
+        while self.output.iter().any(|listener| !listener.is_finished()) && Instant::now() < deadline {
+            std::thread::sleep(OUTPUT_POLL);
+        }
+    }
+
+    /// Keeps what the process has reported, once all of it has been heard.
     fn bury(&mut self) {
         if let State::Running(life) = std::mem::replace(&mut self.state, State::Ended) {
-            for listener in life.listeners {
-                let _ = listener.join();
-            }
+            let _ = life.reports.join();
             self.past.add_counts(&life.figures.lock());
+            self.output.retain(|listener| !listener.is_finished());
+            self.output.extend(life.output);
         }
     }
 }
@@ -135,17 +150,17 @@ impl Life {
             .process_group(0)
             .spawn()?;
         let figures = Arc::new(Mutex::new(Figures { state: "starting".into(), ..Default::default() }));
-        let mut listeners = Vec::new();
+        let mut output = Vec::new();
         let (stdout, stderr, heard) = (process.stdout.take(), process.stderr.take(), figures.clone());
         let (worker, format) = (recipe.name.clone(), recipe.log_format);
-        listeners.push(listener("reports", move || channel::listen(reports, |figures| *heard.lock() = figures))?);
+        let reports = listener("reports", move || channel::listen(reports, |figures| *heard.lock() = figures))?;
         if let Some(stdout) = stdout {
-            listeners.push(listener("rows", move || lines::forward_rows(stdout))?);
+            output.push(listener("rows", move || lines::forward_rows(stdout))?);
         }
         if let Some(stderr) = stderr {
-            listeners.push(listener("log", move || lines::forward_log(stderr, &worker, format))?);
+            output.push(listener("log", move || lines::forward_log(stderr, &worker, format))?);
         }
-        Ok(Life { process, born: Instant::now(), figures, listeners })
+        Ok(Life { process, born: Instant::now(), figures, reports, output })
     }
 
     fn signal(&self, signal: Signal) {
@@ -156,4 +171,34 @@ impl Life {
 
 fn listener(name: &str, listen: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(name.into()).spawn(listen)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_output_that_is_stuck_keeps_no_worker_from_its_restart() {
+        let recipe = Recipe {
+            name: "0".into(),
+            program: "/bin/sh".into(),
+            arguments: vec!["-c".into(), "echo a row; exit 1".into()],
+            log_format: LogFormat::Text,
+        };
+        let stuck = io::stdout().lock();
+        let began = Instant::now();
+        let mut child = Child::start(recipe).expect("started");
+        let ended = loop {
+            if let Some(ended) = child.look_after().expect("looked after") {
+                break ended;
+            }
+            assert!(began.elapsed() < Duration::from_secs(30), "its end was not noticed");
+            std::thread::sleep(OUTPUT_POLL);
+        };
+        assert!(matches!(ended, (Exit::Code(1), Next::RestartAfter(_))), "{ended:?}");
+        child.finish_output(Instant::now() + OUTPUT_POLL);
+        drop(stuck);
+        child.finish_output(Instant::now() + Duration::from_secs(30));
+        assert!(child.output.iter().all(JoinHandle::is_finished));
+    }
 }

@@ -43,6 +43,8 @@ use tempfile::TempDir;
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// A worker gives its drain up by itself; this is for one that can't.
 const DRAIN_MARGIN: Duration = Duration::from_secs(2);
+/// How long the rows and log lines of ended workers may take to be read by others.
+const OUTPUT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a job on several workers to its end.
 pub fn run(
@@ -138,6 +140,8 @@ impl<'a> Supervisor<'a> {
 
     fn run(&mut self) -> ExitStatus {
         let status = self.watch();
+        let deadline = Instant::now() + OUTPUT_TIME_MAX;
+        self.children.iter_mut().for_each(|child| child.finish_output(deadline));
         let mut sum = self.sum();
         sum.state = "ended".into();
         if let Some(view) = &mut self.view {

@@ -1,5 +1,6 @@
 //! From the tree of a job file to a [`Job`]: every key read once, every mistake reported.
 
+mod hidden;
 mod replication;
 
 use super::interpolate::Interpolation;
@@ -24,7 +25,15 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 pub fn read(path: &Path, redactor: &Redactor) -> (Option<Job>, Problems) {
     let mut problems = Problems::default();
     let job = read_source(path, &mut problems).and_then(|file| {
-        let root = yaml::parse(&file).map_err(|problem| problems.add(problem)).ok()?;
+        let root = match yaml::parse(&file) {
+            Ok(root) => root,
+            Err(problem) => {
+                hidden::hide_lines(&file, redactor);
+                problems.add(problem);
+                return None;
+            }
+        };
+        hidden::hide(&root, &file, redactor);
         Reader { file, folder: path.parent().unwrap_or(Path::new("")).to_path_buf(), redactor: redactor.clone(), problems: &mut problems }
             .job(root)
     });
@@ -244,8 +253,12 @@ impl Reader<'_> {
 
     fn sql(&mut self, root: &mut Section) -> Option<SqlText> {
         match (root.take("sql"), root.take("sql_file")) {
-            (Some(_), Some(file)) => {
+            (Some(entry), Some(file)) => {
                 self.error("`sql` and `sql_file` are both given".into(), file.key_span, "keep one of them");
+                if let Value::Scalar(scalar) = &entry.node.value {
+                    // For its secrets, which are hidden on the way.
+                    self.sql_text(&self.file.clone(), scalar);
+                }
                 None
             }
             (None, None) => {

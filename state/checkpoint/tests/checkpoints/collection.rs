@@ -3,11 +3,11 @@
 use crate::faulty::{Fault, Faulty, Op};
 use crate::place::{JOB, Place};
 use crate::state::{FOLDER, PLAN, REGION, files_of, small};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
 use streamshield_checkpoint::ObjectCheckpoints;
-use streamshield_core::ids::Epoch;
+use streamshield_core::ids::{Epoch, Incarnation};
 use streamshield_core::ports::checkpoint::{CheckpointStore, Restored};
 
 /// A restore that stops after it has read its manifest, until the collector has done all it wants; then goes on.
@@ -90,6 +90,34 @@ fn without_a_grace_the_same_restore_would_lose_its_files() {
     let (restored, left) = restore_beside_a_collection(&place, Duration::ZERO);
     assert_eq!(left, vec![3]);
     assert!(restored.is_none(), "its files are gone, and it knew of no other checkpoint: {restored:?}");
+}
+
+#[test]
+fn a_mark_is_read_once_however_many_rounds_it_waits_for_its_grace() {
+    let place = Place::folder();
+    let reads = Arc::new(AtomicUsize::new(0));
+    let seen = reads.clone();
+    let faulty = Faulty::new(place.store.clone(), move |op, path| {
+        seen.fetch_add(usize::from(op == Op::Get && path.contains("/gc/")), Ordering::SeqCst);
+        Fault::None
+    });
+    let mut config = place.config();
+    config.gc_grace = Duration::from_secs(60 * 60);
+    config.retain_count = 1;
+    let owner = ObjectCheckpoints::with_store(config.clone(), JOB, faulty.clone(), "").unwrap();
+    for epoch in 1..=4 {
+        owner.save(&small(place.disk.path(), epoch, 5)).unwrap();
+        owner.maintain(REGION, &mut || true).unwrap();
+    }
+    assert_eq!(place.names(&format!("{FOLDER}/gc")).len(), 3);
+    assert_eq!(reads.load(Ordering::SeqCst), 0, "it wrote them itself");
+    let successor = ObjectCheckpoints::with_store(config, JOB, faulty, "").unwrap();
+    successor.set_incarnation(Incarnation(6));
+    for _ in 0..3 {
+        successor.maintain(REGION, &mut || true).unwrap();
+    }
+    assert_eq!(reads.load(Ordering::SeqCst), 3);
+    assert_eq!(successor.list(REGION).unwrap().len(), 4, "marked, and not deleted yet");
 }
 
 #[test]

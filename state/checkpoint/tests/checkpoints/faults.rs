@@ -170,6 +170,19 @@ fn uploads_keep_to_their_bandwidth() {
 }
 
 #[test]
+fn waiting_for_the_bandwidth_does_not_count_against_the_time_of_a_save() {
+    let place = Place::folder();
+    let mut config = place.config();
+    config.upload_bytes_per_second = Some(1_000_000);
+    config.save_timeout = Duration::from_millis(1_500);
+    let store = ObjectCheckpoints::open(config, JOB).unwrap();
+    let saved = store.save(&twenty_files(&place)).unwrap();
+    // Two million bytes, as above.
+    assert!(saved.durability == Durability::Remote && saved.seconds > 1.8, "{saved:?}");
+    assert!(store.is_available());
+}
+
+#[test]
 fn a_restore_survives_single_failures_and_delays() {
     let place = Place::folder();
     let store = place.open();

@@ -29,10 +29,7 @@ const AHEAD_MS_MAX: i64 = 1_000;
 impl Clock for LogBoundClock {
     fn wall_ms(&self) -> i64 {
         let own_ms = self.clock.wall_ms();
-        match self.membership.view(|cluster| cluster.log_clock_ms()) {
-            0 => own_ms,
-            log_ms => own_ms.min(log_ms as i64 + AHEAD_MS_MAX),
-        }
+        bounded(own_ms, self.membership.appended_ms())
     }
 
     fn steady(&self) -> Duration {
@@ -42,6 +39,10 @@ impl Clock for LogBoundClock {
     fn pause(&self, time: Duration) {
         self.clock.pause(time);
     }
+}
+
+fn bounded(own_ms: i64, appended_ms: Option<i64>) -> i64 {
+    appended_ms.map_or(own_ms, |appended_ms| own_ms.min(appended_ms + AHEAD_MS_MAX))
 }
 
 /// This machine's clocks.
@@ -66,5 +67,19 @@ impl Clock for SystemClock {
 
     fn pause(&self, time: Duration) {
         std::thread::sleep(time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_believed_until_a_little_beyond_the_control_log() {
+        let log_ms = 1_700_000_000_000;
+        assert_eq!(bounded(log_ms + 3_600_000, Some(log_ms)), log_ms + AHEAD_MS_MAX);
+        assert_eq!(bounded(log_ms + 200, Some(log_ms)), log_ms + 200);
+        assert_eq!(bounded(log_ms - 3_600_000, Some(log_ms)), log_ms - 3_600_000);
+        assert_eq!(bounded(log_ms, None), log_ms);
     }
 }

@@ -42,6 +42,8 @@ pub struct Membership {
     version: AtomicU64,
     /// The next offset to be read: everything before it is in `cluster`.
     position: AtomicI64,
+    /// Since 1970, when the broker appended the newest record that was read; 0: none was read yet, or the topic does not say.
+    appended_ms: AtomicI64,
     /// Records that somebody waits for.
     awaited: Mutex<BTreeSet<Offset>>,
     listeners: Mutex<Vec<Arc<Wakeup>>>,
@@ -69,6 +71,7 @@ impl Membership {
             cluster: RwLock::new(cluster),
             version,
             position: AtomicI64::new(position),
+            appended_ms: AtomicI64::new(0),
             awaited: Mutex::default(),
             listeners: Mutex::default(),
             silence: Mutex::default(),
@@ -88,6 +91,7 @@ impl Membership {
         let taken = reader.take(&self.partition, &TAKE, &mut |messages| {
             for message in messages {
                 let append_time_ms = (message.timestamp_type == TimestampType::LogAppendTime).then_some(message.timestamp_ms);
+                self.appended_ms.fetch_max(append_time_ms.unwrap_or(0), Ordering::Relaxed);
                 let payload = message.payload.unwrap_or_default();
                 effects.extend(cluster.apply(Entry { offset: message.offset, append_time_ms, payload }));
             }
@@ -142,6 +146,11 @@ impl Membership {
             awaited.insert(offset);
         }
         has_read
+    }
+
+    /// The time of the newest record that was read, by the broker's clock, since 1970.
+    pub fn appended_ms(&self) -> Option<i64> {
+        Some(self.appended_ms.load(Ordering::Relaxed)).filter(|appended_ms| *appended_ms > 0)
     }
 
     pub fn position(&self) -> Offset {

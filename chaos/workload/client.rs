@@ -28,6 +28,7 @@ const QUEUE_KBYTES: usize = 512 << 10;
 /// What waits in a reader, in KiB (M-1).
 const READ_AHEAD_KBYTES: usize = 64 << 10;
 const POLL: Duration = Duration::from_millis(50);
+const FETCH_WAIT: Duration = Duration::from_millis(50);
 const RETRY_PAUSE: Duration = Duration::from_millis(200);
 /// How long a full queue is waited for: longer than any outage that a run plans.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(900);
@@ -229,9 +230,15 @@ pub struct Reader {
 
 impl Reader {
     pub fn open(servers: &str, topics: &[&str], isolation: Isolation) -> Result<Reader, WorkloadError> {
+        Reader::open_patient(servers, topics, isolation, FETCH_WAIT)
+    }
+
+    /// `fetch_wait`: how long a broker may hold back the answer that there is nothing new. The end of a partition is met so much later, and brokers have so
+    /// much less to do.
+    pub fn open_patient(servers: &str, topics: &[&str], isolation: Isolation, fetch_wait: Duration) -> Result<Reader, WorkloadError> {
         let mut reader = Reader { consumers: Vec::new(), partitions: Vec::new(), at_end: Vec::new(), turn: 0 };
         for topic in topics {
-            let (consumer, partitions) = follow(servers, topic, isolation, READ_AHEAD_KBYTES / topics.len())?;
+            let (consumer, partitions) = follow(servers, topic, isolation, READ_AHEAD_KBYTES / topics.len(), fetch_wait)?;
             reader.consumers.push((Arc::from(*topic), consumer));
             reader.partitions.push(partitions);
             reader.at_end.push(BTreeSet::new());
@@ -302,7 +309,13 @@ fn is_passing(error: &KafkaError) -> bool {
     )
 }
 
-fn follow(servers: &str, topic: &str, isolation: Isolation, read_ahead_kbytes: usize) -> Result<(BaseConsumer, i32), WorkloadError> {
+fn follow(
+    servers: &str,
+    topic: &str,
+    isolation: Isolation,
+    read_ahead_kbytes: usize,
+    fetch_wait: Duration,
+) -> Result<(BaseConsumer, i32), WorkloadError> {
     let level = if isolation == Isolation::Committed { "read_committed" } else { "read_uncommitted" };
     let consumer: BaseConsumer = config(servers)
         .set("group.id", "streamshield-workload")
@@ -310,7 +323,7 @@ fn follow(servers: &str, topic: &str, isolation: Isolation, read_ahead_kbytes: u
         .set("enable.auto.commit", "false")
         .set("enable.partition.eof", "true")
         .set("auto.offset.reset", "error")
-        .set("fetch.wait.max.ms", "50")
+        .set("fetch.wait.max.ms", fetch_wait.as_millis().to_string())
         .set("max.partition.fetch.bytes", INPUT_MESSAGE_BYTES.to_string())
         .set("fetch.error.backoff.ms", "50")
         .set("reconnect.backoff.max.ms", "500")

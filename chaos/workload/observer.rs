@@ -28,6 +28,8 @@ use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 const POLL: Duration = Duration::from_millis(20);
+/// Rows are seen at once in any case; it looks at balances where nothing new comes.
+const FETCH_WAIT: Duration = Duration::from_millis(250);
 /// Rows that come within this time of each other are one activity: shorter silences are none.
 const ACTIVITY_JOIN_MS: i64 = 20;
 /// Activities kept per partition (M-1): a day of commits, ten a second.
@@ -269,7 +271,7 @@ impl Observer {
     pub(crate) fn start(workload: &Workload, servers: &str) -> Result<Observer, WorkloadError> {
         let topics = workload.topics();
         let names = topics.outputs().map(str::to_string);
-        let mut reader = Reader::open(servers, &names.each_ref().map(String::as_str), Isolation::Committed)?;
+        let mut reader = Reader::open_patient(servers, &names.each_ref().map(String::as_str), Isolation::Committed, FETCH_WAIT)?;
         let shared = Arc::new(Mutex::new(Observation::new(wall_ms())));
         let stop = Arc::new(AtomicBool::new(false));
         let (seen, stopped) = (shared.clone(), stop.clone());

@@ -19,6 +19,7 @@ use streamshield_core::ids::{Epoch, Offset, RegionId};
 use streamshield_core::ports::checkpoint::Durability;
 
 const POLL: Duration = Duration::from_millis(200);
+const FETCH_WAIT: Duration = Duration::from_millis(500);
 
 /// A record of the control log, as it lies there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -187,7 +188,7 @@ impl ControlFollower {
     /// The topic must exist.
     pub fn start(servers: &str, job: &str) -> Result<ControlFollower, WorkloadError> {
         let mut fold = ControlFold::new(job);
-        let mut reader = Reader::open(servers, &[&fold.topic], Isolation::Committed)?;
+        let mut reader = Reader::open_patient(servers, &[&fold.topic], Isolation::Committed, FETCH_WAIT)?;
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = stop.clone();
         let follow = move || {

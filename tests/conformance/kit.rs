@@ -18,7 +18,7 @@ use rdkafka::statistics::Statistics;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 
 /// How long a single step may take.
-pub const STEP: Duration = Duration::from_secs(15);
+pub const STEP: Duration = Duration::from_secs(30);
 pub const COMMITTED: &str = "read_committed";
 pub const UNCOMMITTED: &str = "read_uncommitted";
 /// How often a condition of a broker is looked at, where it offers no event to wait for.

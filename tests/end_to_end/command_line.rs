@@ -37,7 +37,7 @@ fn check_points_at_the_place_of_a_mistake() -> Result<()> {
         (good.replace("'connector' = 'kafka'", "'connector' = 'kafak'"), "kafka"),
         (good.replace("SUM(v)", "MEDIAN(v)"), "MEDIAN"),
         (good.replace("FROM TABLE(", "FROM TABEL("), "job.yaml"),
-        (good.replace("'scan.startup.mode' = 'earliest-offset'", "'scan.startup.mode' = 'first'"), "earliest-offset"),
+        (good.replacen("'scan.startup.mode' = 'earliest-offset'", "'scan.startup.mode' = 'first'", 1), "earliest-offset"),
     ];
     for (yaml, word) in cases {
         ensure!(yaml != good, "the case for {word} changes nothing");

@@ -300,7 +300,7 @@ mod tests {
         records.iter().for_each(|record| drop(cluster.apply(record.entry())));
         let mut fold = ControlFold::new("job");
         records[..3].iter().for_each(|record| fold.take(record.clone()));
-        log(&cluster.snapshot(Incarnation(2)), 5).into_iter().for_each(|record| fold.take(record));
+        log(&cluster.snapshot(Incarnation(2)), 4).into_iter().for_each(|record| fold.take(record));
         let mut found = fold.finish();
         assert!(found.findings.is_clean(), "{:?}", found.findings.anomalies);
         assert_eq!(found.history.commits(REGION, "job-1-0"), Ok(false), "what was before the hole is not judged");

@@ -4,7 +4,7 @@ use streamshield_simulation::Campaign;
 use streamshield_simulation::broken::Rule;
 
 /// Within so many seeds.
-const SEEDS: u64 = 400;
+const SEEDS: u64 = 1_000;
 
 /// Runs until a seed shows that the rule is broken; says which one, and what it found.
 fn noticed(rule: Rule) -> (u64, String) {

@@ -286,6 +286,8 @@ impl Actor for ControlReader {
         match self.membership.read() {
             Ok(moved) => Turn::again_if(moved, CONTROL_IDLE),
             Err(error) if error.kind == LogErrorKind::Retry => Turn::Idle(CONTROL_IDLE),
+            // It was cut off for so long that the others have trimmed what it has not read: they have given its regions away, and it begins at their snapshot.
+            Err(error) if error.kind == LogErrorKind::OutOfRange => Turn::Ended(JobOutcome::Expired(error.message)),
             Err(error) => Turn::Ended(JobOutcome::Failed(EngineError {
                 message: format!("the control topic can't be read: {error}"),
                 hint: Some("was it trimmed, deleted or made again by hand?".into()),

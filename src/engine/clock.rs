@@ -3,6 +3,8 @@
 //! The engine has two times. The *wall clock* goes into epochs as their `now` (and never back, see `Region::open`). The *steady time* measures
 //! intervals. A simulation gives both by the same trait, so the engine's own code decides on a time that a seed controls.
 
+use crate::membership::Membership;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub trait Clock: Send + Sync {
@@ -12,6 +14,35 @@ pub trait Clock: Send + Sync {
     fn steady(&self) -> Duration;
     /// Lets time pass between two tries of a start, which nobody gives turns to yet. Nothing else waits in this way.
     fn pause(&self, time: Duration);
+}
+
+/// What an epoch's `now` comes from: no machine's clock is believed further than a little beyond the time that the control log has, so that one which is wrong
+/// can't make processing time jump.
+pub struct LogBoundClock {
+    pub clock: Arc<dyn Clock>,
+    pub membership: Arc<Membership>,
+}
+
+/// By how much a clock may be ahead of the newest record of the control log, which is a heartbeat's age old.
+const AHEAD_MS_MAX: i64 = 1_000;
+
+impl Clock for LogBoundClock {
+    fn wall_ms(&self) -> i64 {
+        let own_ms = self.clock.wall_ms();
+        bounded(own_ms, self.membership.appended_ms())
+    }
+
+    fn steady(&self) -> Duration {
+        self.clock.steady()
+    }
+
+    fn pause(&self, time: Duration) {
+        self.clock.pause(time);
+    }
+}
+
+fn bounded(own_ms: i64, appended_ms: Option<i64>) -> i64 {
+    appended_ms.map_or(own_ms, |appended_ms| own_ms.min(appended_ms + AHEAD_MS_MAX))
 }
 
 /// This machine's clocks.
@@ -36,5 +67,19 @@ impl Clock for SystemClock {
 
     fn pause(&self, time: Duration) {
         std::thread::sleep(time);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_believed_until_a_little_beyond_the_control_log() {
+        let log_ms = 1_700_000_000_000;
+        assert_eq!(bounded(log_ms + 3_600_000, Some(log_ms)), log_ms + AHEAD_MS_MAX);
+        assert_eq!(bounded(log_ms + 200, Some(log_ms)), log_ms + 200);
+        assert_eq!(bounded(log_ms - 3_600_000, Some(log_ms)), log_ms - 3_600_000);
+        assert_eq!(bounded(log_ms, None), log_ms);
     }
 }

@@ -476,8 +476,6 @@ fn adopt(region: &mut Region, record: &EpochRecord) {
     region.position = record.positions.first().copied().unwrap_or(region.position);
     region.upstreams.clone_from(&record.upstreams);
     region.combined = combine(record.upstreams.iter().copied());
-    // It never goes back (E-5): an upstream that was idle may have woken up with a watermark behind what the others had reached without it.
-    region.combined.advance(record.watermark);
     region.output_watermark = record.watermark;
     region.finished = record.finished;
     if let Input::Source(source) = &mut region.input {

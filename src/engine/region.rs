@@ -33,7 +33,7 @@ use streamshield_core::ids::{Epoch, Incarnation, Offset, PlanFingerprint, Region
 use streamshield_core::ports::log::{OutMessage, TopicPartition};
 use streamshield_core::ports::sink::SinkWriter;
 use streamshield_core::ports::state::{Delta, Flush, RegionState, StateError};
-use streamshield_core::watermark::{UpstreamWatermark, Watermark};
+use streamshield_core::watermark::{UpstreamWatermark, Watermark, combine};
 
 /// Bytes of an open epoch at which it is sealed before its time, whatever the budget says (M-1).
 pub const OPEN_EPOCH_BYTES_MAX: usize = 16 << 20;
@@ -336,6 +336,8 @@ impl Region {
     }
 
     fn record(&self, steps: Vec<Step>, now_ms: i64) -> EpochRecord {
+        // Whoever adopts the record has the combined watermark from it.
+        assert_eq!(combine(self.upstreams.iter().copied()), self.combined, "E-5: {} {:?}", self.id, self.upstreams);
         EpochRecord {
             version: EpochRecord::VERSION,
             region: self.id,

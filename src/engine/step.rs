@@ -202,6 +202,11 @@ impl Region {
             let known = &mut self.upstreams[upstream];
             known.watermark.advance(frame.watermark.watermark);
             known.idle = frame.watermark.idle;
+            if !known.idle {
+                // One that was idle may wake up behind what the others have reached without it. For this region it is where they are, so that the combined
+                // watermark follows from what its record says of the upstreams, also where windows are still being emitted.
+                known.watermark.advance(self.combined);
+            }
             let combined = combine(self.upstreams.iter().copied());
             self.combined.advance(combined);
         }

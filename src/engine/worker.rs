@@ -9,7 +9,7 @@
 
 use crate::assemble::Job;
 use crate::checkpointer::{CHECKPOINT_JOBS_MAX, CheckpointNews, Checkpointer, Checkpoints};
-use crate::clock::Clock;
+use crate::clock::{Clock, LogBoundClock};
 use crate::commit::{Committer, CommitterParts, NEWS_MAX, SEALED_AHEAD_MAX};
 use crate::config::Environment;
 use crate::heart::Heart;
@@ -190,12 +190,13 @@ impl Worker {
             wakeup: committer_wakeup.clone(),
             slot_wakeup: wakeup.clone(),
         });
+        let region_clock = LogBoundClock { clock: clock.clone(), membership: membership.clone() };
         let nursery = Nursery {
             slot: id,
             job: job.clone(),
             genesis: genesis.clone(),
             membership: membership.clone(),
-            settings: region_settings(job, genesis, settings, id, clock.clone()),
+            settings: region_settings(job, genesis, settings, id, Arc::new(region_clock)),
             log: log.clone(),
             state: environment.state.clone(),
             checkpoints: environment.checkpoints.clone(),

@@ -84,6 +84,11 @@ pub struct FaultSummary {
 }
 
 impl FaultSummary {
+    /// Why the host can't inject it, where it could not even once.
+    pub fn never_possible_here(&self) -> Option<&str> {
+        self.not_possible_here.as_deref().filter(|_| self.injected == 0)
+    }
+
     /// What the host can't inject is not asked for; the rest is.
     pub fn is_proven(&self) -> bool {
         self.fired + self.impossible >= self.min_fired
@@ -391,8 +396,7 @@ fn unproven(journal: &Journal) -> Vec<String> {
     for fault in journal.faults.iter().filter(|fault| !fault.is_proven()) {
         reasons.push(format!("{} fired {} times, {} are asked for", fault.fault, fault.fired, fault.min_fired));
     }
-    let is_impossible = |fault: &FaultSummary| fault.injected == 0 && fault.not_possible_here.is_some();
-    if !journal.faults.is_empty() && journal.faults.iter().all(is_impossible) {
+    if !journal.faults.is_empty() && journal.faults.iter().all(|fault| fault.never_possible_here().is_some()) {
         reasons.push("none of the faults is possible here".into());
     }
     let asked = [

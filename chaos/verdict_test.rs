@@ -100,6 +100,40 @@ fn what_the_host_can_not_inject_is_listed_and_never_counted_as_passed() {
 }
 
 #[test]
+fn what_the_harness_does_after_the_method_proves_nothing() {
+    let rebuilt = Injection { step: 2, ..injection(9, "storage.delete_state", 91_000, 91_500) };
+    let killed = ProcessEvent { at_ms: 91_200, process: "w1".into(), what: ProcessChange::Killed("signal: 9 (SIGKILL)".into()) };
+    let mut all = entries();
+    all.extend([Entry::Stage { at_ms: 91_000, stage: RunStage::Rebuilding }, Entry::Injecting { injection: rebuilt }]);
+    all.push(Entry::Process { event: killed });
+    let journal = journal_of(all);
+    assert_eq!(journal.kills.workers, 2);
+    assert!(journal.faults.iter().all(|fault| fault.fault != "storage.delete_state"), "{:?}", journal.faults);
+}
+
+#[test]
+fn each_step_of_the_method_has_to_show_something() {
+    let mut journal = journal();
+    journal.plan.method.push(journal.plan.method[1].clone());
+    judge(&mut journal);
+    assert_eq!(journal.verdict.reasons, ["net.partition fired 1 times, 2 are asked for"]);
+    journal.injections.push(Injection { outcome: InjectionOutcome::NotPossible("no nft".into()), ..injection(8, "net.partition", 82_000, 82_000) });
+    judge(&mut journal);
+    assert_eq!((journal.verdict.exit_code, journal.faults[0].impossible), (0, 1), "what the host can't do is not asked for");
+}
+
+#[test]
+fn what_is_reported_again_at_the_undo_counts_once() {
+    let hit = || vec!["w2".to_string()];
+    let cut = Injection { to_ms: None, ..injection(11, "net.partition", 80_000, 0) };
+    let injected = Entry::Injected { id: 11, outcome: InjectionOutcome::Injected, hit: hit(), evidence: "5".into(), count: 5, to_ms: None };
+    let undone = Entry::Undone { id: 11, at_ms: 82_000, hit: hit(), evidence: "7".into(), count: 7 };
+    let mut all = entries();
+    all.extend([Entry::Injecting { injection: cut }, injected, undone]);
+    assert_eq!(journal_of(all).faults[0].count, 12 + 7, "the one of the run before, and this one");
+}
+
+#[test]
 fn an_invariant_that_nobody_looked_at_is_inconclusive() {
     let without = |entry: &Entry| !matches!(entry, Entry::Looked { invariant: Invariant::StateEqual, .. });
     let verdict = journal_of(entries().into_iter().filter(without).collect()).verdict;

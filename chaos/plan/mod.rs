@@ -385,10 +385,10 @@ impl Invariant {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Proof {
-    /// How often each fault must have fired, by name. Faults of the method that are not named must have fired once.
+    /// How often each fault must have fired, by name. Of a fault that is not named each step of the method must have fired.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub min_fired: BTreeMap<String, u32>,
-    /// Worker processes that must have been killed.
+    /// Workers and brokers that the method must have killed.
     pub min_kills: u32,
     /// Records sent while a fault was active.
     pub min_records_during_fault: u64,

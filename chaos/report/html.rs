@@ -162,7 +162,7 @@ fn faults(page: &mut String, journal: &Journal) {
         .faults
         .iter()
         .map(|fault| {
-            let status = match &fault.not_possible_here {
+            let status = match fault.never_possible_here() {
                 Some(why) => status("warn", &format!("not possible here: {}", escaped(why))),
                 None if !fault.failed.is_empty() => status("bad", &escaped(&fault.failed.join("; "))),
                 None if !fault.is_proven() => status("warn", "not proven"),

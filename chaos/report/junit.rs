@@ -103,7 +103,7 @@ fn cases(journal: &Journal) -> Vec<Case> {
         }));
     }
     cases.extend(journal.faults.iter().map(|fault| {
-        let result = match &fault.not_possible_here {
+        let result = match fault.never_possible_here() {
             Some(why) => Result::Skipped(format!("not possible here: {why}")),
             None if !fault.failed.is_empty() => Result::Error(fault.failed.join("; ")),
             None if !fault.is_proven() => Result::Error(format!("fired {} times, {} are asked for", fault.fired, fault.min_fired)),

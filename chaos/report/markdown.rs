@@ -96,7 +96,7 @@ fn evidence(text: &mut String, journal: &Journal) -> std::fmt::Result {
     )?;
     writeln!(text, "| fault | injected | fired | evidence | records meanwhile | |\n|---|---|---|---|---|---|")?;
     for fault in &journal.faults {
-        let status = match &fault.not_possible_here {
+        let status = match fault.never_possible_here() {
             Some(_) => "not possible here",
             None if !fault.is_proven() => "**not proven**",
             None => "",

@@ -297,3 +297,21 @@ pub(super) fn timer(shared: &Shared<'_>) {
     noise.watched_ms = began.elapsed().as_millis() as u64;
     shared.add(Entry::Host { noise });
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_kit::injection;
+
+    #[test]
+    fn a_fault_explains_the_deaths_of_those_it_hits() {
+        let paused = injection(1, "process.pause", 0, 1);
+        assert!(explains(&paused, "w1", &ENDS_WORKERS));
+        assert!(!explains(&paused, "w2", &ENDS_WORKERS), "it ended by itself");
+        assert!(!explains(&paused, "w1", &ENDS_BROKERS));
+        // While it is under way, and where it hits a region, it is not known whom.
+        for hit in [vec![], vec!["s0/1".to_string()]] {
+            assert!(explains(&Injection { hit, ..injection(2, "process.crash_loop", 0, 1) }, "w2", &ENDS_WORKERS));
+        }
+    }
+}

@@ -133,8 +133,15 @@ pub fn ends(servers: &str, wanted: &dyn Fn(&str) -> bool) -> Result<Vec<Partitio
     Ok(ends)
 }
 
+/// Counts messages that a producer could not deliver.
 #[derive(Clone, Default)]
-struct CountFailures(Arc<AtomicU64>);
+pub struct CountFailures(Arc<AtomicU64>);
+
+impl CountFailures {
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
 
 impl ClientContext for CountFailures {}
 
@@ -197,7 +204,7 @@ impl Sender {
             Ok(()) | Err(KafkaError::Flush(Code::OperationTimedOut)) => {}
             Err(error) => return Err(WorkloadError::kafka("send the rest")(error)),
         }
-        Ok(self.producer.in_flight_count().max(0) as u64 + self.failures.0.load(Ordering::Relaxed))
+        Ok(self.producer.in_flight_count().max(0) as u64 + self.failures.count())
     }
 }
 

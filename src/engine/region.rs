@@ -538,3 +538,22 @@ fn delta_head(delta: &Delta) -> DeltaHead {
     let chunks = delta.bytes.len().div_ceil(CHANGELOG_CHUNK_BYTES).max(1);
     DeltaHead { chunks: chunks as u32, bytes: delta.bytes.len() as u64, digest: delta.digest }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::{Int64Array, StringArray};
+
+    #[test]
+    fn only_rows_that_are_too_large_by_themselves_are_found() {
+        let texts: Vec<String> = (0..1_000).map(|row| "x".repeat(if [3, 500, 999].contains(&row) { 5_000 } else { 10 })).collect();
+        let columns: [(&str, ArrayRef); 2] =
+            [("n", Arc::new(Int64Array::from_iter_values(0..1_000))), ("text", Arc::new(StringArray::from(texts)))];
+        let batch = RecordBatch::try_from_iter(columns).expect("columns of one length");
+        let mut found = rows_above(&batch, 4_000);
+        found.sort_unstable();
+        assert_eq!(found, [3, 500, 999]);
+        assert_eq!(rows_above(&batch, 6_000), [], "many small rows are none");
+        assert_eq!(rows_above(&batch.slice(4, 400), 4_000), [], "a slice counts as what it shows");
+    }
+}

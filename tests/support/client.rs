@@ -3,15 +3,13 @@
 use anyhow::{Context, Result, bail, ensure};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
-use rdkafka::client::{ClientContext, DefaultClientContext};
+use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
 use serde_json::Value;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use streamshield_workload::client::{Isolation, Met, NewTopicSpec, PartitionEnd, Reader, create_topics};
+use streamshield_workload::client::{CountFailures, Isolation, Met, NewTopicSpec, PartitionEnd, Reader, create_topics};
 
 const TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(50);
@@ -51,21 +49,6 @@ pub fn topics(bootstrap_servers: &str) -> Result<Vec<String>> {
 /// Ends of all partitions of the topics whose names begin so.
 pub fn ends(bootstrap_servers: &str, prefix: &str) -> Result<Vec<PartitionEnd>> {
     Ok(streamshield_workload::client::ends(bootstrap_servers, &|topic| topic.starts_with(prefix))?)
-}
-
-#[derive(Clone, Default)]
-struct CountFailures(Arc<AtomicU64>);
-
-impl ClientContext for CountFailures {}
-
-impl ProducerContext for CountFailures {
-    type DeliveryOpaque = ();
-
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if result.is_err() {
-            self.0.fetch_add(1, Ordering::Relaxed);
-        }
-    }
 }
 
 /// An ordinary, idempotent producer.
@@ -117,7 +100,7 @@ impl Input {
     /// Waits until the broker has everything that was ever sent.
     pub fn flush(&self) -> Result<()> {
         self.producer.flush(TIMEOUT)?;
-        let failures = self.failures.0.load(Ordering::Relaxed);
+        let failures = self.failures.count();
         ensure!(failures == 0, "{failures} messages were not delivered");
         Ok(())
     }

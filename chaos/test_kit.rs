@@ -19,7 +19,8 @@ pub(crate) fn plan() -> Plan {
 pub(crate) fn injection(id: u32, fault: &str, from_ms: u64, to_ms: u64) -> Injection {
     Injection {
         id,
-        step: 0,
+        // As the plan has them.
+        step: usize::from(fault.starts_with("net")),
         fault: fault.into(),
         family: if fault.starts_with("net") { "network".into() } else { fault.split('.').next().unwrap_or_default().into() },
         target: "worker".into(),
@@ -66,8 +67,8 @@ pub(crate) fn entries() -> Vec<Entry> {
         stage(97_000, RunStage::Verifying),
         Entry::Latency { phase: Phase::Healthy, latency: Latency { rows: 40_000, p50_ms: 120, p90_ms: 150, p99_ms: 260, max_ms: 400 } },
         Entry::Latency { phase: Phase::Fault, latency: Latency { rows: 30_000, p50_ms: 130, p90_ms: 900, p99_ms: 1_900, max_ms: 2_100 } },
-        Entry::Failover { failover: Failover { at_ms: 20_000, worker: "w1".into(), gap_ms: 900 } },
-        Entry::Failover { failover: Failover { at_ms: 40_000, worker: "w1".into(), gap_ms: 1_100 } },
+        Entry::Failover { failover: Failover { at_ms: 20_000, worker: "w1".into(), gap_ms: 900, is_over: true } },
+        Entry::Failover { failover: Failover { at_ms: 40_000, worker: "w1".into(), gap_ms: 1_100, is_over: true } },
         Entry::Records { records: Records { due: 85_000, sent: 85_000, verified: 85_000, during_fault: 20_000, faulty: 0 } },
         Entry::Host { noise: HostNoise { watched_ms: 97_000, late_ms: 400, latest_ms: 180 } },
         Entry::Cost { cost: Cost { cpu_seconds: 42.5, peak_rss_bytes: 120 << 20 } },

@@ -16,6 +16,7 @@ use crate::journal::{
 };
 use crate::plan::{Aggregate, Invariant, Metric, Mode, Phase, Threshold};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -79,8 +80,11 @@ pub struct FaultSummary {
     pub not_possible_here: Option<String>,
     /// Injections of which that is so.
     pub impossible: u32,
-    /// That the plan asks for.
+    /// That the plan asks for; where it does not say, the steps of the method that have this fault.
     pub min_fired: u32,
+    /// Those of them of which nothing was seen, where the plan does not say.
+    #[serde(default)]
+    pub silent_steps: u32,
 }
 
 impl FaultSummary {
@@ -89,9 +93,20 @@ impl FaultSummary {
         self.not_possible_here.as_deref().filter(|_| self.injected == 0)
     }
 
-    /// What the host can't inject is not asked for; the rest is.
     pub fn is_proven(&self) -> bool {
-        self.fired + self.impossible >= self.min_fired
+        self.lacks().is_none()
+    }
+
+    /// Why it is not proven. What the host can't inject is not asked for; the rest is, and what was only drawn must have fired once.
+    pub fn lacks(&self) -> Option<String> {
+        let FaultSummary { injected, fired, min_fired, silent_steps, .. } = self;
+        if fired + self.impossible < *min_fired {
+            return Some(format!("fired {fired} times, {min_fired} are asked for"));
+        }
+        if *silent_steps > 0 {
+            return Some(format!("fired {fired} times, but never in {silent_steps} of its {min_fired} steps"));
+        }
+        (*injected > 0 && *fired == 0).then(|| format!("fired 0 times, though it was injected {injected} times"))
     }
 }
 
@@ -222,8 +237,17 @@ fn throughput(journal: &Journal, spans: &[Span]) -> Option<Throughput> {
 }
 
 fn empty_summary(journal: &Journal, fault: &str, family: &str) -> FaultSummary {
-    // Each step of the method must show something.
-    let planned = journal.plan.method.iter().filter(|step| step.fault.as_deref() == Some(fault)).count() as u32;
+    let asked = journal.plan.proof_of_fault.min_fired.get(fault).copied();
+    // Each step of the method must show something: one that is repeated does not stand for another, nor does a draw.
+    let shows = |one: &Injection| match one.outcome {
+        InjectionOutcome::Injected => one.count > 0,
+        InjectionOutcome::NotPossible(_) => true,
+        _ => false,
+    };
+    let is_silent = |step: usize| !journal.injections.iter().any(|one| one.step == step && one.fault == fault && shows(one));
+    let steps = journal.plan.method.iter().enumerate().filter(|(_, step)| step.fault.as_deref() == Some(fault));
+    let planned: Vec<usize> = steps.map(|(index, _)| index).collect();
+    let silent = planned.iter().filter(|step| is_silent(**step)).count();
     FaultSummary {
         fault: fault.into(),
         family: family.into(),
@@ -235,7 +259,8 @@ fn empty_summary(journal: &Journal, fault: &str, family: &str) -> FaultSummary {
         failed: Vec::new(),
         not_possible_here: None,
         impossible: 0,
-        min_fired: journal.plan.proof_of_fault.min_fired.get(fault).copied().unwrap_or(planned),
+        min_fired: asked.unwrap_or(planned.len() as u32),
+        silent_steps: if asked.is_some() { 0 } else { silent as u32 },
     }
 }
 
@@ -269,7 +294,7 @@ fn thresholds(journal: &Journal) -> Vec<ThresholdResult> {
         journal.plan.thresholds.iter().flat_map(|(metric, conditions)| conditions.iter().map(|condition| (*metric, *condition)));
     conditions
         .map(|(metric, condition)| {
-            let (measured, samples) = measure(journal, metric, condition.aggregate, condition.phase);
+            let (measured, samples) = measure(journal, metric, condition);
             let measured = measured.filter(|value| value.is_finite());
             ThresholdResult { metric, condition, measured, samples, holds: measured.is_some_and(|value| condition.holds(value)) }
         })
@@ -277,7 +302,8 @@ fn thresholds(journal: &Journal) -> Vec<ThresholdResult> {
 }
 
 /// A figure and the number of samples that it is made of.
-fn measure(journal: &Journal, metric: Metric, aggregate: Aggregate, phase: Phase) -> (Option<f64>, u64) {
+fn measure(journal: &Journal, metric: Metric, condition: Threshold) -> (Option<f64>, u64) {
+    let Threshold { aggregate, limit, phase, .. } = condition;
     match metric {
         Metric::LatencyMs => match journal.latency.get(&phase).filter(|latency| latency.rows > 0) {
             Some(latency) => {
@@ -296,9 +322,8 @@ fn measure(journal: &Journal, metric: Metric, aggregate: Aggregate, phase: Phase
             (throughput.and_then(|one| one.ratio()), throughput.map_or(0, |one| one.sent))
         }
         Metric::FailoverMs => {
-            let mut gaps: Vec<u64> = journal.failovers.iter().map(|failover| failover.gap_ms).collect();
-            gaps.sort_unstable();
-            (aggregate.quantile().and_then(|quantile| nearest_rank(&gaps, quantile)).map(|gap| gap as f64), gaps.len() as u64)
+            let (gap_ms, samples) = aggregate.quantile().map_or((None, 0), |quantile| failover_ms(journal, quantile, limit));
+            (gap_ms.map(|gap| gap as f64), samples as u64)
         }
         Metric::CheckpointSuccess => {
             let checkpoints = journal.checkpoints;
@@ -313,6 +338,18 @@ fn measure(journal: &Journal, metric: Metric, aggregate: Aggregate, phase: Phase
             ((journal.cost.cpu_seconds > 0.0).then(|| journal.records.sent as f64 / journal.cost.cpu_seconds), journal.records.sent)
         }
     }
+}
+
+/// The quantile of the take-overs, and of how many. One that was cut off has lasted at least so long: it counts where that is longer than what
+/// the finished ones say, or than the limit, if none has finished. A shorter one says nothing.
+pub(crate) fn failover_ms(journal: &Journal, quantile: f64, limit_ms: f64) -> (Option<u64>, usize) {
+    let of = |is_over: bool| journal.failovers.iter().filter(move |one| one.is_over == is_over).map(|one| one.gap_ms);
+    let mut gaps: Vec<u64> = of(true).collect();
+    gaps.sort_unstable();
+    let least_ms = nearest_rank(&gaps, quantile).map_or(limit_ms, |gap| gap as f64);
+    gaps.extend(of(false).filter(|gap| *gap as f64 > least_ms));
+    gaps.sort_unstable();
+    (nearest_rank(&gaps, quantile), gaps.len())
 }
 
 /// The quantile of sorted values, without interpolation: a value that was really measured.
@@ -358,9 +395,14 @@ fn harness_errors(journal: &Journal) -> Vec<String> {
         None if !journal.ended => reasons.push("the run did not come to its end".into()),
         _ => {}
     }
-    let failed =
-        journal.faults.iter().filter_map(|fault| fault.failed.first().map(|why| format!("{} could not be injected: {why}", fault.fault)));
-    reasons.extend(failed);
+    // Of all steps: what the harness does after the method has to be done, too.
+    let mut failed: BTreeMap<&str, &str> = BTreeMap::new();
+    for injection in &journal.injections {
+        if let InjectionOutcome::Failed(why) = &injection.outcome {
+            failed.entry(&injection.fault).or_insert(why);
+        }
+    }
+    reasons.extend(failed.into_iter().map(|(fault, why)| format!("{fault} could not be injected: {why}")));
     reasons
 }
 
@@ -393,9 +435,7 @@ fn unsound(journal: &Journal) -> Vec<String> {
 fn unproven(journal: &Journal) -> Vec<String> {
     let proof = &journal.plan.proof_of_fault;
     let mut reasons: Vec<String> = Vec::new();
-    for fault in journal.faults.iter().filter(|fault| !fault.is_proven()) {
-        reasons.push(format!("{} fired {} times, {} are asked for", fault.fault, fault.fired, fault.min_fired));
-    }
+    reasons.extend(journal.faults.iter().filter_map(|fault| fault.lacks().map(|why| format!("{} {why}", fault.fault))));
     if !journal.faults.is_empty() && journal.faults.iter().all(|fault| fault.never_possible_here().is_some()) {
         reasons.push("none of the faults is possible here".into());
     }

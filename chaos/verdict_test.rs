@@ -1,5 +1,5 @@
 use super::*;
-use crate::journal::{Entry, HostNoise, Injection, Reading, Records, RunStage, Span, spans};
+use crate::journal::{Entry, Failover, HostNoise, Injection, Reading, Records, RunStage, Span, spans};
 use crate::test_kit::{self, entries, injection, journal, journal_of};
 
 fn verdict_of(more: Vec<Entry>) -> Verdict {
@@ -117,9 +117,66 @@ fn each_step_of_the_method_has_to_show_something() {
     journal.plan.method.push(journal.plan.method[1].clone());
     judge(&mut journal);
     assert_eq!(journal.verdict.reasons, ["net.partition fired 1 times, 2 are asked for"]);
-    journal.injections.push(Injection { outcome: InjectionOutcome::NotPossible("no nft".into()), ..injection(8, "net.partition", 82_000, 82_000) });
+    let outcome = InjectionOutcome::NotPossible("no nft".into());
+    journal.injections.push(Injection { step: 2, outcome, ..injection(8, "net.partition", 82_000, 82_000) });
     judge(&mut journal);
     assert_eq!((journal.verdict.exit_code, journal.faults[0].impossible), (0, 1), "what the host can't do is not asked for");
+}
+
+#[test]
+fn a_step_that_is_repeated_does_not_stand_for_another() {
+    let mut journal = journal();
+    journal.plan.proof_of_fault.min_fired.clear();
+    journal.plan.method.push(journal.plan.method[0].clone());
+    judge(&mut journal);
+    assert_eq!(journal.verdict.exit_code, 3);
+    assert_eq!(journal.verdict.reasons, ["process.kill fired 2 times, but never in 1 of its 2 steps"]);
+    journal.injections.push(Injection { step: 2, ..injection(8, "process.kill", 82_000, 82_100) });
+    judge(&mut journal);
+    assert_eq!((journal.verdict.exit_code, journal.faults[1].silent_steps), (0, 0));
+    journal.injections.pop();
+    journal.plan.proof_of_fault.min_fired.insert("process.kill".into(), 2);
+    judge(&mut journal);
+    assert_eq!(journal.verdict.exit_code, 0, "the plan asks for two, whichever they are");
+}
+
+#[test]
+fn a_fault_that_was_only_drawn_must_have_fired_once() {
+    let mut journal = journal();
+    let draw = r#"{"random": {"of": [{"fault": "net.loss"}]}, "for": "40 s"}"#;
+    journal.plan.method.push(serde_json::from_str(draw).expect("a step"));
+    judge(&mut journal);
+    assert_eq!(journal.verdict.exit_code, 0, "what was never drawn is chance");
+    for id in [8, 9] {
+        journal.injections.push(Injection { step: 2, count: 0, ..injection(id, "net.loss", 82_000, 82_500) });
+    }
+    judge(&mut journal);
+    assert_eq!(journal.verdict.exit_code, 3);
+    assert_eq!(journal.verdict.reasons, ["net.loss fired 0 times, though it was injected 2 times"]);
+    journal.injections.push(Injection { step: 2, ..injection(10, "net.loss", 83_000, 83_500) });
+    judge(&mut journal);
+    assert_eq!(journal.verdict.exit_code, 0, "one of several is enough");
+}
+
+#[test]
+fn a_take_over_that_was_cut_off_counts_only_where_it_is_too_long() {
+    let of = |finished: bool, cut_ms: u64| {
+        let kept = entries().into_iter().filter(|entry| finished || !matches!(entry, Entry::Failover { .. }));
+        let cut = Failover { at_ms: 60_000, worker: "w1".into(), gap_ms: cut_ms, is_over: false };
+        let journal = journal_of(kept.chain([Entry::Failover { failover: cut }]).collect());
+        let result = journal.thresholds.iter().find(|one| one.metric == Metric::FailoverMs).expect("the plan asks for it");
+        (result.measured, result.samples, journal.verdict.exit_code)
+    };
+    assert_eq!(of(true, 500), (Some(1_100.0), 2, 0), "it says nothing");
+    assert_eq!(of(true, 60_000), (Some(60_000.0), 3, 1));
+    assert_eq!(of(false, 500), (None, 0, 3), "nobody knows how long it took");
+    assert_eq!(of(false, 2_500), (Some(2_500.0), 1, 1), "it was too long already");
+}
+
+#[test]
+fn a_take_over_of_an_older_journal_was_over() {
+    let failover: Failover = serde_json::from_str(r#"{"at_ms": 20000, "worker": "w1", "gap_ms": 900}"#).expect("as it was written");
+    assert!(failover.is_over);
 }
 
 #[test]
@@ -155,6 +212,15 @@ fn a_fault_that_the_harness_could_not_inject_is_a_harness_error() {
     let failed =
         Injection { outcome: InjectionOutcome::Failed("no such file".into()), ..injection(7, "storage.disk_full", 50_000, 50_000) };
     assert_eq!(verdict_of(vec![Entry::Injecting { injection: failed }]).exit_code, 4);
+}
+
+#[test]
+fn a_rebuild_that_failed_is_a_harness_error_though_it_is_no_step_of_the_method() {
+    let outcome = InjectionOutcome::Failed("permission denied".into());
+    let rebuilt = Injection { step: 2, outcome, ..injection(9, "storage.delete_state", 91_000, 91_500) };
+    let verdict = verdict_of(vec![Entry::Injecting { injection: rebuilt }]);
+    assert_eq!(verdict.exit_code, 4);
+    assert_eq!(verdict.reasons, ["storage.delete_state could not be injected: permission denied"]);
 }
 
 #[test]

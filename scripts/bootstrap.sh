@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # bootstrap.sh [build|kafka|flink|streams|s3|hdfs|chaos|lint]…: makes sure that what the project needs is on this machine (default: build).
 #
-#   build   Rust, a C and a C++ compiler, make, libclang, pkg-config, headers of OpenSSL and zlib
+#   build   Rust, a C and a C++ compiler, make, libclang, pkg-config, headers of OpenSSL and zlib; RocksDB, and a .cargo/config.toml that says where it is
 #   kafka   a JDK from 17 on and Maven, for tests and benchmarks with a real broker
 #   flink   the same, for the peer of `make bench`; streams for that of `make bench-failover`
 #   s3      Python from 3.10 on with venv, for the S3 server of the tests
@@ -128,6 +128,20 @@ install_lint() {
   fi
 }
 
+# Cargo called by hand finds the same target folder and the same RocksDB as the scripts.
+configure_cargo() {
+  local target=${CARGO_TARGET_DIR:-${XDG_CACHE_HOME:-$HOME/.cache}/streamshield/target} config=$here/../.cargo/config.toml wanted
+  wanted=$(printf '# Written by scripts/bootstrap.sh.\n[build]\ntarget-dir = "%s"\n' "$target")
+  if [ "$(uname)" = Linux ]; then
+    "$here/rocksdb.sh" "$target/rocksdb"
+    wanted+=$(printf '\n[env]\nROCKSDB_LIB_DIR = "%s/rocksdb"\nROCKSDB_STATIC = "1"\n' "$target")
+  fi
+  if [ "$(cat "$config" 2>/dev/null)" != "$wanted" ]; then
+    mkdir -p "${config%/*}"
+    printf '%s\n' "$wanted" >"$config"
+  fi
+}
+
 [ "$#" -gt 0 ] || set -- build
 for what in "$@"; do
   case $what in
@@ -142,3 +156,4 @@ done
 install_missing
 case " $* " in *" build "*) install_rust ;; esac
 case " $* " in *" lint "*) install_lint ;; esac
+case " $* " in *" build "*) configure_cargo ;; esac

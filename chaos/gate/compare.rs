@@ -2,7 +2,7 @@
 
 use crate::journal::{Journal, RunStage};
 use crate::plan::Phase;
-use crate::verdict::{Outcome, Verdict, nearest_rank};
+use crate::verdict::{Outcome, Verdict, failover_ms};
 use serde::{Deserialize, Serialize};
 
 /// One figure of a run.
@@ -128,9 +128,9 @@ fn not_taken_at_peak(journal: &Journal) -> Option<f64> {
 }
 
 fn failover(journal: &Journal, quantile: f64) -> Option<f64> {
-    let mut gaps: Vec<u64> = journal.failovers.iter().map(|failover| failover.gap_ms).collect();
-    gaps.sort_unstable();
-    nearest_rank(&gaps, quantile).filter(|_| gaps.len() >= FAILOVERS_MIN).map(|gap| gap as f64)
+    // Where none has finished there is nothing to compare.
+    let (gap_ms, samples) = failover_ms(journal, quantile, f64::INFINITY);
+    gap_ms.filter(|_| samples >= FAILOVERS_MIN).map(|gap| gap as f64)
 }
 
 fn per_million(journal: &Journal, amount: f64) -> Option<f64> {
@@ -151,7 +151,7 @@ fn memory_time(journal: &Journal) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Entry, Latency};
+    use crate::journal::{Entry, Failover, Latency};
     use crate::test_kit::{entries, journal, journal_of};
 
     fn with(more: Vec<Entry>) -> Journal {
@@ -186,6 +186,19 @@ mod tests {
         assert_eq!(promotion.exit_code, 1);
         assert!(promotion.reasons[0].starts_with("candidate: latency_ms p99 < 500"), "{:?}", promotion.reasons);
         assert!(compare(&slow, &journal(), 0.2).promoted, "a baseline that missed is no obstacle");
+    }
+
+    #[test]
+    fn a_take_over_that_was_cut_off_counts_where_it_is_longer_than_the_finished_ones() {
+        let of = |third: (u64, bool), fourth: (u64, bool), quantile: f64| {
+            let entry = |(gap_ms, is_over): (u64, bool)| Entry::Failover {
+                failover: Failover { at_ms: 60_000, worker: "w1".into(), gap_ms, is_over },
+            };
+            failover(&with(vec![entry(third), entry(fourth)]), quantile)
+        };
+        assert_eq!(of((1_000, true), (400, false), 0.5), Some(1_000.0));
+        assert_eq!(of((1_000, true), (60_000, false), 1.0), Some(60_000.0));
+        assert_eq!(of((400, false), (500, false), 0.5), None, "two have finished");
     }
 
     #[test]

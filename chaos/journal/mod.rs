@@ -62,7 +62,7 @@ pub struct Journal {
     pub owner_changes: Vec<OwnerChange>,
     pub timeline: Vec<Sample>,
     pub notes: Vec<Note>,
-    /// What ended the run early.
+    /// What ended the run early, or left a part of it undone.
     pub broken_off: Option<BrokenOff>,
     pub plan: Plan,
     /// What was found, before it was sorted into invariants.
@@ -240,6 +240,14 @@ pub struct Failover {
     pub at_ms: u64,
     pub worker: String,
     pub gap_ms: u64,
+    /// False: the output still stood still when the next fault or the end of the method cut it off, so this is the least that it can have been.
+    #[serde(default = "is_over_unless_said")]
+    pub is_over: bool,
+}
+
+/// Journals that are older than this took each for one that was over.
+fn is_over_unless_said() -> bool {
+    true
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]

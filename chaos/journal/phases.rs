@@ -75,7 +75,8 @@ pub(crate) fn settle_ms(journal: &Journal) -> u64 {
 /// Faults that are active at a moment, or were less than so many milliseconds before.
 pub fn active(journal: &Journal, at_ms: u64, after_ms: u64) -> impl Iterator<Item = &Injection> {
     let is_active = move |one: &&Injection| {
-        let did = matches!(one.outcome, InjectionOutcome::Begun | InjectionOutcome::Injected);
+        // One that came to nothing half-way has hit somebody all the same.
+        let did = matches!(one.outcome, InjectionOutcome::Begun | InjectionOutcome::Injected) || !one.hit.is_empty();
         did && !is_load(one) && one.from_ms <= at_ms && one.to_ms.is_none_or(|to_ms| at_ms <= to_ms + after_ms)
     };
     journal.injections.iter().filter(is_active)

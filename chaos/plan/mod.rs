@@ -385,7 +385,7 @@ impl Invariant {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Proof {
-    /// How often each fault must have fired, by name. Of a fault that is not named each step of the method must have fired.
+    /// How often each fault must have fired, by name. Of the others each step of the method must have fired; of those that are only drawn, one draw.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub min_fired: BTreeMap<String, u32>,
     /// Workers and brokers that the method must have killed.

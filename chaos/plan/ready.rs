@@ -1,8 +1,9 @@
 //! The plans that come with the program, by name.
 
 /// By name, the text of the file in `chaos/plans`.
-const PLANS: [(&str, &str); 19] = [
+const PLANS: [(&str, &str); 20] = [
     ("smoke", include_str!("../plans/smoke.yaml")),
+    ("calm", include_str!("../plans/calm.yaml")),
     ("gate", include_str!("../plans/gate.yaml")),
     ("campaign", include_str!("../plans/campaign.yaml")),
     ("release", include_str!("../plans/release.yaml")),

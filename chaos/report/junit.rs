@@ -103,11 +103,11 @@ fn cases(journal: &Journal) -> Vec<Case> {
         }));
     }
     cases.extend(journal.faults.iter().map(|fault| {
-        let result = match fault.never_possible_here() {
-            Some(why) => Result::Skipped(format!("not possible here: {why}")),
-            None if !fault.failed.is_empty() => Result::Error(fault.failed.join("; ")),
-            None if !fault.is_proven() => Result::Error(format!("fired {} times, {} are asked for", fault.fired, fault.min_fired)),
-            None => Result::Passed,
+        let result = match (fault.never_possible_here(), fault.lacks()) {
+            (Some(why), _) => Result::Skipped(format!("not possible here: {why}")),
+            (None, _) if !fault.failed.is_empty() => Result::Error(fault.failed.join("; ")),
+            (None, Some(why)) => Result::Error(why),
+            (None, None) => Result::Passed,
         };
         Case { class: "chaos.fault", name: fault.fault.clone(), result }
     }));

@@ -25,7 +25,7 @@ mod shared;
 mod subject;
 mod watch;
 
-use crate::journal::{BrokenOff, Entry, Journal, Note, Reading, Recorder, RunStage, Versions};
+use crate::journal::{BrokenOff, Entry, Injection, InjectionOutcome, Journal, Note, Reading, Recorder, RunStage, Versions};
 use crate::plan::{Mode, Plan, Store};
 use feed::Load;
 use shared::Shared;
@@ -301,13 +301,21 @@ impl Run<'_> {
         }
         self.enter(RunStage::Rebuilding);
         inject::rebuild_all_state(shared);
+        shared.expect_going()?;
         let deleted = Instant::now();
+        let (emptied, had_caught_up) = shared.journal(|journal| {
+            let did = |last: &&Injection| last.step == self.request.plan.method.len() && last.outcome == InjectionOutcome::Injected;
+            (journal.injections.last().filter(did).map_or(0, |last| last.count), journal.catch_up_ms.is_some())
+        });
+        // Of a job that had caught up all workers were there; one that had not has missed its promise already. It goes on: the oracle has not spoken.
+        let workers = self.request.plan.topology.workers;
+        if had_caught_up && emptied != u64::from(workers) {
+            let why = format!("{emptied} of {workers} workers have lost their state, so not all of it was rebuilt");
+            self.add(Entry::BrokenOff { why: BrokenOff::Harness(why) });
+        }
         let settled = shared.wait_for(self.request.plan.host.catch_up_within.0, || shared.is_settled_since(deleted));
         if settled {
-            let count = |journal: &Journal| {
-                journal.injections.last().filter(|last| last.step == self.request.plan.method.len()).map_or(0, |last| last.count)
-            };
-            shared.note_rebuilt(shared.journal(count));
+            shared.note_rebuilt(emptied);
         }
         shared.expect_going()?;
         let name = "settled after all state was deleted".to_string();

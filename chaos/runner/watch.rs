@@ -245,13 +245,12 @@ impl Watch<'_, '_> {
         let (begun, succeeded) = self.scraped.checkpoints();
         self.shared.add(Entry::Checkpoints { checkpoints: Checkpoints { begun, succeeded } });
         let diverged = self.scraped.diverged();
-        let (compared, invariant) = (self.scraped.compared() + self.shared.rebuilt(), Invariant::StateEqual);
-        let looked = match compared {
-            0 if self.shared.plan.method.is_empty() => Looked::NotApplicable("there are no followers, and nothing was rebuilt".into()),
-            0 => Looked::Not("no follower has compared its state, and nothing was rebuilt".into()),
-            compared => Looked::At(compared),
-        };
-        self.shared.add(Entry::Looked { invariant, looked });
+        let (shared, invariant) = (self.shared, Invariant::StateEqual);
+        // A user's job has a tier of its own, and may have no state.
+        let topology = &shared.plan.topology;
+        let has_followers = shared.run.request.job.is_none() && topology.tier < 3 && topology.workers > 1;
+        let looked = state_looked_at(has_followers, shared.plan.method.is_empty(), self.scraped.compared(), shared.rebuilt());
+        shared.add(Entry::Looked { invariant, looked });
         let spoilt = self.shared.journal(|journal| journal.injections.iter().any(|one| one.fault == SPOILS_STATE && one.count > 0));
         let detail = match (diverged, spoilt) {
             (0, false) | (1.., true) => return,
@@ -260,6 +259,16 @@ impl Watch<'_, '_> {
         };
         let finding = crate::journal::Finding { invariant, kind: "divergence".into(), place: "followers".into(), detail };
         self.shared.add(Entry::Finding { finding });
+    }
+}
+
+/// Whether states were compared: digests by followers, and workers that were rebuilt. What was rebuilt is no witness for followers.
+fn state_looked_at(has_followers: bool, nothing_planned: bool, compared: u64, rebuilt: u64) -> Looked {
+    match compared + rebuilt {
+        _ if has_followers && compared == 0 => Looked::Not("no follower has compared its state with its owner's".into()),
+        0 if nothing_planned => Looked::NotApplicable("there are no followers, and nothing was rebuilt".into()),
+        0 => Looked::Not("no follower has compared its state, and nothing was rebuilt".into()),
+        times => Looked::At(times),
     }
 }
 
@@ -301,7 +310,30 @@ pub(super) fn timer(shared: &Shared<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::test_kit::injection;
+    use crate::journal::InjectionOutcome;
+    use crate::test_kit::{injection, journal};
+
+    #[test]
+    fn a_rebuilt_state_does_not_vouch_for_followers() {
+        assert!(matches!(state_looked_at(true, false, 0, 3), Looked::Not(_)));
+        assert_eq!(state_looked_at(true, false, 40, 3), Looked::At(43));
+        assert_eq!(state_looked_at(false, false, 0, 3), Looked::At(3));
+        assert!(matches!(state_looked_at(false, false, 0, 0), Looked::Not(_)));
+        assert!(matches!(state_looked_at(false, true, 0, 0), Looked::NotApplicable(_)));
+    }
+
+    #[test]
+    fn a_try_that_came_to_nothing_explains_whom_it_has_ended() {
+        let mut journal = journal();
+        let outcome = InjectionOutcome::NoTarget("the state of w1 has no sst file".into());
+        journal.injections.push(Injection { outcome, ..injection(9, "storage.bit_flip", 89_000, 89_400) });
+        let explained = |journal: &crate::journal::Journal, worker: &str| {
+            active(journal, 89_300, DEATH_DELAY_MS).any(|one| one.id == 9 && explains(one, worker, &ENDS_WORKERS))
+        };
+        assert!(explained(&journal, "w1") && !explained(&journal, "w2"));
+        journal.injections.iter_mut().for_each(|one| one.hit.clear());
+        assert!(!explained(&journal, "w1"), "it has touched nobody");
+    }
 
     #[test]
     fn a_fault_explains_the_deaths_of_those_it_hits() {

@@ -111,7 +111,7 @@ impl SimStore {
             self.sim.fire("store call refused");
         }
         if is_away || is_refused {
-            return Err(retry(format!("{what}: the store is away")));
+            return Err(away(format!("{what}: the store is away")));
         }
         Ok(())
     }
@@ -139,8 +139,8 @@ fn order(kept: &Kept) -> (u64, u64) {
     (kept.info.epoch.0, kept.info.incarnation.0)
 }
 
-fn retry(message: String) -> CheckpointError {
-    CheckpointError { kind: CheckpointErrorKind::Retry, message }
+fn away(message: String) -> CheckpointError {
+    CheckpointError { kind: CheckpointErrorKind::Away, message }
 }
 
 /// One worker's [`CheckpointStore`]; see the module text.
@@ -156,7 +156,7 @@ impl SimCheckpoints {
     }
 
     fn alive(&self) -> Result<(), CheckpointError> {
-        if self.store.sim.is_alive(self.client) { Ok(()) } else { Err(retry("this process is dead".into())) }
+        if self.store.sim.is_alive(self.client) { Ok(()) } else { Err(away("this process is dead".into())) }
     }
 
     fn image_of(&self, request: &CheckpointRequest) -> Result<Option<Image>, CheckpointError> {

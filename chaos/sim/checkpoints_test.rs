@@ -76,7 +76,7 @@ fn while_the_store_is_away_checkpoints_are_local_and_go_up_later() {
     bench.store.away(1_000);
     assert_eq!(bench.save(2), Durability::Local);
     let error = bench.checkpoints.restore(REGION, PLAN, &PathBuf::from("/sim/restored")).expect_err("away");
-    assert_eq!(error.kind, CheckpointErrorKind::Retry);
+    assert_eq!(error.kind, CheckpointErrorKind::Away);
     assert!(bench.checkpoints.maintain(REGION, &mut || true).is_err());
     bench.sim.advance(1_000);
     assert_eq!(bench.epochs(), [(1, Durability::Remote), (2, Durability::Local)]);
@@ -97,7 +97,7 @@ fn a_damaged_checkpoint_is_refused_and_an_older_one_taken() {
 fn a_store_that_refuses_is_counted_and_one_that_is_away_is_not() {
     let bench = bench(StoreFaults { refused: 10_000, ..Default::default() });
     assert_eq!(bench.save(1), Durability::Local);
-    assert_eq!(bench.checkpoints.list(REGION).expect_err("refused").kind, CheckpointErrorKind::Retry);
+    assert_eq!(bench.checkpoints.list(REGION).expect_err("refused").kind, CheckpointErrorKind::Away);
     bench.store.away(1_000);
     assert_eq!(bench.save(2), Durability::Local);
     assert_eq!(bench.sim.fired()["store call refused"], 2);
@@ -153,5 +153,5 @@ fn the_dead_save_nothing_and_a_slow_store_takes_its_time() {
     }
     assert!(spent_ms > 500, "{spent_ms}");
     bench.sim.crash(bench.client);
-    assert_eq!(bench.checkpoints.save(&request(30)).expect_err("dead").kind, CheckpointErrorKind::Retry);
+    assert_eq!(bench.checkpoints.save(&request(30)).expect_err("dead").kind, CheckpointErrorKind::Away);
 }

@@ -69,6 +69,11 @@ impl Gap {
     pub fn length_ms(&self) -> i64 {
         self.to_ms - self.from_ms
     }
+
+    /// What lies after an interval belongs to whatever has ended it.
+    fn length_before_ms(&self, end_ms: i64) -> i64 {
+        self.to_ms.min(end_ms) - self.from_ms
+    }
 }
 
 /// Of some offsets: rows, and a sum of hashes of offset and bytes that does not depend on the order.
@@ -188,9 +193,7 @@ impl Observation {
             let is_over = begin != i64::MAX;
             let gap = Gap { flow, partition, from_ms: silent_since, to_ms: if is_over { begin } else { to_ms }, is_over };
             let touches = silent_since < to_ms && begin > from_ms;
-            // What lies after the interval belongs to whatever has ended it.
-            let length_ms = |gap: Gap| gap.to_ms.min(to_ms) - gap.from_ms;
-            if touches && length_ms(gap) > longest.map_or(ACTIVITY_JOIN_MS, length_ms) {
+            if touches && gap.length_before_ms(to_ms) > longest.map_or(ACTIVITY_JOIN_MS, |longest| longest.length_before_ms(to_ms)) {
                 longest = Some(gap);
             }
             if begin >= to_ms {
@@ -201,11 +204,11 @@ impl Observation {
         longest
     }
 
-    /// The same for all partitions of a flow, the longest first.
+    /// The same for all partitions of a flow, the longest first, as far as they lie in the interval.
     pub fn gaps(&self, flow: Flow, from_ms: i64, to_ms: i64) -> Vec<Gap> {
         let partitions = self.partitions.keys().filter(|(of, _)| *of == flow).map(|(_, partition)| *partition);
         let mut gaps: Vec<Gap> = partitions.filter_map(|partition| self.longest_gap(flow, partition, from_ms, to_ms)).collect();
-        gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length_ms()));
+        gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length_before_ms(to_ms)));
         gaps
     }
 
@@ -245,7 +248,7 @@ impl Observation {
         self.snapshots += 1;
         if seen.balance != 0 && self.anomalies.len() < ANOMALIES_MAX {
             let detail = format!("a reader of committed messages sees a total of {} instead of 0", seen.balance);
-            self.anomalies.push(Anomaly::new(AnomalyKind::WrongTotal, Invariant::E3, detail).at(topic, partition, seen.next));
+            self.anomalies.push(Anomaly::new(AnomalyKind::TornTransaction, Invariant::E3, detail).at(topic, partition, seen.next));
         }
     }
 }
@@ -386,6 +389,24 @@ mod tests {
         let observation = observed(&[(0, 1_000), (2_200, 12_940), (14_500, 20_000)]);
         let gap = observation.longest_gap(Flow::Windows, 3, 1_010, 13_000).expect("a silence");
         assert_eq!((gap.from_ms, gap.to_ms), (1_000, 2_200));
+    }
+
+    #[test]
+    fn the_longest_gap_of_all_partitions_is_the_one_that_is_longest_in_the_interval() {
+        let mut observation = observed(&[(0, 1_000), (2_200, 13_500)]);
+        let seen = SeenPartition { activities: vec![(0, 12_500), (30_000, 31_000)], ..SeenPartition::default() };
+        observation.partitions.insert((Flow::Windows, 4), seen);
+        let gaps = observation.gaps(Flow::Windows, 1_010, 13_000);
+        let gaps: Vec<_> = gaps.iter().map(|gap| (gap.partition, gap.from_ms, gap.to_ms)).collect();
+        assert_eq!(gaps, [(3, 1_000, 2_200), (4, 12_500, 30_000)]);
+    }
+
+    #[test]
+    fn half_a_transfer_that_a_reader_sees_is_a_torn_transaction() {
+        let mut observation = Observation::new(0);
+        observation.partitions.insert((Flow::Transfers, 0), SeenPartition { balance: -5, ..SeenPartition::default() });
+        observation.snapshot("w.transfers", 0);
+        assert_eq!(observation.anomalies.iter().map(|anomaly| anomaly.kind).collect::<Vec<_>>(), [AnomalyKind::TornTransaction]);
     }
 
     #[test]

@@ -90,7 +90,7 @@ pub(crate) fn create_topics(admin: &Admin, topics: &[TopicSpec]) -> Result<Vec<S
 pub(crate) fn await_topics(query: &Query, topics: &[String]) -> Result<(), LogError> {
     let deadline = Instant::now() + QUERY_TIMEOUT;
     for topic in topics {
-        while partitions(query, topic)?.is_none() {
+        while partitions(query, topic, QUERY_TIMEOUT)?.is_none() {
             if Instant::now() >= deadline {
                 return Err(LogError::new(LogErrorKind::Retry, format!("topic '{topic}' was created but has no leaders yet")));
             }
@@ -101,9 +101,9 @@ pub(crate) fn await_topics(query: &Query, topics: &[String]) -> Result<(), LogEr
 }
 
 /// Number of partitions; None when the topic does not exist or is not ready.
-pub(crate) fn partitions(query: &Query, topic: &str) -> Result<Option<i32>, LogError> {
+pub(crate) fn partitions(query: &Query, topic: &str, timeout: Duration) -> Result<Option<i32>, LogError> {
     let what = format!("describe topic '{topic}'");
-    let metadata = query.fetch_metadata(Some(topic), QUERY_TIMEOUT).map_err(|error| log_error(&what, &error))?;
+    let metadata = query.fetch_metadata(Some(topic), timeout).map_err(|error| log_error(&what, &error))?;
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else { return Ok(None) };
     if let Some(error) = found.error() {
         let code = Code::from(error);

@@ -224,7 +224,7 @@ impl Log for KafkaLog {
     }
 
     fn describe_topic(&self, topic: &str) -> Result<Option<TopicDescription>, LogError> {
-        let Some(partitions) = admin::partitions(&*self.query(Isolation::ReadCommitted)?, topic)? else { return Ok(None) };
+        let Some(partitions) = admin::partitions(&*self.query(Isolation::ReadCommitted)?, topic, QUERY_TIMEOUT)? else { return Ok(None) };
         let configs = admin::configs(&*self.admin()?, topic)?;
         Ok(Some(TopicDescription { partitions, configs }))
     }

@@ -35,6 +35,10 @@ use streamshield_core::ports::log::{
 const BATCH_MESSAGES: usize = 1024;
 /// Messages visited in one call.
 const VISIT_MESSAGES: usize = 256;
+/// How long a connection that is made ahead may take.
+pub(crate) const PREPARE_TIMEOUT: Duration = Duration::from_secs(1);
+/// For how many partitions it is made.
+const PREPARED_PARTITIONS: usize = 16;
 /// Bound of a reader whose options name none, in bytes (M-1).
 const BUFFER_BYTES: usize = 32 << 20;
 
@@ -86,14 +90,14 @@ impl KafkaReader {
         self.positions.get(partition).and_then(|position| position.at_end)
     }
 
-    /// Makes the client if there is none for this many partitions, and assigns all of them.
-    fn connect(&mut self) -> Result<Arc<ReaderClient>, LogError> {
+    /// Makes the client if there is none for this many partitions, and assigns all of them. A new one has room for as many as `expected` at least.
+    fn connect(&mut self, expected: usize) -> Result<Arc<ReaderClient>, LogError> {
         if let Some(client) = self.client.as_ref().filter(|_| self.positions.len() <= self.capacity) {
             return Ok(Arc::clone(client));
         }
         self.open.clear();
         self.client = None;
-        self.capacity = capacity(self.positions.len(), self.options.partitions_max);
+        self.capacity = capacity(self.positions.len().max(expected), self.options.partitions_max);
         let buffer_bytes = if self.options.buffer_bytes == 0 { BUFFER_BYTES } else { self.options.buffer_bytes };
         let events = ClientEvents::waking(Arc::clone(&self.wakeup));
         let config = self.properties.reader(buffer_bytes / self.capacity, self.options.wait_max);
@@ -149,7 +153,7 @@ impl KafkaReader {
 
     /// Takes the messages of one step with their owner; the trait's `take` and the source are made of it.
     pub(crate) fn take_batch(&mut self, partition: &TopicPartition, limit: &TakeLimit) -> Result<BatchTaken, LogError> {
-        let client = self.connect()?;
+        let client = self.connect(0)?;
         self.serve(&client)?;
         if !self.open.contains_key(partition) {
             // The client refused it when it was made, or when the partition was put back: its own error says why.
@@ -247,6 +251,17 @@ impl Cut<'_> {
 }
 
 impl LogReader for KafkaReader {
+    fn prepare(&mut self, topics: &[Arc<str>]) {
+        let expected = self.options.partitions_max.min(PREPARED_PARTITIONS);
+        let Ok(client) = self.connect(expected) else { return };
+        for topic in topics {
+            if let Err(error) = client.fetch_metadata(Some(&**topic), PREPARE_TIMEOUT) {
+                tracing::debug!(target: "kafka", topic = &**topic, "{error}");
+                return;
+            }
+        }
+    }
+
     fn assign(&mut self, partition: &TopicPartition, from: Offset) -> Result<(), LogError> {
         if from < 0 {
             return Err(LogError::new(LogErrorKind::OutOfRange, format!("read {partition}: {from} is no offset")));
@@ -261,6 +276,14 @@ impl LogReader for KafkaReader {
         // Someone must call `take` for the client to be made.
         self.wakeup.raise();
         Ok(())
+    }
+
+    fn serve_idle(&mut self) {
+        if let (true, Some(client)) = (self.positions.is_empty(), self.client.clone())
+            && let Err(error) = self.serve(&client)
+        {
+            tracing::debug!(target: "kafka", "{error}");
+        }
     }
 
     fn unassign(&mut self, partition: &TopicPartition) -> Result<(), LogError> {

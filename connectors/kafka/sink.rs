@@ -23,10 +23,10 @@ use streamshield_core::table::{ColumnKind, OptionError, SinkRequest, TableDefini
 const MESSAGE_BYTES_DEFAULT: usize = 1_048_588;
 /// What a batch of one message weighs beyond its key and value: batch header, record header, lengths.
 const MESSAGE_OVERHEAD_BYTES: usize = 128;
-/// Kafka's own default of `message.timestamp.after.max.ms`; into the past there is no limit by default.
+/// Kafka's own default of `message.timestamp.after.max.ms`, until the topic exists; into the past there is no limit by default.
 const TIMESTAMP_AFTER_MS_DEFAULT: i64 = 3_600_000;
-/// How much older a row may be when its epoch is committed.
-const COMMIT_MARGIN_MS: i64 = 60_000;
+/// How much older a row may be when its epoch is committed, and how far the broker's clock may be from this one.
+const TIMESTAMP_MARGIN_MS: i64 = 60_000;
 
 /// One table.
 pub(crate) struct KafkaSink {
@@ -147,24 +147,28 @@ impl TimestampLimits {
 
     /// None: the broker sets the time itself and looks at none.
     fn of(configs: &BTreeMap<String, String>) -> Option<TimestampLimits> {
-        let ms = |key: &str, default: i64| configs.get(key).and_then(|value| value.parse().ok()).unwrap_or(default);
+        let ms = |key: &str| configs.get(key).and_then(|value| value.parse::<i64>().ok());
+        // Brokers before 3.6 have one limit for both sides, and those before 4.0 obey it where the side's own is not set.
+        let both = ms("message.timestamp.difference.max.ms").unwrap_or(i64::MAX);
+        let limit = |key: &str| ms(key).filter(|limit| *limit != i64::MAX).unwrap_or(both);
         let limits = TimestampLimits {
-            before_ms_max: ms("message.timestamp.before.max.ms", Self::DEFAULT.before_ms_max),
-            after_ms_max: ms("message.timestamp.after.max.ms", Self::DEFAULT.after_ms_max),
+            before_ms_max: limit("message.timestamp.before.max.ms"),
+            after_ms_max: limit("message.timestamp.after.max.ms"),
         };
         configs.get("message.timestamp.type").is_none_or(|kind| kind != "LogAppendTime").then_some(limits)
     }
 
-    /// Why the broker would refuse this timestamp, now or by the time that its epoch is committed: it only gets older.
+    /// Why the broker, whose clock is another one, would refuse this timestamp now or by the time that its epoch is committed.
     fn refusal(&self, timestamp_ms: i64, now_ms: i64) -> Option<String> {
-        let after_ms = timestamp_ms.saturating_sub(now_ms);
-        if after_ms > self.after_ms_max {
-            let limit = self.after_ms_max;
-            return Some(format!("its timestamp is {after_ms} ms ahead, {limit} are allowed (message.timestamp.after.max.ms)"));
-        }
         // Where the limit is short, a whole margin would leave nothing of it.
-        let limit = self.before_ms_max - COMMIT_MARGIN_MS.min(self.before_ms_max / 2);
-        let before_ms = now_ms.saturating_sub(timestamp_ms);
+        let less_margin = |limit: i64| if limit == i64::MAX { limit } else { limit - TIMESTAMP_MARGIN_MS.min(limit / 2) };
+        let (after_ms, limit) = (timestamp_ms.saturating_sub(now_ms), less_margin(self.after_ms_max));
+        if after_ms > limit {
+            return Some(format!(
+                "its timestamp is {after_ms} ms ahead, {limit} are allowed (message.timestamp.after.max.ms, less a margin)"
+            ));
+        }
+        let (before_ms, limit) = (now_ms.saturating_sub(timestamp_ms), less_margin(self.before_ms_max));
         (before_ms > limit)
             .then(|| format!("its timestamp is {before_ms} ms old, {limit} are allowed (message.timestamp.before.max.ms, less a margin)"))
     }
@@ -284,15 +288,22 @@ mod tests {
     #[test]
     fn a_timestamp_is_refused_where_the_broker_would_refuse_it_before_its_epoch_is_committed() {
         let refused = |limits: TimestampLimits, from_now_ms: i64| limits.refusal(NOW_MS + from_now_ms, NOW_MS).is_some();
-        let default = limits(&[]).expect("limited");
-        assert_eq!([-NOW_MS, 0, 3_600_000, 3_600_001].map(|ms| refused(default, ms)), [false, false, false, true], "Kafka's defaults");
+        let (default, margin) = (TimestampLimits::DEFAULT, 3_600_000 - TIMESTAMP_MARGIN_MS);
+        assert_eq!([-NOW_MS, 0, margin, margin + 1].map(|ms| refused(default, ms)), [false, false, false, true], "Kafka's defaults");
         let day = limits(&[("message.timestamp.before.max.ms", "86400000"), ("message.timestamp.after.max.ms", "1000")]).expect("limited");
-        let margin = -86_400_000 + COMMIT_MARGIN_MS;
-        assert_eq!([margin - 1, margin, 1_000, 1_001].map(|ms| refused(day, ms)), [true, false, false, true]);
+        let margin = -86_400_000 + TIMESTAMP_MARGIN_MS;
+        assert_eq!([margin - 1, margin, 500, 501].map(|ms| refused(day, ms)), [true, false, false, true]);
         let second = limits(&[("message.timestamp.before.max.ms", "1000")]).expect("limited");
         assert_eq!([-501, -500, 0].map(|ms| refused(second, ms)), [true, false, false], "half of a short limit is left");
-        let unlimited = limits(&[("message.timestamp.after.max.ms", "9223372036854775807")]).expect("limited");
-        assert!(unlimited.refusal(i64::MAX, NOW_MS).is_none());
+        for unlimited in [limits(&[]), limits(&[("message.timestamp.after.max.ms", "9223372036854775807")])] {
+            let unlimited = unlimited.expect("a time of the rows");
+            assert_eq!([0, i64::MAX].map(|ms| unlimited.refusal(ms, NOW_MS)), [None, None]);
+        }
+        let (both, unset) = (("message.timestamp.difference.max.ms", "1000"), ("message.timestamp.after.max.ms", "9223372036854775807"));
+        for configs in [&[both][..], &[both, unset]] {
+            let old_broker = limits(configs).expect("limited");
+            assert_eq!([-501, -500, 500, 501].map(|ms| refused(old_broker, ms)), [true, false, false, true], "{configs:?}");
+        }
         assert_eq!(limits(&[("message.timestamp.type", "LogAppendTime"), ("message.timestamp.after.max.ms", "0")]), None);
         assert!(limits(&[("message.timestamp.type", "CreateTime")]).is_some());
     }

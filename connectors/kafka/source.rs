@@ -11,8 +11,9 @@ use crate::admin;
 use crate::connector::source_error;
 use crate::fetch::FetchedBatch;
 use crate::log::KafkaLog;
+use crate::log::QUERY_TIMEOUT;
 use crate::options::{Bounded, GroupReset, Startup, TableOptions};
-use crate::reader::{BatchTaken, KafkaReader};
+use crate::reader::{BatchTaken, KafkaReader, PREPARE_TIMEOUT};
 use crate::rows::{RowDecoder, Rows};
 use arrow_array::RecordBatch;
 use std::cell::Cell;
@@ -104,7 +105,7 @@ impl KafkaSource {
 impl Source for KafkaSource {
     fn discover(&self) -> Result<Vec<Split>, SourceError> {
         let query = self.log.query(Isolation::ReadCommitted).map_err(|error| self.error(error))?;
-        let partitions = admin::partitions(&query, &self.options.topic).map_err(|error| self.error(error))?;
+        let partitions = admin::partitions(&query, &self.options.topic, QUERY_TIMEOUT).map_err(|error| self.error(error))?;
         let Some(partitions) = partitions else {
             return Err(self.stop(format!("topic '{}' does not exist at {}", self.options.topic, self.log.servers())));
         };
@@ -117,27 +118,36 @@ impl Source for KafkaSource {
     }
 
     fn reader(&self, wakeup: Arc<Wakeup>) -> Result<Box<dyn SourceReader>, SourceError> {
-        let options = ReaderOptions { buffer_bytes: BUFFER_BYTES, partitions_max: self.partitions().unwrap_or(0), ..Default::default() };
-        let reader = self.log.kafka_reader(options, wakeup).map_err(|error| self.error(error))?;
-        let topic = self.options.topic.as_str().into();
-        Ok(Box::new(KafkaTableReader {
-            reader,
-            log: Arc::clone(&self.log),
-            topic,
-            options: self.options.clone(),
-            request: self.request.clone(),
-            splits: BTreeMap::new(),
-            asked_in_vain: Cell::new(None),
-        }))
+        Ok(Box::new(self.table_reader(self.partitions(QUERY_TIMEOUT).unwrap_or(0), wakeup)?))
+    }
+
+    fn connected_reader(&self, wakeup: Arc<Wakeup>) -> Option<Box<dyn SourceReader>> {
+        // Not known is not kept: a reader has to know for how many it is made.
+        let mut reader = self.table_reader(self.partitions(PREPARE_TIMEOUT)?, wakeup).ok()?;
+        reader.reader.prepare(&[Arc::clone(&reader.topic)]);
+        Some(Box::new(reader))
     }
 }
 
 impl KafkaSource {
     /// None: the broker does not say at the moment.
-    fn partitions(&self) -> Option<usize> {
+    fn partitions(&self, timeout: Duration) -> Option<usize> {
         let query = self.log.query(Isolation::ReadCommitted).ok()?;
-        let partitions = admin::partitions(&query, &self.options.topic).ok()??;
+        let partitions = admin::partitions(&query, &self.options.topic, timeout).ok()??;
         usize::try_from(partitions).ok()
+    }
+
+    fn table_reader(&self, partitions_max: usize, wakeup: Arc<Wakeup>) -> Result<KafkaTableReader, SourceError> {
+        let options = ReaderOptions { buffer_bytes: BUFFER_BYTES, partitions_max, ..Default::default() };
+        Ok(KafkaTableReader {
+            reader: self.log.kafka_reader(options, wakeup).map_err(|error| self.error(error))?,
+            log: Arc::clone(&self.log),
+            topic: self.options.topic.as_str().into(),
+            options: self.options.clone(),
+            request: self.request.clone(),
+            splits: BTreeMap::new(),
+            asked_in_vain: Cell::new(None),
+        })
     }
 }
 
@@ -180,6 +190,10 @@ impl SourceReader for KafkaTableReader {
         {
             tracing::debug!(target: "kafka", partition = %split.partition, "{error}");
         }
+    }
+
+    fn serve_idle(&mut self) {
+        self.reader.serve_idle();
     }
 
     fn stands_at_end(&self, id: SplitId, position: Offset) -> bool {

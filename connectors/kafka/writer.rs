@@ -183,6 +183,13 @@ impl Drop for KafkaWriter {
 }
 
 impl TransactionalWriter for KafkaWriter {
+    fn prepare(&mut self, topics: &[Arc<str>]) {
+        for topic in topics {
+            // A new handle makes the client ask; what is no name is told when something is sent.
+            let _ = self.topic(topic);
+        }
+    }
+
     fn begin(&mut self) -> Result<(), LogError> {
         self.serve();
         if let Some(why) = self.spent.clone() {

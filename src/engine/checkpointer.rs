@@ -41,8 +41,8 @@ const READ_BACK_TIME_MAX: Duration = Duration::from_secs(10);
 /// The slot may ask for the region's next checkpoint.
 pub struct CheckpointNews {
     pub region: RegionId,
-    /// It is in the store; else the same state is to be offered again, even if nothing comes to it.
-    pub is_remote: bool,
+    /// It is in the store, and all that follows from that is done; else the same state is to be offered again, even if nothing comes to it.
+    pub is_done: bool,
 }
 
 /// One checkpoint to be made.
@@ -135,12 +135,12 @@ impl Checkpoints {
     }
 
     /// The region's checkpoint is over, well or not.
-    pub fn done(&mut self, CheckpointNews { region, is_remote }: CheckpointNews, now: Duration) {
+    pub fn done(&mut self, CheckpointNews { region, is_done }: CheckpointNews, now: Duration) {
         let Some(interval) = self.interval else { return };
         self.made += 1;
         let next = now + interval.mul_f64(jitter(region, self.made));
         let due = self.due.entry(region).or_insert(Due { at: None, epoch: None });
-        *due = Due { at: Some(next), epoch: due.epoch.filter(|_| is_remote) };
+        *due = Due { at: Some(next), epoch: due.epoch.filter(|_| is_done) };
     }
 }
 
@@ -226,7 +226,7 @@ impl Checkpointer {
                 let is_remote = saved.durability == Durability::Remote;
                 match self.membership.append(&record) {
                     Ok(offset) => self.upkeep = Some(Upkeep { job, is_remote, offset, since: self.clock.steady() }),
-                    Err(_) => self.end(job, is_remote),
+                    Err(_) => self.end(job, false),
                 }
             }
         }
@@ -261,23 +261,26 @@ impl Checkpointer {
     fn keep_up(&mut self, upkeep: Upkeep) -> Turn {
         if !self.membership.has_read(upkeep.offset) {
             if self.clock.steady().saturating_sub(upkeep.since) > READ_BACK_TIME_MAX {
-                self.end(upkeep.job, upkeep.is_remote);
+                self.end(upkeep.job, false);
                 return Turn::Again;
             }
             self.upkeep = Some(upkeep);
             return Turn::Idle(IDLE);
         }
         let Upkeep { job, is_remote, .. } = upkeep;
+        let mut is_done = is_remote;
         if self.owns(&job) {
             if let Err(reason) = self.trim(&job) {
-                tracing::warn!(region = %job.region, reason, "could not trim what checkpoints cover");
+                is_done = false;
+                tracing::warn!(region = %job.region, reason, "could not trim what checkpoints cover, the next one tries again");
             }
             let mut still_owner = || self.owns(&job);
             if let Err(error) = self.store.maintain(job.region, &mut still_owner) {
+                is_done = false;
                 tracing::warn!(region = %job.region, %error, "upkeep of checkpoints failed, the next one tries again");
             }
         }
-        self.end(job, is_remote);
+        self.end(job, is_done);
         Turn::Again
     }
 
@@ -305,8 +308,8 @@ impl Checkpointer {
         self.log.trim(&before).map_err(|error| error.message)
     }
 
-    fn end(&self, job: CheckpointJob, is_remote: bool) {
-        let _ = job.news.send(CheckpointNews { region: job.region, is_remote });
+    fn end(&self, job: CheckpointJob, is_done: bool) {
+        let _ = job.news.send(CheckpointNews { region: job.region, is_done });
         job.news_wakeup.raise();
     }
 }

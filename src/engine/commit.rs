@@ -75,6 +75,8 @@ pub struct Committer {
     pub membership: Arc<Membership>,
     pub slot: SlotId,
     pub transactional_id: String,
+    /// Where it may write to.
+    pub topics: Arc<[Arc<str>]>,
     pub progress: Arc<Progress>,
     pub clock: Arc<dyn Clock>,
     pub shared: Arc<Shared>,
@@ -117,6 +119,7 @@ struct Batch {
 /// Where a committer lives: what is the same for slot and committer.
 pub struct CommitterParts {
     pub log: Arc<dyn Log>,
+    pub topics: Arc<[Arc<str>]>,
     pub membership: Arc<Membership>,
     pub slot: SlotId,
     pub progress: Arc<Progress>,
@@ -131,12 +134,13 @@ pub struct CommitterParts {
 impl Committer {
     pub fn new(parts: CommitterParts) -> Committer {
         let transactional_id = parts.slot.transactional_id(&parts.membership.job);
-        let CommitterParts { log, membership, slot, progress, clock, shared, sealed, news, wakeup, slot_wakeup } = parts;
+        let CommitterParts { log, topics, membership, slot, progress, clock, shared, sealed, news, wakeup, slot_wakeup } = parts;
         Committer {
             log,
             membership,
             slot,
             transactional_id,
+            topics,
             progress,
             clock,
             shared,
@@ -168,7 +172,8 @@ impl Committer {
     }
 
     fn init(&mut self) -> Result<bool, Trouble> {
-        let writer = self.log.writer(&self.transactional_id)?;
+        let mut writer = self.log.writer(&self.transactional_id)?;
+        writer.prepare(&self.topics);
         let confirm = ControlRecord::Confirm { incarnation: self.slot.incarnation, slot: self.slot.slot };
         let offset = self.membership.append(&confirm)?;
         self.stage = Stage::Confirming { writer, offset };

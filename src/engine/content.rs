@@ -30,6 +30,8 @@ pub const CHANGELOG_CHUNK_BYTES: usize = 512 << 10;
 /// Keys of the messages in a changelog: for people who look at it, and to tell a chunk from a record.
 pub const DELTA_KEY: &[u8] = b"delta";
 pub const RECORD_KEY: &[u8] = b"epoch";
+/// How far a message's time may lie ahead of its epoch's beginning: an epoch stays open for less, and brokers take an hour.
+const TIMESTAMP_AHEAD_MS_MAX: i64 = 60_000;
 
 /// Rows of one epoch for an exchange.
 pub struct ExchangeContent {
@@ -125,8 +127,9 @@ fn send_exchanges(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) 
                     send_exchange(writer, &slot, std::mem::take(message))?;
                 }
                 message.payload.extend_from_slice(&frame);
-                // A record's own clock may be wrong: brokers refuse what lies in the future.
-                let newest_ms = epoch.counts.newest_timestamp_ms.map(|newest_ms| newest_ms.min(epoch.record.now_ms));
+                // A record's own clock may be wrong: brokers refuse what lies far in the future.
+                let latest_ms = epoch.record.now_ms + TIMESTAMP_AHEAD_MS_MAX;
+                let newest_ms = epoch.counts.newest_timestamp_ms.map(|newest_ms| newest_ms.min(latest_ms));
                 message.newest_timestamp_ms = message.newest_timestamp_ms.max(newest_ms);
             }
         }

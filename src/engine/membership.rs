@@ -157,6 +157,11 @@ impl Membership {
         self.position.load(Ordering::SeqCst)
     }
 
+    /// Whether the log begins behind what was read: the same log, trimmed, and not a new one that is shorter.
+    pub fn is_trimmed_away(&self) -> Result<bool, LogError> {
+        Ok(self.log.bounds(&self.partition, Isolation::ReadUncommitted)?.low > self.position())
+    }
+
     /// Deletes the control log before this offset: a snapshot stands for it.
     pub fn trim(&self, before: Offset) -> Result<(), LogError> {
         self.log.trim(&[(self.partition.clone(), before)])

@@ -168,6 +168,16 @@ impl Actor for Nursery {
                 Ok(Tended::Quiet) => {}
                 Err(outcome) => return Turn::Ended(outcome),
             }
+            // Who has become an owner does not wait until all followers had their turn.
+            if self.charges.seen_version != Some(self.membership.version()) {
+                if let Some(outcome) = self.obey_view() {
+                    return Turn::Ended(outcome);
+                }
+                if self.charges.tasks.values().any(|task| matches!(task.role, Role::Owner { .. })) {
+                    moved = true;
+                    break;
+                }
+            }
         }
         match self.ask_for_ends() {
             Ok(asked) => moved |= asked,
@@ -471,7 +481,7 @@ impl Nursery {
         self.stop_reading(id);
         let message = match error {
             FollowError::Waits(message) => {
-                tracing::debug!(region = %id, message, "waiting");
+                tracing::warn!(region = %id, message, "the region waits for what it needs to begin");
                 task.resume_at = now + RETRY_PAUSE_MAX;
                 self.charges.tasks.insert(id, task);
                 return Ok(Tended::Quiet);

@@ -22,8 +22,9 @@ use crate::operators::{Chain, ChainOutput, EpochContext, OperatorError};
 use crate::plan::WatermarkPlan;
 use crate::progress::EpochCounts;
 use crate::topics::EXCHANGE_ROW_BYTES_MAX;
+use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, SchemaRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -486,13 +487,29 @@ impl Region {
     }
 }
 
+/// The bytes of what an array shows. Arrow's own measure counts all values of a nested array, also those that a slice does not show.
+fn shown_bytes(column: &ArrayRef) -> usize {
+    let between = |offsets: &[i32]| (offsets[0] as usize, (offsets[offsets.len() - 1] - offsets[0]) as usize);
+    match column.data_type() {
+        DataType::List(_) => {
+            let list = column.as_list::<i32>();
+            let (first, count) = between(list.value_offsets());
+            size_of_val(list.value_offsets()) + shown_bytes(&list.values().slice(first, count))
+        }
+        DataType::Map(..) => {
+            let map = column.as_map();
+            let (first, count) = between(map.value_offsets());
+            size_of_val(map.value_offsets()) + map.entries().slice(first, count).columns().iter().map(shown_bytes).sum::<usize>()
+        }
+        DataType::Struct(_) => column.as_struct().columns().iter().map(shown_bytes).sum(),
+        // What can't be measured counts as it lies in memory.
+        _ => column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size()),
+    }
+}
+
 /// The rows with more than so many bytes. Only halves that are too large as a whole are looked into.
 fn rows_above(batch: &RecordBatch, bytes_max: usize) -> Vec<usize> {
-    let bytes = |rows: &RecordBatch| -> usize {
-        // What can't be measured counts as it lies in memory.
-        let of = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or_else(|_| column.get_array_memory_size());
-        rows.columns().iter().map(of).sum()
-    };
+    let bytes = |rows: &RecordBatch| -> usize { rows.columns().iter().map(shown_bytes).sum() };
     let (mut found, mut parts) = (Vec::new(), vec![(0, batch.num_rows())]);
     while let Some((first, count)) = parts.pop() {
         if count == 0 || bytes(&batch.slice(first, count)) <= bytes_max {
@@ -542,6 +559,7 @@ fn delta_head(delta: &Delta) -> DeltaHead {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use arrow_array::builder::{ListBuilder, StringBuilder};
     use arrow_array::{Int64Array, StringArray};
 
     #[test]
@@ -555,5 +573,18 @@ mod tests {
         assert_eq!(found, [3, 500, 999]);
         assert_eq!(rows_above(&batch, 6_000), [], "many small rows are none");
         assert_eq!(rows_above(&batch.slice(4, 400), 4_000), [], "a slice counts as what it shows");
+    }
+
+    #[test]
+    fn of_a_list_only_the_rows_own_values_count() {
+        let mut tags = ListBuilder::new(StringBuilder::new());
+        for row in 0..1_000 {
+            (0..if row == 700 { 500 } else { 5 }).for_each(|_| tags.values().append_value("0123456789"));
+            tags.append(true);
+        }
+        let batch = RecordBatch::try_from_iter([("tags", Arc::new(tags.finish()) as ArrayRef)]).expect("one column");
+        assert_eq!(rows_above(&batch, 4_000), [700]);
+        assert_eq!(rows_above(&batch.slice(600, 300), 4_000), [100]);
+        assert_eq!(rows_above(&batch, 10_000), []);
     }
 }

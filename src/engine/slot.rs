@@ -26,6 +26,7 @@ use crate::region::{Failure, Input, Region, RegionError};
 use crate::runtime::{EngineError, Job, JobOutcome, Shared, gone};
 use crate::step::{met_end, step};
 use crate::takeover::Takeovers;
+use crate::topics;
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,9 @@ const IDLE_WAIT_MAX: Duration = Duration::from_millis(50);
 const RETRY_WAIT: Duration = Duration::from_millis(100);
 /// Group offsets are for lag tools: no need for more.
 const GROUP_OFFSETS_EVERY: Duration = Duration::from_secs(1);
+/// How long a take-over may keep the regions that are here from sealing ahead.
+const TAKEOVER_PRIORITY_MAX: Duration = Duration::from_millis(500);
+const IDLE_INPUTS_SERVED_EVERY: Duration = Duration::from_secs(1);
 /// How soon it is noticed that a checkpoint is due.
 const CHECKPOINTS_OFFERED_EVERY: Duration = Duration::from_millis(500);
 /// How long a drain may wait for the log before the slot leaves with epochs unacknowledged (the next owner resolves them).
@@ -79,12 +83,14 @@ pub struct Work {
     pub sources: BTreeMap<StageId, Box<dyn SourceReader>>,
     /// Batches of sealed epochs whose outcome is not known yet.
     pub in_flight: usize,
+    prepared: bool,
     seen_version: Option<u64>,
     finish_told: BTreeSet<RegionId>,
     draining: Option<Draining>,
     group_offsets: BTreeMap<String, BTreeMap<TopicPartition, Offset>>,
     group_offsets_sent: Duration,
     checkpoints_offered: Duration,
+    inputs_served: Duration,
     /// Nothing is written to the control log before this, after a failed try.
     append_after: Duration,
 }
@@ -97,6 +103,9 @@ struct Draining {
 
 impl Actor for Slot {
     fn turn(&mut self) -> Turn {
+        if !std::mem::replace(&mut self.work.prepared, true) {
+            self.prepare();
+        }
         self.shared.slot_lives(self.id.slot, self.clock.steady());
         if let Some(outcome) = self.hear_news() {
             return Turn::Ended(outcome);
@@ -117,11 +126,35 @@ impl Actor for Slot {
         moved |= self.let_go();
         self.send_group_offsets(false);
         self.offer_checkpoints();
+        self.serve_idle_inputs();
         if moved { Turn::Again } else { Turn::Idle(self.idle_time()) }
     }
 }
 
 impl Slot {
+    /// Makes the connections of all inputs: the first region of a stage that comes, and those that are here then, would stand still for it.
+    fn prepare(&mut self) {
+        let (job, config) = (&self.job, &self.job.config);
+        let topics: Vec<Arc<str>> = job.plan.exchanges.iter().map(|plan| topics::exchange(&config.name, plan).into()).collect();
+        if !topics.is_empty() {
+            self.exchange.prepare(&topics);
+        }
+        for (stage, source) in &job.sources {
+            if let Some(reader) = source.connected_reader(self.wakeup.clone()) {
+                self.work.sources.insert(*stage, reader);
+            }
+        }
+    }
+
+    fn serve_idle_inputs(&mut self) {
+        let now = self.clock.steady();
+        if now.saturating_sub(self.work.inputs_served) >= IDLE_INPUTS_SERVED_EVERY {
+            self.work.inputs_served = now;
+            self.exchange.serve_idle();
+            self.work.sources.values_mut().for_each(|source| source.serve_idle());
+        }
+    }
+
     /// What the control log's view asks for since the last look.
     fn obey_view(&mut self) -> Result<(), Turn> {
         let version = self.membership.version();
@@ -352,14 +385,20 @@ impl Slot {
 
     /// Seals everything that is open when something is due, so that a slot needs few transactions.
     fn seal_due(&mut self) -> bool {
-        if self.work.in_flight >= SEALED_AHEAD_MAX {
-            return false;
-        }
         let now = self.clock.steady();
-        if !self.work.regions.values().any(|region| region.is_due(now)) {
+        if !self.may_seal(now) || !self.work.regions.values().any(|region| region.is_due(now)) {
             return false;
         }
         self.seal_open(false)
+    }
+
+    /// Regions on their way here stand still, and the next transaction is to have the first epochs of all of them: none is sealed ahead of it.
+    fn may_seal(&self, now: Duration) -> bool {
+        match self.work.in_flight {
+            0 => true,
+            SEALED_AHEAD_MAX.. => false,
+            _ => !self.takeovers.are_under_way(now, TAKEOVER_PRIORITY_MAX),
+        }
     }
 
     fn seal_open(&mut self, leaving: bool) -> bool {
@@ -525,7 +564,7 @@ impl Slot {
     fn idle_time(&self) -> Duration {
         let now = self.clock.steady();
         let mut wait = IDLE_WAIT_MAX;
-        if self.work.in_flight < SEALED_AHEAD_MAX {
+        if self.may_seal(now) {
             for due in self.work.regions.values().filter_map(Region::due_at) {
                 wait = wait.min(due.saturating_sub(now));
             }

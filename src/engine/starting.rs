@@ -31,9 +31,11 @@ fn check_none_was_lost(environment: &Environment, specs: &[TopicSpec]) -> Result
         });
         found.map_err(|error| match is_missing {
             true => EngineError {
-                message: format!("topic {} was deleted while the job has worked: what it held can't be had again", spec.name),
+                message: format!("there is no topic {}, and the job has worked: it was deleted, or the SQL names its tables differently", spec.name),
                 hint: Some(
-                    "to begin anew give the job another name, or delete all of its topics, its state_dir and its checkpoints".into(),
+                    "topics are named after tables: go back to the names that the job began with. What a deleted topic held can't be had again: begin \
+                     anew under another job name, or without all of the job's topics, its state_dir and its checkpoints"
+                        .into(),
                 ),
             },
             false => error,
@@ -65,7 +67,8 @@ impl Starting {
         let job = Arc::new(Job::open(plan, config, &environment.connectors)?);
         ensure_topics(&environment, &[topics::control_spec(&job.config)])?;
         let wakeup = Arc::new(Wakeup::default());
-        let open = || ControlReading::open(environment.log.as_ref(), &job.config.name, wakeup.clone());
+        // Who does not know the topic has not heard of it yet, however long that takes while brokers come and go.
+        let open = || ControlReading::open(environment.log.as_ref(), &job.config.name, wakeup.clone()).map_err(known_to_exist);
         let reading = retrying(environment.clock.as_ref(), "read the control topic", open)?;
         let deadline = environment.clock.steady() + START_DEADLINE;
         Ok(Starting { job, environment, wakeup, deadline, phase: StartPhase::Reading(Box::new(reading)) })
@@ -161,7 +164,8 @@ impl Starting {
             Standing::Live => {}
             // Another worker took the incarnation at the same moment: begin again behind it.
             Standing::Refused(_) if is_anothers => {
-                let open = || ControlReading::open(self.environment.log.as_ref(), &self.job.config.name, self.wakeup.clone());
+                let (log, name) = (self.environment.log.as_ref(), &self.job.config.name);
+                let open = || ControlReading::open(log, name, self.wakeup.clone()).map_err(known_to_exist);
                 self.phase = StartPhase::Reading(Box::new(retrying(self.environment.clock.as_ref(), "read the control topic", open)?));
                 return Ok(None);
             }
@@ -177,6 +181,11 @@ impl Starting {
         }
         Worker::new(&self.job, &self.environment, membership, genesis, settings, self.wakeup.clone()).map(Some)
     }
+}
+
+fn known_to_exist(error: LogError) -> LogError {
+    let kind = if error.kind == LogErrorKind::Missing { LogErrorKind::Retry } else { error.kind };
+    LogError { kind, ..error }
 }
 
 fn read_on(membership: &Membership) -> Result<(), EngineError> {

@@ -22,13 +22,14 @@ use crate::runtime::{EngineError, JobOutcome, Shared};
 use crate::slot::Slot;
 use crate::steward::Steward;
 use crate::takeover::Takeovers;
+use crate::topics;
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, bounded};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, Genesis, Settings, SlotId, Tier};
-use streamshield_core::ports::log::{LogErrorKind, ReaderOptions, Wakeup};
+use streamshield_core::ports::log::{LogError, LogErrorKind, ReaderOptions, Wakeup};
 
 /// Fetch buffers of one slot's exchange reader, and of its followers' (M-1).
 const EXCHANGE_BUFFER_BYTES: usize = 16 << 20;
@@ -178,8 +179,11 @@ impl Worker {
         let regions = genesis.stages.values().map(|stage| stage.regions as usize).sum::<usize>().max(1);
         let (arrivals_sender, arrivals) = bounded(regions);
         let (departures_sender, departures) = bounded(regions);
+        let control = topics::control(&job.config.name);
+        let written = job.topics(genesis).into_iter().map(|spec| spec.name).filter(|name| *name != control).map(Arc::from).collect();
         let committer = Committer::new(CommitterParts {
             log: log.clone(),
+            topics: written,
             membership: membership.clone(),
             slot: id,
             progress: self.progress.clone(),
@@ -286,12 +290,22 @@ impl Actor for ControlReader {
         match self.membership.read() {
             Ok(moved) => Turn::again_if(moved, CONTROL_IDLE),
             Err(error) if error.kind == LogErrorKind::Retry => Turn::Idle(CONTROL_IDLE),
-            // It was cut off for so long that the others have trimmed what it has not read: they have given its regions away, and it begins at their snapshot.
-            Err(error) if error.kind == LogErrorKind::OutOfRange => Turn::Ended(JobOutcome::Expired(error.message)),
-            Err(error) => Turn::Ended(JobOutcome::Failed(EngineError {
-                message: format!("the control topic can't be read: {error}"),
-                hint: Some("was it trimmed, deleted or made again by hand?".into()),
-            })),
+            Err(error) if error.kind == LogErrorKind::OutOfRange => match self.membership.is_trimmed_away() {
+                // It was cut off for so long that the others have trimmed what it has not read: they have given its regions away, and it begins at their
+                // snapshot.
+                Ok(true) => Turn::Ended(JobOutcome::Expired(error.message)),
+                Ok(false) => unreadable(&error),
+                Err(asked) if matches!(asked.kind, LogErrorKind::Retry | LogErrorKind::Missing) => Turn::Idle(CONTROL_IDLE),
+                Err(asked) => unreadable(&asked),
+            },
+            Err(error) => unreadable(&error),
         }
     }
+}
+
+fn unreadable(error: &LogError) -> Turn {
+    Turn::Ended(JobOutcome::Failed(EngineError {
+        message: format!("the control topic can't be read: {error}"),
+        hint: Some("was it trimmed, deleted or made again by hand?".into()),
+    }))
 }

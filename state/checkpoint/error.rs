@@ -88,7 +88,8 @@ impl From<StoreError> for CheckpointError {
     fn from(error: StoreError) -> CheckpointError {
         let kind = match error.failure {
             Failure::Refused | Failure::Unsupported | Failure::Missing => CheckpointErrorKind::Fatal,
-            Failure::Away | Failure::TimedOut | Failure::Exists | Failure::Damaged | Failure::Disk => CheckpointErrorKind::Retry,
+            Failure::Away | Failure::TimedOut => CheckpointErrorKind::Away,
+            Failure::Exists | Failure::Damaged | Failure::Disk => CheckpointErrorKind::Retry,
         };
         CheckpointError { kind, message: error.message }
     }

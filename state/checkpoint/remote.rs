@@ -110,7 +110,20 @@ impl Remote {
     }
 
     /// Attempts until one succeeds, one fails for good, or the time is used up.
-    pub(crate) async fn retried<T, F>(&self, access: Access, mut attempt: impl FnMut() -> F) -> Result<T, StoreError>
+    pub(crate) async fn retried<T, F>(&self, access: Access, attempt: impl FnMut() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, StoreError>>,
+    {
+        self.retried_beside(&Mutex::new(Duration::ZERO), access, attempt).await
+    }
+
+    /// The same for attempts that wait for their bandwidth: what they add to `waited` is none of the store's time.
+    pub(crate) async fn retried_beside<T, F>(
+        &self,
+        waited: &Mutex<Duration>,
+        access: Access,
+        mut attempt: impl FnMut() -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = Result<T, StoreError>>,
     {
@@ -129,7 +142,7 @@ impl Remote {
             let pause = pause.mul_f64(rand::rng().random_range(0.5..1.5));
             let again = matches!(error.failure, Failure::Away | Failure::TimedOut)
                 && number < ATTEMPTS_MAX
-                && begin.elapsed() + pause < self.retry_timeout;
+                && begin.elapsed().saturating_sub(*waited.lock()) + pause < self.retry_timeout;
             if !again {
                 match error.failure {
                     // The store answered: it is there.

@@ -27,12 +27,13 @@ impl Throttle {
         begin.saturating_duration_since(now)
     }
 
-    /// Waits until these bytes may be sent.
-    pub(crate) async fn acquire(&self, bytes: u64) {
+    /// Waits until these bytes may be sent; says for how long.
+    pub(crate) async fn acquire(&self, bytes: u64) -> Duration {
         let wait = self.take(bytes, Instant::now());
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
+        wait
     }
 }
 

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStoreExt, PutPayload};
+use parking_lot::Mutex;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
@@ -45,17 +46,20 @@ fn changed(file: &FoundFile) -> StoreError {
 /// Uploads a file under this name.
 pub(crate) async fn upload(remote: &Arc<Remote>, path: &Path, file: &FoundFile) -> Result<(), StoreError> {
     if file.size <= PART_BYTES {
+        // Before the permit: who waits for the bandwidth keeps nobody from a request.
+        remote.throttle.acquire(file.size).await;
         let permit = remote.uploads.clone().acquire_owned().await.expect("never closed");
         let (bytes, hasher) = read_part(open(file)?, file, 0, file.size, Box::new(Xxh3::new())).await?;
         if hasher.digest128() != file.hash {
             return Err(changed(file));
         }
-        remote.throttle.acquire(file.size).await;
         let result = remote.put(path, bytes).await;
         drop(permit);
         return result;
     }
-    remote.retried(Access::Write, || upload_parts(remote, path, file)).await
+    // All of it again, not the part: a failed part leaves a gap in the upload that nothing can fill.
+    let waited = Mutex::new(Duration::ZERO);
+    remote.retried_beside(&waited, Access::Write, || upload_parts(remote, path, file, &waited)).await
 }
 
 fn open(file: &FoundFile) -> Result<Arc<File>, StoreError> {
@@ -78,7 +82,8 @@ async fn read_part(
     read.await.expect("reading does not panic").map_err(|error: std::io::Error| StoreError::disk("read", &file.path, &error))
 }
 
-async fn upload_parts(remote: &Arc<Remote>, path: &Path, file: &FoundFile) -> Result<(), StoreError> {
+/// One attempt. How long it waited for the bandwidth is added to `waited`.
+async fn upload_parts(remote: &Arc<Remote>, path: &Path, file: &FoundFile, waited: &Mutex<Duration>) -> Result<(), StoreError> {
     let what = format!("cannot write {path}");
     let mut upload = Torn::new(remote.bounded(&what, remote.store.put_multipart(path)).await?);
     let source = open(file)?;
@@ -86,11 +91,12 @@ async fn upload_parts(remote: &Arc<Remote>, path: &Path, file: &FoundFile) -> Re
     let mut hasher = Box::new(Xxh3::new());
     let (mut offset, step) = (0, part_bytes(file.size));
     while offset < file.size {
-        let permit = remote.uploads.clone().acquire_owned().await.expect("never closed");
         let length = step.min(file.size - offset);
+        let throttled = remote.throttle.acquire(length).await;
+        *waited.lock() += throttled;
+        let permit = remote.uploads.clone().acquire_owned().await.expect("never closed");
         let bytes;
         (bytes, hasher) = read_part(source.clone(), file, offset, length, hasher).await?;
-        remote.throttle.acquire(length).await;
         // The order of these calls is the order of the parts.
         let part = upload.as_mut().put_part(PutPayload::from_bytes(bytes));
         let (remote, what) = (remote.clone(), what.clone());

@@ -127,7 +127,7 @@ fn refused_without(name: &str, suffix: &str) -> Result<()> {
     let ended = refused.process.expect_end(TIMEOUT)?;
     let words = refused.process.last_words();
     ensure!(!ended.status.success(), "the job went on without {lost}:\n{words}");
-    ensure!(words.contains(&format!("topic {lost} was deleted while the job has worked")), "{lost} is not named:\n{words}");
+    ensure!(words.contains(&format!("there is no topic {lost}, and the job has worked")), "{lost} is not named:\n{words}");
     Ok(())
 }
 

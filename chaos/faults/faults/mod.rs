@@ -69,7 +69,7 @@ fn make(setup: Setup) -> StageFault {
         "broker.delete_records" => Box::new(records::DeleteRecords(setup)),
         "storage.disk_full" => Box::new(storage::DiskFull::new(setup)),
         "storage.read_only" => Box::new(storage::ReadOnly::new(setup)),
-        "storage.bit_flip" | "storage.truncate" => Box::new(storage::Damage(setup)),
+        "storage.bit_flip" | "storage.truncate" => Box::new(storage::Damage::new(setup)),
         "storage.delete_state" => Box::new(storage::DeleteState(setup)),
         "store.corrupt" => Box::new(store::Corrupt(setup)),
         "store.collect" => Box::new(store::Collect(setup)),

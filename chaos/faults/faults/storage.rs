@@ -141,12 +141,20 @@ fn is_meant(file: &Path, what: &str) -> bool {
 }
 
 /// `storage.bit_flip`, `storage.truncate`
-pub(crate) struct Damage(pub Setup);
+pub(crate) struct Damage {
+    setup: Setup,
+    /// Workers that were ended, also by tries that found no file then: it is why they are gone.
+    ended: Vec<String>,
+}
 
 impl Damage {
+    pub(crate) fn new(setup: Setup) -> Damage {
+        Damage { setup, ended: Vec::new() }
+    }
+
     /// Ends the worker, and keeps it away. One that is stopped writes its state out first, so that there is something to be damaged.
     fn end(&self, stage: &Stage, worker: &str) -> Result<(Hold, u32), FaultError> {
-        if self.0.given.choice("end") == "kill" {
+        if self.setup.given.choice("end") == "kill" {
             return kill_and_hold(stage, worker);
         }
         let hold = stage.workers()?.hold(worker)?;
@@ -157,7 +165,7 @@ impl Damage {
 
     /// Files that hold something.
     fn files(&self, stage: &Stage, worker: &str) -> Result<Vec<PathBuf>, FaultError> {
-        let what = self.0.given.choice("file");
+        let what = self.setup.given.choice("file");
         let mut files = files_below(&stage.state_dir(worker));
         files.retain(|file| is_meant(file, what) && file.metadata().is_ok_and(|found| found.len() > 0));
         if files.is_empty() { Err(FaultError::NoTarget(format!("the state of {worker} has no {what} file"))) } else { Ok(files) }
@@ -166,34 +174,36 @@ impl Damage {
 
 impl Fault<Stage> for Damage {
     fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        let worker = self.0.worker(stage)?;
+        let worker = self.setup.worker(stage)?;
         let (_hold, pid) = self.end(stage, &worker)?;
+        self.ended.push(worker.clone());
         let mut files = self.files(stage, &worker)?;
         let mut evidence = Evidence::default();
         let place = |file: &Path| file.strip_prefix(stage.folder()).unwrap_or(file).display().to_string();
-        if self.0.spec.name == "storage.bit_flip" {
-            for _ in 0..self.0.given.count("flips") {
-                let file = files.choose(&mut self.0.random).context("there are files")?;
-                let told = flip_in_file(file, &mut self.0.random)?;
+        if self.setup.spec.name == "storage.bit_flip" {
+            for _ in 0..self.setup.given.count("flips") {
+                let file = files.choose(&mut self.setup.random).context("there are files")?;
+                let told = flip_in_file(file, &mut self.setup.random)?;
                 evidence.add(worker.clone(), format!("{}: {told}", place(file)), 1);
             }
         } else {
-            files.shuffle(&mut self.0.random);
-            let wanted = usize::try_from(self.0.given.count("files")).unwrap_or(usize::MAX);
+            files.shuffle(&mut self.setup.random);
+            let wanted = usize::try_from(self.setup.given.count("files")).unwrap_or(usize::MAX);
             for file in files.iter().take(wanted) {
                 let length = std::fs::metadata(file).with_context(|| place(file))?.len();
-                let rest = self.0.random.random_range(0..length);
+                let rest = self.setup.random.random_range(0..length);
                 std::fs::OpenOptions::new().write(true).open(file).and_then(|file| file.set_len(rest)).with_context(|| place(file))?;
                 evidence.add(worker.clone(), format!("{}: {length} → {rest} bytes", place(file)), 1);
             }
         }
         let mut fired = evidence.fired();
         fired.evidence = format!("pid {pid} is gone; {}", fired.evidence);
+        fired.hit = std::mem::take(&mut self.ended);
         Ok(fired)
     }
 
     fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
-        nothing()
+        Ok(Fired { hit: std::mem::take(&mut self.ended), ..Fired::default() })
     }
 }
 

@@ -103,8 +103,9 @@ impl<'a> TransfersCheck<'a> {
         }
         let total: i64 = self.balances.iter().sum();
         if total != 0 {
+            // However much is missing: what is there is there by whole transfers.
             let detail = format!("all accounts together have {total} instead of 0");
-            self.findings.add(Anomaly::new(AnomalyKind::WrongTotal, Invariant::E3, detail).in_topic(&self.topic));
+            self.findings.add(Anomaly::new(AnomalyKind::TornTransaction, Invariant::E3, detail).in_topic(&self.topic));
         }
         for (account, (found, wanted)) in self.balances.iter().zip(&expected).enumerate().filter(|(_, (found, wanted))| found != wanted) {
             let anomaly = Anomaly::new(AnomalyKind::WrongTotal, Invariant::E3, format!("the account has {found} instead of {wanted}"));

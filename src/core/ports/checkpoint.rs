@@ -85,7 +85,9 @@ pub struct Restored {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CheckpointErrorKind {
-    /// The store is away: try again later.
+    /// The store does not answer, nobody here can know what it holds: try again later.
+    Away,
+    /// Something on this machine, or a file that does not fit: try again, here or on another one.
     Retry,
     /// Access refused, a wrong URL: tell the user.
     Fatal,

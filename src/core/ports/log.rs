@@ -159,6 +159,13 @@ pub struct ReaderOptions {
 
 /// Reads committed messages of several partitions by explicit position.
 pub trait LogReader: Send {
+    /// Connects, and finds out where these topics lie, before there is anything to read: the first partition need not wait for it. What fails here is
+    /// done when it is needed. Bounded in time.
+    fn prepare(&mut self, topics: &[Arc<str>]) {
+        let _ = topics;
+    }
+    /// Called now and then, for what its connections have to say while it has no partition.
+    fn serve_idle(&mut self) {}
     /// Starts to read a partition at a position. A position that does not exist shows as `OutOfRange` in `take`.
     fn assign(&mut self, partition: &TopicPartition, from: Offset) -> Result<(), LogError>;
     fn unassign(&mut self, partition: &TopicPartition) -> Result<(), LogError>;
@@ -221,6 +228,10 @@ pub enum CommitOutcome {
 
 /// The single transactional writer of a slot. All calls are bounded in time.
 pub trait TransactionalWriter: Send {
+    /// Finds out where these topics lie, beside what it does: the first message need not wait for it.
+    fn prepare(&mut self, topics: &[Arc<str>]) {
+        let _ = topics;
+    }
     fn begin(&mut self) -> Result<(), LogError>;
     /// Queues one message; `Retry` means the client's queue stayed full for the whole time-out.
     fn send(&mut self, message: &OutMessage) -> Result<(), LogError>;

@@ -110,6 +110,8 @@ pub trait SourceReader: Send {
     fn met_end(&self, _split: SplitId) -> Option<Offset> {
         None
     }
+    /// Called now and then, for what its connections have to say while it has no split.
+    fn serve_idle(&mut self) {}
     /// When a split that is `Idle` by its own choice (a rate limit) will have something; None: the wakeup tells.
     fn ready_in(&self) -> Option<Duration> {
         None
@@ -121,6 +123,10 @@ pub trait Source: Send + Sync {
     /// Finds the splits and where they start and end. Called once in a job's life per split, at genesis.
     fn discover(&self) -> Result<Vec<Split>, SourceError>;
     fn reader(&self, wakeup: Arc<Wakeup>) -> Result<Box<dyn SourceReader>, SourceError>;
+    /// A reader that has made its connections before it has a split. None: there are none to make, or nobody answers at the moment. Bounded in time.
+    fn connected_reader(&self, _wakeup: Arc<Wakeup>) -> Option<Box<dyn SourceReader>> {
+        None
+    }
 }
 
 /// Makes the sources of one `connector`.

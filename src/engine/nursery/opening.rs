@@ -13,6 +13,7 @@ use crate::follower::{FollowError, Follower, check_plan, decode_stored};
 use crate::region::{Input, Region};
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use std::time::Duration;
+use streamshield_core::cluster::SlotId;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Offset, RegionId};
 use streamshield_core::ports::checkpoint::CheckpointErrorKind;
@@ -108,7 +109,9 @@ impl Nursery {
         self.charges.restores += 1;
         let (sender, answer) = bounded(1);
         let store = self.checkpoints.clone().expect("asked only where there is one");
-        let name = format!("restore-{}-{}-{}-{}", id.stage, id.partition, self.slot.slot, self.charges.restores);
+        // A restore of this process's life before may still run.
+        let SlotId { incarnation, slot } = self.slot;
+        let name = format!("restore-{}-{}-{}-{slot}-{}", id.stage, id.partition, incarnation.0, self.charges.restores);
         let folder = ScratchFolder(self.state.scratch().join(name));
         let (plan, wakeup) = (self.settings.plan, self.wakeup.clone());
         let restore = move || {
@@ -147,12 +150,12 @@ impl Nursery {
                 }
             }
             Ok(None) => tracing::debug!(region = %id, "there is no checkpoint"),
-            Err(error) if error.kind == CheckpointErrorKind::Retry && task.tries < TRIES_MAX => {
+            Err(error) if error.kind != CheckpointErrorKind::Fatal && task.tries < TRIES_MAX => {
                 task.without_checkpoint = false;
                 return Err(FollowError::Retry(error.message));
             }
             Err(error) => {
-                task.store_is_away = error.kind == CheckpointErrorKind::Retry;
+                task.store_is_away = error.kind == CheckpointErrorKind::Away;
                 tracing::warn!(region = %id, %error, "checkpoints can't be read; going on with what the log holds");
             }
         }

@@ -95,7 +95,8 @@ fn with_store(path: &Path, redactor: &Redactor, act: impl FnOnce(&Job, &dyn Chec
 
 fn failed(error: CheckpointError) -> Stop {
     let hint = match error.kind {
-        CheckpointErrorKind::Retry => "the store does not answer; try again later",
+        CheckpointErrorKind::Away => "the store does not answer; try again later",
+        CheckpointErrorKind::Retry => "try again",
         CheckpointErrorKind::Fatal => "check `checkpoint.store` and its options",
     };
     Stop::with(ExitStatus::Failed, Problem::error(error.message).hint(hint))

@@ -42,13 +42,24 @@ pub enum ExitStatus {
     Killed = 130,
 }
 
+/// How long the end waits for streams that somebody may be stuck in.
+const FLUSH_TIME_MAX: Duration = Duration::from_secs(1);
+
 /// Ends the process without the destructors of the C++ libraries. Threads that belong to RocksDB may still run here, and would
 /// lock what those have destroyed: the process would abort instead of ending with its code. Nothing is lost by it: all that has to last is in
 /// the log or synced by now.
 pub fn leave(code: u8) -> ! {
-    // Nobody is left to be told of a pipe that has gone.
-    let _ = std::io::stdout().flush();
-    let _ = std::io::stderr().flush();
+    let (done, flushed) = std::sync::mpsc::channel();
+    let flush = move || {
+        // Nobody is left to be told of a pipe that has gone.
+        let _ = std::io::stdout().flush();
+        let _ = std::io::stderr().flush();
+        let _ = done.send(());
+    };
+    // Who is stuck in a write to a full pipe has the stream locked. Whole lines have gone out before.
+    if std::thread::Builder::new().name("flush".into()).spawn(flush).is_ok() {
+        let _ = flushed.recv_timeout(FLUSH_TIME_MAX);
+    }
     // SAFETY: ends the process, whatever its threads do.
     unsafe { libc::_exit(i32::from(code)) }
 }

@@ -122,11 +122,12 @@ impl Interpolation<'_> {
     }
 }
 
-/// The option whose value comes behind this text, where its name has no quotes: `properties.sasl.password = `. A name without a dot is a column's.
+/// The option whose value comes behind this text, where its name has no quotes: `properties.sasl.password = `. Any other name is a column's, with or
+/// without its table: `u.password = `.
 fn bare_option(before: &str) -> &str {
     let name = before.trim_end().strip_suffix('=').unwrap_or_default().trim_end();
     let name = name.rsplit(|c: char| !(c.is_alphanumeric() || matches!(c, '.' | '-' | '_'))).next().unwrap_or_default();
-    if name.contains('.') { name } else { "" }
+    if name.to_ascii_lowercase().starts_with("properties.") { name } else { "" }
 }
 
 /// What a reference stands for; or what is wrong, and a hint.
@@ -262,7 +263,9 @@ mod tests {
             assert!(resolved.text == sql && problems.is_empty());
             assert_eq!(redactor.redact(secret), "•••", "{sql}");
         }
-        assert!(run("WITH ('topic' = 'orders', 'a' = 'password'), password = 'long enough'", true).2.is_empty());
+        for sql in ["WITH ('topic' = 'orders', 'a' = 'password'), password = 'long enough'", "WHERE u.password = 'long enough'"] {
+            assert!(run(sql, true).2.is_empty(), "{sql}");
+        }
         let (_, _, redactor) = run("WITH ('properties.sasl.password' = '${env:PATH}')", true);
         assert_eq!(redactor.redact(&path()), "•••");
     }

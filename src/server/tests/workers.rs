@@ -112,6 +112,38 @@ fn the_rows_of_a_print_table_come_through_as_they_are() {
     assert_eq!((&summary["rows_in"], &summary["rows_out"]), (&2.into(), &2.into()));
 }
 
+/// A job whose one worker has ended, and nobody has read yet what it printed: more than one pipe takes, and less than two.
+fn ended_unread() -> (Folder, Running) {
+    let folder = Folder::with_job(&support::JOB.replace("slots: 1\n", ""));
+    let lines: Vec<String> = (0..1_000).map(|row| format!("{{\"text\": \"{row:090}\"}}\n")).collect();
+    folder.write("lines.jsonl", &lines.concat());
+    let mut job = Running::start(&folder, &["run", "job.yaml", "--workers", "1", "--summary", "json"]);
+    job.wait_for_line(|line| line.contains("the worker has ended"));
+    (folder, job)
+}
+
+#[test]
+fn a_slow_reader_gets_every_printed_row_and_the_summary_after_them() {
+    let (_folder, job) = ended_unread();
+    // Longer than a job waits for him that was asked to stop.
+    std::thread::sleep(Duration::from_secs(11));
+    let (code, output) = job.end();
+    assert_eq!(code, Some(0), "{output}");
+    let rows = output.lines().take_while(|line| line.starts_with("+I[")).count();
+    let next = output.lines().nth(rows).expect("the summary");
+    assert!(rows == 1_000 && next.starts_with("{\"rows_in\""), "{rows} rows, then {next}");
+}
+
+#[test]
+fn rows_that_nobody_reads_are_given_up_once_the_job_is_asked_to_stop_and_that_is_no_good_end() {
+    let (_folder, mut job) = ended_unread();
+    let supervisor = job.id();
+    job.signal("TERM");
+    assert!(job.wait_until(|| !is_alive(supervisor)), "it waits for its reader");
+    let (code, output) = job.end();
+    assert!(code == Some(1) && output.contains("were read within 10s") && !output.contains("\"rows_in\""), "{output}");
+}
+
 /// Counts generated bids in three regions, followed in Tier 1, with checkpoints in a folder.
 const COUNTS: &str = "\
 name: counts

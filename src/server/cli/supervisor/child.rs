@@ -119,11 +119,15 @@ impl Child {
         figures
     }
 
-    /// Waits until all that it has said is passed on, but not longer than this.
-    pub fn finish_output(&mut self, deadline: Instant) {
-        while self.output.iter().any(|listener| !listener.is_finished()) && Instant::now() < deadline {
+    /// Waits until all that it has said is passed on, but not longer than this. False: something is left.
+    pub fn finish_output(&mut self, deadline: Instant) -> bool {
+        while self.output.iter().any(|listener| !listener.is_finished()) {
+            if Instant::now() >= deadline {
+                return false;
+            }
             std::thread::sleep(OUTPUT_POLL);
         }
+        true
     }
 
     /// Keeps what the process has reported, once all of it has been heard.
@@ -196,9 +200,9 @@ mod tests {
             std::thread::sleep(OUTPUT_POLL);
         };
         assert!(matches!(ended, (Exit::Code(1), Next::RestartAfter(_))), "{ended:?}");
-        child.finish_output(Instant::now() + OUTPUT_POLL);
+        assert!(!child.finish_output(Instant::now() + OUTPUT_POLL), "its row is not passed on");
         drop(stuck);
-        child.finish_output(Instant::now() + Duration::from_secs(30));
+        assert!(child.finish_output(Instant::now() + Duration::from_secs(30)));
         assert!(child.output.iter().all(JoinHandle::is_finished));
     }
 }

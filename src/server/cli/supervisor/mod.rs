@@ -43,7 +43,7 @@ use tempfile::TempDir;
 const WATCH_INTERVAL: Duration = Duration::from_millis(20);
 /// A worker gives its drain up by itself; this is for one that can't.
 const DRAIN_MARGIN: Duration = Duration::from_secs(2);
-/// How long the rows and log lines of ended workers may take to be read by others.
+/// How long the rows and log lines of ended workers may take to be read by others, once the job has failed or was asked to stop.
 const OUTPUT_TIME_MAX: Duration = Duration::from_secs(10);
 
 /// Runs a job on several workers to its end.
@@ -139,12 +139,18 @@ impl<'a> Supervisor<'a> {
     }
 
     fn run(&mut self) -> ExitStatus {
-        let status = self.watch();
-        let deadline = Instant::now() + OUTPUT_TIME_MAX;
-        self.children.iter_mut().for_each(|child| child.finish_output(deadline));
+        let mut status = self.watch();
+        let all_passed_on = self.finish_output(status);
+        if !all_passed_on {
+            self.complain(
+                Problem::error(format!("not all rows and log lines of the workers were read within {OUTPUT_TIME_MAX:?}: the rest is lost"))
+                    .hint("printed rows are for somebody who reads them; where each one counts, write to a topic or a folder"),
+            );
+            status = worse(status, ExitStatus::Failed);
+        }
         let mut sum = self.sum();
         sum.state = "ended".into();
-        if let Some(view) = &mut self.view {
+        if all_passed_on && let Some(view) = &mut self.view {
             view.finish(&sum);
         }
         if let Some(connected) = self.connected.take() {
@@ -154,8 +160,29 @@ impl<'a> Supervisor<'a> {
         if restarts > 0 {
             tracing::info!(restarts, "workers were started again; what they did in their last half second is not in the sum");
         }
-        Summary::new(&sum, self.started.elapsed()).print(self.arguments.summary);
+        // The last line: not while others still write, or are stuck in it with the stream locked.
+        if all_passed_on {
+            Summary::new(&sum, self.started.elapsed()).print(self.arguments.summary);
+        }
         status
+    }
+
+    /// Waits until all that the workers have said is passed on. False: something is left. After a good end a reader may be as slow as he likes
+    /// until somebody asks to stop: rows in a pipe are nowhere else.
+    fn finish_output(&mut self, status: ExitStatus) -> bool {
+        let mut deadline: Option<Instant> = None;
+        loop {
+            if status != ExitStatus::Ok || self.stop.is_raised() {
+                deadline.get_or_insert_with(|| Instant::now() + OUTPUT_TIME_MAX);
+            }
+            let until = Instant::now() + WATCH_INTERVAL;
+            if self.children.iter_mut().all(|child| child.finish_output(until)) {
+                return true;
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                return false;
+            }
+        }
     }
 
     /// Until all workers have ended.

@@ -26,6 +26,8 @@ fn hide_node(node: &Node, is_secret: bool, file: &SourceFile, redactor: &Redacto
                 file.blank(*first..*last);
             }
             redactor.add(&scalar.text);
+            // As it is used.
+            redactor.add(&scalar.text.replace("$${", "${"));
         }
         Value::Scalar(_) | Value::Null => {}
     }
@@ -91,6 +93,13 @@ mod tests {
             let shown = shown(text);
             assert!(!shown.contains("canary") && shown.contains("***"), "{shown}");
         }
+    }
+
+    #[test]
+    fn a_secret_with_two_dollars_is_hidden_as_it_is_used() {
+        let (file, redactor) = (SourceFile::new("job.yaml", "sasl.password: can$${ary\n"), Redactor::default());
+        hide(&yaml::parse(&file).ok().expect("a tree"), &file, &redactor);
+        assert_eq!(redactor.redact("can${ary, can$${ary"), "•••, •••");
     }
 
     #[test]

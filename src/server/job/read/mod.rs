@@ -205,15 +205,13 @@ impl Reader<'_> {
         Some(Cluster::Kafka(properties))
     }
 
-    /// Keys that are another program's, with values as text. A secret that stands there in plain sight is warned about and never shown.
+    /// Keys that are another program's, with values as text. A secret that stands there in plain sight is warned about; [`hidden`] has hidden it.
     fn properties(&mut self, section: Section) -> BTreeMap<String, Secret> {
         let mut properties = BTreeMap::new();
         for entry in section.entries {
             let key = entry.key.clone();
             let Some(value) = self.entry_text(entry) else { continue };
             if is_secret_by_name(&key) && !value.interpolated {
-                self.file.blank(value.span.clone());
-                self.redactor.add(&value.text);
                 let hint = format!("write `{key}: ${{env:NAME}}` or `${{file:/path}}`");
                 self.problems
                     .add(Problem::warning(format!("`{key}` stands in the job file as plain text")).hint(hint).at(&self.file, value.span));

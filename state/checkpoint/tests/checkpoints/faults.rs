@@ -183,6 +183,35 @@ fn waiting_for_the_bandwidth_does_not_count_against_the_time_of_a_save() {
 }
 
 #[test]
+fn waiting_for_the_bandwidth_leaves_a_large_file_its_second_try() {
+    let place = Place::folder();
+    let mut failed = false;
+    let faulty = Faulty::new(place.store.clone(), move |op, _| {
+        if op == Op::Part && !failed {
+            failed = true;
+            return Fault::Fail;
+        }
+        Fault::None
+    });
+    let mut config = place.config();
+    config.request_timeout = Duration::from_secs(2);
+    config.retry_timeout = Duration::from_secs(2);
+    // The second part waits for longer than that.
+    config.upload_bytes_per_second = Some(3 << 20);
+    let store = on(&faulty, config);
+    let directory = folder(place.disk.path(), "large", &[("000001.sst", content(1, 12 << 20))]);
+    let saved = store.save(&request(1, 5, Some(directory.clone()))).unwrap();
+    // At least 8 and then 12 MiB; the last 4 are sent when those before them are paid for.
+    assert!(saved.durability == Durability::Remote && saved.seconds > 5.0, "{saved:?}");
+    assert!(store.is_available());
+    let files = place.disk.path().join("store").join(FOLDER).join("files");
+    assert_eq!(std::fs::read_dir(files).unwrap().count(), 1, "the torn upload was given up");
+    let target = place.disk.path().join("restored");
+    store.restore(REGION, PLAN, &target).unwrap().unwrap();
+    assert_eq!(files_of(&target), files_of(&directory));
+}
+
+#[test]
 fn a_restore_survives_single_failures_and_delays() {
     let place = Place::folder();
     let store = place.open();
@@ -217,7 +246,7 @@ fn a_store_that_goes_away_during_a_restore_is_not_taken_for_damage() {
         Faulty::new(place.store.clone(), |op, path| if op == Op::Get && path.contains("/files/") { Fault::Fail } else { Fault::None });
     let target = place.disk.path().join("restored");
     let error = on(&faulty, quick(&place)).restore(REGION, PLAN, &target).unwrap_err();
-    assert_eq!(error.kind, streamshield_core::ports::checkpoint::CheckpointErrorKind::Retry, "{error}");
+    assert_eq!(error.kind, streamshield_core::ports::checkpoint::CheckpointErrorKind::Away, "{error}");
     assert!(!target.exists() && !place.disk.path().join("restored.fetching").exists());
 }
 

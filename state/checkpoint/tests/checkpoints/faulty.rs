@@ -6,7 +6,7 @@ use futures::stream::BoxStream;
 use object_store::path::Path;
 use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode, PutMultipartOptions, PutOptions,
-    PutPayload, PutResult, Result,
+    PutPayload, PutResult, Result, UploadPart,
 };
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -19,6 +19,8 @@ pub enum Op {
     /// A conditional one.
     Create,
     Multipart,
+    /// Of such an upload; it only fails or does not.
+    Part,
     Get,
     List,
     Delete,
@@ -143,6 +145,37 @@ impl fmt::Display for Faulty {
     }
 }
 
+struct FaultyUpload {
+    inner: Box<dyn MultipartUpload>,
+    plan: Arc<Mutex<Box<Plan>>>,
+    path: String,
+}
+
+impl fmt::Debug for FaultyUpload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FaultyUpload")
+    }
+}
+
+#[async_trait]
+impl MultipartUpload for FaultyUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        let part = self.inner.put_part(data);
+        match (self.plan.lock().unwrap())(Op::Part, &self.path) {
+            Fault::Fail => Box::pin(async { Err(broken()) }),
+            _ => part,
+        }
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.inner.complete().await
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
+    }
+}
+
 #[async_trait]
 impl ObjectStore for Faulty {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
@@ -151,7 +184,8 @@ impl ObjectStore for Faulty {
     }
 
     async fn put_multipart_opts(&self, location: &Path, options: PutMultipartOptions) -> Result<Box<dyn MultipartUpload>> {
-        self.run(Op::Multipart, location.as_ref(), self.inner.put_multipart_opts(location, options)).await
+        let inner = self.run(Op::Multipart, location.as_ref(), self.inner.put_multipart_opts(location, options)).await?;
+        Ok(Box::new(FaultyUpload { inner, plan: self.plan.clone(), path: location.to_string() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {

@@ -170,7 +170,7 @@ fn without_a_local_folder_a_store_that_is_away_is_an_error_to_be_tried_again() {
     let mut config = config(&place);
     config.local_fallback = None;
     let error = on(&faulty, config).save(&small(place.disk.path(), 1, 5)).unwrap_err();
-    assert_eq!(error.kind, CheckpointErrorKind::Retry, "{error}");
+    assert_eq!(error.kind, CheckpointErrorKind::Away, "{error}");
 }
 
 /// 5 % of the uploads take longer than their time-out: at least 99 % of the checkpoints of a run succeed, 95 % remotely, and none of those in the

@@ -126,7 +126,7 @@ fn a_body_that_is_cut_short_is_fetched_again_and_never_taken_for_the_file() {
         // For ever: it is the network's fault, not damage, so nothing older is taken instead.
         proxy.set(move |method, path| if method == "GET" && path.contains("/files/") { answer.clone() } else { Answer::Forward });
         let error = store.restore(REGION, PLAN, &place.disk.path().join("never")).unwrap_err();
-        assert_eq!(error.kind, CheckpointErrorKind::Retry, "{error}");
+        assert_eq!(error.kind, CheckpointErrorKind::Away, "{error}");
     }
 }
 

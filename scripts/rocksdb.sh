@@ -2,7 +2,7 @@
 # rocksdb.sh FOLDER: builds RocksDB there, once for each version (docs/decisions/0013-rocksdb-in-pieces.md).
 #
 # Its crate compiles 343 files one by one, and most of their time goes into the same headers. Here the same files with the same definitions are included by a few,
-# as RocksDB's own `make unity_test` does. The sources are those of the crate; its build script takes the library from ROCKSDB_LIB_DIR.
+# as RocksDB's own target `unity_test` does. The sources are those of the crate; its build script takes the library from ROCKSDB_LIB_DIR.
 set -euo pipefail
 folder=${1:?which folder?}
 here=$(cd "$(dirname "$0")" && pwd)

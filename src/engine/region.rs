@@ -571,8 +571,8 @@ mod tests {
         let mut found = rows_above(&batch, 4_000);
         found.sort_unstable();
         assert_eq!(found, [3, 500, 999]);
-        assert_eq!(rows_above(&batch, 6_000), [], "many small rows are none");
-        assert_eq!(rows_above(&batch.slice(4, 400), 4_000), [], "a slice counts as what it shows");
+        assert!(rows_above(&batch, 6_000).is_empty(), "many small rows are none");
+        assert!(rows_above(&batch.slice(4, 400), 4_000).is_empty(), "a slice counts as what it shows");
     }
 
     #[test]
@@ -585,6 +585,6 @@ mod tests {
         let batch = RecordBatch::try_from_iter([("tags", Arc::new(tags.finish()) as ArrayRef)]).expect("one column");
         assert_eq!(rows_above(&batch, 4_000), [700]);
         assert_eq!(rows_above(&batch.slice(600, 300), 4_000), [100]);
-        assert_eq!(rows_above(&batch, 10_000), []);
+        assert!(rows_above(&batch, 10_000).is_empty());
     }
 }

@@ -195,8 +195,12 @@ fn read_on(membership: &Membership) -> Result<(), EngineError> {
     }
 }
 
-/// Partitions that were fixed at the job's first start can't be changed by its settings.
+/// Asked before anything is written: a region that has no epoch yet would take any plan. Partitions that were fixed at the job's first start can't be
+/// changed by its settings.
 fn check_genesis(job: &Job, genesis: &Genesis) -> Result<(), EngineError> {
+    if genesis.plan != job.plan.fingerprint {
+        return Err(changed_plan());
+    }
     for exchange in &job.plan.exchanges {
         let wanted = exchange.partitions.unwrap_or(job.config.parallelism);
         match genesis.exchange_partitions.get(&exchange.id.0) {
@@ -218,7 +222,7 @@ fn check_genesis(job: &Job, genesis: &Genesis) -> Result<(), EngineError> {
 
 fn changed_plan() -> EngineError {
     EngineError {
-        message: "the job's plan has changed: its first start had other stages".into(),
+        message: "the job's plan has changed: it computes something else than at its first start".into(),
         hint: Some("give the changed job another name, or go back to the SQL that it began with".into()),
     }
 }

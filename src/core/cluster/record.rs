@@ -68,6 +68,8 @@ pub struct Settings {
 /// What is fixed for the life of a job; the first such record in the log wins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Genesis {
+    /// What the job computes.
+    pub plan: PlanFingerprint,
     /// Per source stage (its number), the splits with their bounds as they were found.
     pub splits: BTreeMap<u32, Vec<GenesisSplit>>,
     /// Per exchange (its number), the partitions.

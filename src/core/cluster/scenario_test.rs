@@ -140,7 +140,12 @@ impl Runner {
                     StageShape { regions: regions.parse().unwrap(), stateful: kind == "stateful", is_source: kind == "source" }
                 };
                 let stages = words.plain[1..].iter().enumerate().map(|(number, text)| (number as u32, stage(text))).collect();
-                ControlRecord::Genesis(Genesis { splits: BTreeMap::new(), exchange_partitions: BTreeMap::new(), stages })
+                ControlRecord::Genesis(Genesis {
+                    plan: PlanFingerprint(1),
+                    splits: BTreeMap::new(),
+                    exchange_partitions: BTreeMap::new(),
+                    stages,
+                })
             }
             "joined" => ControlRecord::Joined(Joined {
                 incarnation: words.incarnation(1),

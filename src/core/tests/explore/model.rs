@@ -196,7 +196,12 @@ impl Heads {
     pub fn new(scope: Scope, mutant: Option<Mutant>) -> (Heads, u32) {
         let mut heads = Heads { scope, mutant, all: Vec::new(), known: HashMap::new(), memo: HashMap::new(), reassignments: 0 };
         let stages = [(0, StageShape { regions: scope.regions, stateful: true, is_source: true })].into();
-        let genesis = ControlRecord::Genesis(Genesis { splits: BTreeMap::new(), exchange_partitions: BTreeMap::new(), stages });
+        let genesis = ControlRecord::Genesis(Genesis {
+            plan: PlanFingerprint(1),
+            splits: BTreeMap::new(),
+            exchange_partitions: BTreeMap::new(),
+            stages,
+        });
         let mut cluster = Cluster::default();
         append(&mut cluster, 0, &genesis);
         let first = heads.intern(cluster).expect("a genesis breaks nothing");

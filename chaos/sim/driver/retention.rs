@@ -33,7 +33,12 @@ impl Retention {
         self.changes = store.changes();
         let starts = starts(sim);
         let mut needed: BTreeMap<RegionId, Vec<Offset>> = BTreeMap::new();
-        for info in store.retained() {
+        let retained = store.retained();
+        // One that was let go and comes again, since its writer was paused meanwhile, is a new one.
+        let is_there = |manifest: &String| retained.iter().any(|info| info.manifest == *manifest);
+        self.seen.retain(is_there);
+        self.useful.retain(is_there);
+        for info in retained {
             let Some(places) = starts.get(&info.region) else { continue };
             let from: Vec<Offset> = [info.changelog_from].into_iter().chain(info.positions.first().copied()).take(places.len()).collect();
             let is_whole = places.iter().zip(&from).all(|((_, start), from)| start <= from);

@@ -110,7 +110,7 @@ impl Job {
         }
         let partitions = |exchange: &crate::plan::ExchangePlan| (exchange.id.0, exchange.partitions.unwrap_or(self.config.parallelism));
         let exchange_partitions = self.plan.exchanges.iter().map(partitions).collect();
-        let mut genesis = Genesis { plan: self.plan.fingerprint, splits, exchange_partitions, stages: BTreeMap::new() };
+        let mut genesis = Genesis { plan: Some(self.plan.fingerprint), splits, exchange_partitions, stages: BTreeMap::new() };
         genesis.stages = self.plan.stages.iter().map(|stage| (stage.id.0, self.shape_of(stage, &genesis))).collect();
         Ok(genesis)
     }

@@ -198,7 +198,7 @@ fn read_on(membership: &Membership) -> Result<(), EngineError> {
 /// Asked before anything is written: a region that has no epoch yet would take any plan. Partitions that were fixed at the job's first start can't be
 /// changed by its settings.
 fn check_genesis(job: &Job, genesis: &Genesis) -> Result<(), EngineError> {
-    if genesis.plan != job.plan.fingerprint {
+    if genesis.plan.is_some_and(|plan| plan != job.plan.fingerprint) {
         return Err(changed_plan());
     }
     for exchange in &job.plan.exchanges {

@@ -262,7 +262,7 @@ mod tests {
     /// Worker a owns the region, leaves, and worker b owns it.
     fn handed_over() -> Vec<ControlRecord> {
         let genesis = Genesis {
-            plan: PlanFingerprint(1),
+            plan: Some(PlanFingerprint(1)),
             splits: Default::default(),
             exchange_partitions: [(0, 4)].into(),
             stages: [(0, StageShape { regions: 1, stateful: true, is_source: true })].into(),

@@ -39,7 +39,7 @@
 //! let settings = Settings { tier: Tier::Checkpoints, followers: 0, heartbeat_interval_ms: 100, expiry_ms: 350, release_timeout_ms: 5_000, workers_expected: 1, start_wait_ms: 0,
 //!     balance_delay_ms: 0, warm_up_timeout_ms: 0 };
 //! let genesis = Genesis {
-//!     plan: PlanFingerprint(1), splits: Default::default(), exchange_partitions: Default::default(),
+//!     plan: Some(PlanFingerprint(1)), splits: Default::default(), exchange_partitions: Default::default(),
 //!     stages: [(0, StageShape { regions: 2, stateful: true, is_source: true })].into(),
 //! };
 //! let joined = |incarnation, worker: &str| ControlRecord::Joined(Joined {

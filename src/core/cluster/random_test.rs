@@ -54,7 +54,12 @@ fn genesis() -> impl Strategy<Value = ControlRecord> {
     prop::collection::vec((0u32..5, any::<bool>()), 1..3).prop_map(|stages| {
         let shape = |(regions, is_source): (u32, bool)| StageShape { regions, stateful: !is_source, is_source };
         let stages = stages.into_iter().enumerate().map(|(number, stage)| (number as u32, shape(stage))).collect();
-        ControlRecord::Genesis(Genesis { plan: PlanFingerprint(1), splits: BTreeMap::new(), exchange_partitions: BTreeMap::new(), stages })
+        ControlRecord::Genesis(Genesis {
+            plan: Some(PlanFingerprint(1)),
+            splits: BTreeMap::new(),
+            exchange_partitions: BTreeMap::new(),
+            stages,
+        })
     })
 }
 

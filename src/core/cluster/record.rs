@@ -68,8 +68,9 @@ pub struct Settings {
 /// What is fixed for the life of a job; the first such record in the log wins.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Genesis {
-    /// What the job computes.
-    pub plan: PlanFingerprint,
+    /// What the job computes. None: the record is older than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanFingerprint>,
     /// Per source stage (its number), the splits with their bounds as they were found.
     pub splits: BTreeMap<u32, Vec<GenesisSplit>>,
     /// Per exchange (its number), the partitions.

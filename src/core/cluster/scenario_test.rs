@@ -141,7 +141,7 @@ impl Runner {
                 };
                 let stages = words.plain[1..].iter().enumerate().map(|(number, text)| (number as u32, stage(text))).collect();
                 ControlRecord::Genesis(Genesis {
-                    plan: PlanFingerprint(1),
+                    plan: Some(PlanFingerprint(1)),
                     splits: BTreeMap::new(),
                     exchange_partitions: BTreeMap::new(),
                     stages,

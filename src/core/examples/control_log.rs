@@ -91,8 +91,12 @@ fn run(workers: u64, regions: u32, followers: u32) -> serde_json::Value {
     let joins: Vec<f64> = (0..workers).map(|number| simulation.append(0, &joined(number, followers)).1).collect();
     let stage = |regions, is_source: bool| StageShape { regions, stateful: !is_source, is_source };
     let stages = [(0, stage(regions / 2, true)), (1, stage(regions - regions / 2, false))].into();
-    let genesis =
-        ControlRecord::Genesis(Genesis { plan: PlanFingerprint(1), splits: BTreeMap::new(), exchange_partitions: BTreeMap::new(), stages });
+    let genesis = ControlRecord::Genesis(Genesis {
+        plan: Some(PlanFingerprint(1)),
+        splits: BTreeMap::new(),
+        exchange_partitions: BTreeMap::new(),
+        stages,
+    });
     let (_, assign_all_us) = simulation.append(0, &genesis);
 
     simulation.bytes = 0;

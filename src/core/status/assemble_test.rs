@@ -20,7 +20,7 @@ impl Log {
         log.append(&joined(2, "b"));
         let stages = [(0, StageShape { regions: 2, stateful: true, is_source: true })].into();
         log.append(&ControlRecord::Genesis(Genesis {
-            plan: PlanFingerprint(1),
+            plan: Some(PlanFingerprint(1)),
             splits: Default::default(),
             exchange_partitions: Default::default(),
             stages,

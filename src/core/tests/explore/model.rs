@@ -197,7 +197,7 @@ impl Heads {
         let mut heads = Heads { scope, mutant, all: Vec::new(), known: HashMap::new(), memo: HashMap::new(), reassignments: 0 };
         let stages = [(0, StageShape { regions: scope.regions, stateful: true, is_source: true })].into();
         let genesis = ControlRecord::Genesis(Genesis {
-            plan: PlanFingerprint(1),
+            plan: Some(PlanFingerprint(1)),
             splits: BTreeMap::new(),
             exchange_partitions: BTreeMap::new(),
             stages,

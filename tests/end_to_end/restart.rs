@@ -95,7 +95,10 @@ fn a_changed_plan_is_refused_and_the_old_one_still_runs() -> Result<()> {
     let words = refused.process.last_words();
     ensure!(!ended.status.success(), "a changed plan was accepted:\n{words}");
     // Told from the job's first record, before any region could begin with it.
-    ensure!(words.contains("the job's plan has changed: it computes something else than at its first start"), "the reason is not given:\n{words}");
+    ensure!(
+        words.contains("the job's plan has changed: it computes something else than at its first start"),
+        "the reason is not given:\n{words}"
+    );
     let mut run = stage.runner.start(&job)?;
     run.wait_ready(TIMEOUT).context("the unchanged job")?;
     run.process.terminate(TIMEOUT)?;

@@ -16,12 +16,13 @@ KILLS ?= 100
 KILL_RECORDS ?=
 EVENTS ?=
 SEEDS ?= 2000
+RUNS ?= 10
 SEED ?=
 ARGS ?=
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: bootstrap
 bootstrap: ## check or install what a build needs
@@ -67,6 +68,11 @@ bench-latency: build ## from the moment an event is due to committed output, two
 bench-memory: build ## 10 million keys in one window, 512 MiB budget → target/bench/memory.json
 	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench memory $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
 
+.PHONY: bench-control-log
+bench-control-log: bootstrap ## the control log of 10,000 workers and 70,000 regions, without a broker → target/bench/control-log.json (ARGS="100 700")
+	cargo build --release -p streamshield-core -p unify --example control_log
+	@$(CARGO_TARGET_DIR)/release/examples/control_log $(ARGS)
+
 # The broker lets Kafka Streams use its best settings: short sessions, and transactions of the dead that end soon.
 STREAMS_BROKER := group.min.session.timeout.ms=100 transaction.abort.timed.out.transaction.cleanup.interval.ms=100
 
@@ -76,7 +82,7 @@ bench-failover: build ## kill -9 of a worker under load, by tier and state, besi
 	@KAFKA_HEAP=$${KAFKA_HEAP:-512m} KAFKA_EXTRA="$$(printf '%s\n' $(STREAMS_BROKER))" scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench failover $(ARGS)
 
 .PHONY: bench-overhead
-bench-overhead: build ## what tiers, checkpoints, restores and planned hand-overs cost → target/bench/overhead.json
+bench-overhead: build ## what tiers, checkpoints, restores, planned hand-overs and a failing region cost → target/bench/overhead.json
 	@KAFKA_HEAP=$${KAFKA_HEAP:-512m} scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench overhead $(ARGS)
 
 .PHONY: soak
@@ -85,13 +91,33 @@ soak: build ## a kill every 10 s for SOAK_MINUTES=20: nothing grows, nothing is 
 
 .PHONY: chaos-smoke
 chaos-smoke: build ## a short plan of faults on a real 3-broker Kafka, under three minutes → target/chaos/smoke (journal.json, report.html)
-	@scripts/bootstrap.sh kafka
+	@scripts/bootstrap.sh kafka chaos
 	@$(STREAMSHIELD) chaos run smoke $(ARGS)
 
 .PHONY: gate
 gate: build ## the gate of a release: 30 kills, 16 types of faults and more, a million records → target/chaos/gate/journal.json
-	@scripts/bootstrap.sh kafka s3
+	@scripts/bootstrap.sh kafka s3 chaos
 	@$(STREAMSHIELD) chaos run gate $(ARGS)
+
+.PHONY: campaign
+campaign: build ## an hour of random faults, several at once → target/chaos/campaign/journal.json (ARGS="--seed 7")
+	@scripts/bootstrap.sh kafka s3 chaos
+	@$(STREAMSHIELD) chaos run campaign $(ARGS)
+
+FALSE_ALARMS := target/chaos/false-alarms
+
+.PHONY: false-alarms
+false-alarms: build ## RUNS=10 runs in which nothing is broken, seeds 1 to RUNS: how many pass → target/chaos/false-alarms/false-alarms.json
+	@scripts/bootstrap.sh kafka chaos
+	@# Each run takes the signal by itself; without the trap the next one would begin.
+	@trap 'exit 130' INT TERM; mkdir -p $(FALSE_ALARMS); passed=0; runs=; \
+	for seed in $$(seq $(RUNS)); do \
+	  status=0; $(STREAMSHIELD) chaos run calm --seed $$seed --out $(FALSE_ALARMS)/$$seed $(ARGS) || status=$$?; \
+	  if [ $$status = 0 ]; then passed=$$((passed + 1)); fi; \
+	  runs+="$${runs:+, }{\"seed\": $$seed, \"exit_code\": $$status}"; \
+	done; \
+	echo "{\"plan\": \"calm\", \"passed\": $$passed, \"of\": $(RUNS), \"runs\": [$$runs]}" >$(FALSE_ALARMS)/false-alarms.json; \
+	echo "$$passed of $(RUNS) runs without a fault passed: $(FALSE_ALARMS)/false-alarms.json"; [ $$passed = $(RUNS) ]
 
 .PHONY: mutants
 mutants: bootstrap ## a test build with one guard off at a time, which short plans must catch → target/chaos/mutants/mutants.json (ARGS="skip-fence doubt" for some)

@@ -171,9 +171,8 @@ impl Demo {
         }
         match &mut self.kill {
             Some(kill) if kill.gap_ms.is_none() => {
-                if self.proof.newest_complete_ms > kill.wall_ms || kill.at.elapsed() > GAP_MAX {
-                    kill.gap_ms = Some(kill.at.elapsed().as_secs_f64() * 1e3);
-                }
+                let over = self.proof.newest_complete_ms > kill.wall_ms || kill.at.elapsed() > GAP_MAX;
+                kill.gap_ms = over.then(|| kill.at.elapsed().as_secs_f64() * 1e3);
             }
             Some(kill) if kill.at.elapsed() > REPORT_PATIENCE => self.show_take_over()?,
             Some(_) => {}

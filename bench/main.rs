@@ -35,7 +35,7 @@ enum What {
     Memory(memory::Options),
     /// Kills the owners of regions under load: the gap in the output, by tier and size of state, beside Kafka Streams.
     Failover(failover::Options),
-    /// What tiers, checkpoints, restores and planned changes cost.
+    /// What tiers, checkpoints, restores, planned changes and a failing region cost.
     Overhead(overhead::Options),
     /// A kill every ten seconds for a long time: nothing grows, nothing is left behind.
     Soak(soak::Options),

@@ -1,4 +1,4 @@
-//! What the tiers cost, what checkpoints cost, and what a planned change of hands costs.
+//! What the tiers cost, what checkpoints cost, what a planned change of hands costs, and what a region that fails costs the others.
 //!
 //! - **Tiers**: the same load on three workers in each tier, one after the other in one run; CPU seconds of all workers between two moments in the middle.
 //!   Tier 3 is the base: a follower that computes (Tier 1) or applies deltas (Tier 2) comes on top.
@@ -7,12 +7,17 @@
 //! - **Restore**: the workers' folders are deleted between a stop and a start, so all state comes from the store: how much longer it takes
 //!   than with the folders in place until there is output of new input, for the bytes that were fetched.
 //! - **Hand-over**: a worker joins, leaves and is drained under load; the pause of each region that changes hands is read from its changelog, and only
-//!   those regions move that have to.
+//!   those regions move that have to. Nobody's transaction is aborted by it.
+//! - **Region** (`region.rs`): one that fails again and again leaves the others their throughput.
+//!
+//! Parts that are measured again replace their entry in `target/bench/overhead.json`, so that they can be measured one by one.
+
+mod region;
 
 use crate::commits::{Change, Commits};
 use crate::failover::{self, WORKERS};
 use anyhow::{Context, Result, ensure};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -33,15 +38,16 @@ const TIER_1_MAX: f64 = 2.1;
 const TIER_2_MAX: f64 = 1.2;
 const CHECKPOINT_COST_MAX: f64 = 0.03;
 const HAND_OVER_P99_MS_MAX: f64 = 250.0;
+const FILE: &str = "overhead.json";
 
 #[derive(clap::Args)]
 pub struct Options {
-    /// Only these: tiers, checkpoints, restore, handover.
-    #[arg(long, value_delimiter = ',', default_value = "tiers,checkpoints,restore,handover")]
+    /// Only these: tiers, checkpoints, restore, handover, region.
+    #[arg(long, value_delimiter = ',', default_value = "tiers,checkpoints,restore,handover,region")]
     only: Vec<String>,
     #[arg(long, default_value_t = 20_000)]
     events_per_second: u64,
-    /// Measured time per tier.
+    /// Measured time per tier, and before, while and after a region fails.
     #[arg(long, default_value_t = 30)]
     seconds: u64,
     /// State of the tiers' workers, bytes.
@@ -60,28 +66,40 @@ pub struct Options {
 
 pub fn run(servers: &str, options: &Options) -> Result<()> {
     let seed = seed();
-    let mut value = json!({ "seed": seed });
-    let mut missed = Vec::new();
-    let parts: [(&str, fn(&str, &Options, u64, &Path) -> Result<(Value, Vec<String>)>); 4] =
-        [("tiers", tiers), ("checkpoints", checkpoints), ("restore", restore), ("handover", hand_over)];
+    let (mut measured, mut missed) = (Vec::new(), Vec::new());
+    let parts: [(&str, fn(&str, &Options, u64, &Path) -> Result<(Value, Vec<String>)>); 5] =
+        [("tiers", tiers), ("checkpoints", checkpoints), ("restore", restore), ("handover", hand_over), ("region", region::region)];
     for (name, measure) in parts.into_iter().filter(|(name, _)| options.only.iter().any(|only| only == name)) {
         let folder = tempfile::Builder::new().prefix("overhead-").tempdir()?;
         match measure(servers, options, seed, folder.path()) {
-            Ok((figures, misses)) => {
+            Ok((mut figures, misses)) => {
                 println!("{name}: {figures:#}");
-                value[name] = figures;
+                (figures["seed"], figures["missed"]) = (json!(seed), json!(misses));
+                measured.push((name, figures));
                 missed.extend(misses);
             }
             Err(error) => {
                 println!("{name}: {error:#}\nlogs: {}", folder.keep().display());
-                missed.push(format!("{name} failed"));
+                let failed = format!("{name} failed");
+                measured.push((name, json!({ "seed": seed, "missed": [failed] })));
+                missed.push(failed);
             }
         }
     }
-    value["missed"] = json!(missed);
-    figures::write("overhead.json", &value)?;
+    let path = figures::root().join("target").join("bench").join(FILE);
+    let before: Value = serde_json::from_str(&std::fs::read_to_string(path).unwrap_or_default()).unwrap_or_default();
+    figures::write(FILE, &merged(&before, &parts.map(|(name, _)| name), measured))?;
     ensure!(missed.is_empty(), "missed: {}", missed.join("; "));
     Ok(())
+}
+
+/// The file with what was measured now; of the other parts stays what was measured before. `missed` is of all parts.
+fn merged(before: &Value, parts: &[&str], measured: Vec<(&str, Value)>) -> Value {
+    let mut file: Map<String, Value> = parts.iter().filter_map(|name| Some((name.to_string(), before.get(*name)?.clone()))).collect();
+    file.extend(measured.into_iter().map(|(name, figures)| (name.to_string(), figures)));
+    let missed: Vec<Value> = file.values().filter_map(|part| part["missed"].as_array()).flatten().cloned().collect();
+    file.insert("missed".into(), json!(missed));
+    Value::Object(file)
 }
 
 fn load(name: &str, options: &Options, seed: u64) -> Load {
@@ -126,8 +144,10 @@ fn tiers(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<(
     let of = |tier: u32| per_tier.iter().find(|(of, _)| *of == tier).map_or(f64::NAN, |(_, seconds)| *seconds);
     let (tier_1, tier_2) = (of(1) / of(3), of(2) / of(3));
     let missed = [(tier_1, TIER_1_MAX, "tier 1"), (tier_2, TIER_2_MAX, "tier 2")].into_iter();
-    let missed =
-        missed.filter(|(ratio, max, _)| !(ratio <= max)).map(|(ratio, max, what)| format!("{what} costs {ratio:.2} × tier 3, not {max}"));
+    // A ratio that is no number has missed.
+    let missed = missed
+        .filter(|(ratio, max, _)| ratio.is_nan() || ratio > max)
+        .map(|(ratio, max, what)| format!("{what} costs {ratio:.2} × tier 3, not {max}"));
     let value = json!({
         "events_per_second": options.events_per_second, "seconds": options.seconds, "state_bytes": options.state_bytes,
         "cpu_seconds": { "tier_1": of(1), "tier_2": of(2), "tier_3": of(3) }, "tier_1_ratio": tier_1, "tier_2_ratio": tier_2,
@@ -240,14 +260,21 @@ fn seconds_to_output(servers: &str, load: &Load, workers: &mut Workers) -> Resul
 
 /// What all workers have fetched from the store since they were started.
 fn restored_bytes(workers: &mut Workers) -> Result<u64> {
-    let mut sum = 0;
-    for worker in WORKERS {
-        let (code, metrics) = http::get(workers.worker(worker)?.http, "/metrics")?;
-        ensure!(code == 200, "/metrics of {worker} answers {code}");
-        let count = metrics.lines().find_map(|line| line.strip_prefix("streamshield_checkpoint_restore_bytes_total "));
-        sum += count.map_or(Ok(0), |count| count.trim().parse::<u64>()).context("a counter is a number")?;
-    }
-    Ok(sum)
+    WORKERS.iter().map(|worker| Ok(counter(workers, worker, "streamshield_checkpoint_restore_bytes_total")?.unwrap_or(0))).sum()
+}
+
+/// Transactions that were aborted since the worker was started.
+fn aborted(workers: &mut Workers, worker: &str) -> Result<u64> {
+    let name = "streamshield_transactions_aborted_total";
+    counter(workers, worker, name)?.with_context(|| format!("{worker} has no {name}"))
+}
+
+/// None: the worker has not counted yet.
+fn counter(workers: &mut Workers, worker: &str, name: &str) -> Result<Option<u64>> {
+    let (code, metrics) = http::get(workers.worker(worker)?.http, "/metrics")?;
+    ensure!(code == 200, "/metrics of {worker} answers {code}");
+    let count = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    count.map(|count| count.trim().parse::<u64>().context("a counter is a number")).transpose()
 }
 
 fn folder_bytes(folder: &Path) -> Result<u64> {
@@ -275,7 +302,11 @@ fn hand_over(servers: &str, options: &Options, seed: u64, folder: &Path) -> Resu
     std::thread::sleep(WARM_UP);
     let file = workers.job_file().display().to_string();
     let mut all: Vec<Planned> = Vec::new();
+    let aborted_before = WORKERS.iter().map(|worker| aborted(&mut workers, worker)).sum::<Result<u64>>()?;
+    // By a process that has ended since.
+    let mut aborted_ended = 0;
     for _ in 0..options.rounds {
+        aborted_ended += aborted(&mut workers, "w3")?;
         all.push(planned(&mut workers, &commits, "leave", |workers| {
             workers.stop("w3", TIMEOUT)?;
             workers.wait_settled(2, TIMEOUT).map(drop)
@@ -301,6 +332,8 @@ fn hand_over(servers: &str, options: &Options, seed: u64, folder: &Path) -> Resu
             Ok(())
         })?);
     }
+    let aborted_after = WORKERS.iter().map(|worker| aborted(&mut workers, worker)).sum::<Result<u64>>()?;
+    let aborted_transactions = aborted_ended + aborted_after - aborted_before;
     let regular = commits.take_regular_ms();
     drop(commits);
     finish(servers, &load, workers, feeder)?;
@@ -319,11 +352,13 @@ fn hand_over(servers: &str, options: &Options, seed: u64, folder: &Path) -> Resu
         Some(p99) => Some(format!("planned hand-over p99 {p99:.0} ms")),
         None => Some("no region changed hands".into()),
     };
+    let disturbed = (aborted_transactions > 0).then(|| format!("{aborted_transactions} transactions were aborted by planned changes"));
     let value = json!({
         "n": pauses.len(), "p50_ms": quantile(&pauses, 0.5), "p99_ms": p99, "max_ms": quantile(&pauses, 1.0), "window_regions": quantiles(&stateful),
         "without_change": quantiles(&regular), "by_kind": by_kind, "regions": 2 * load.partitions,
+        "aborted_transactions": aborted_transactions,
     });
-    Ok((value, missed.into_iter().collect()))
+    Ok((value, missed.into_iter().chain(disturbed).collect()))
 }
 
 fn planned(
@@ -356,4 +391,23 @@ fn planned(
     let stateful = changes.iter().filter(|change| change.region.stage.0 > 0).map(|change| change.pause_ms).collect();
     println!("{what}: {moved} of {} regions moved, pauses {:.0?} ms", before.len(), pauses_ms);
     Ok(Planned { what, moved, stateful_pauses_ms: stateful, pauses_ms })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_are_not_measured_now_keep_their_figures() {
+        let before = json!({
+            "seed": 1, "tiers": { "n": 1, "missed": ["tier 1"] }, "handover": { "n": 2, "missed": ["slow"] }, "missed": ["tier 1", "slow"],
+        });
+        let now = vec![("handover", json!({ "n": 3, "missed": [] })), ("restore", json!({ "missed": ["restore failed"] }))];
+        let wanted = json!({
+            "tiers": { "n": 1, "missed": ["tier 1"] }, "handover": { "n": 3, "missed": [] }, "restore": { "missed": ["restore failed"] },
+            "missed": ["tier 1", "restore failed"],
+        });
+        assert_eq!(merged(&before, &["tiers", "restore", "handover"], now), wanted);
+        assert_eq!(merged(&Value::Null, &["tiers"], Vec::new()), json!({ "missed": [] }));
+    }
 }

@@ -9,6 +9,7 @@ use crate::failover::{self, WORKERS};
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use streamshield_tests::load::feeder::Feeder;
@@ -134,12 +135,9 @@ fn growth(samples: &[Sample], figure: impl Fn(&Usage) -> f64) -> Value {
 /// What nobody needs any more: transactions, topics, files, objects.
 fn orphans(servers: &str, load: &Load, workers: &Workers) -> Result<Value> {
     let transactions = verify::hanging_transactions(servers, &load.name, Duration::from_secs(15))?;
-    let is_known = |topic: &str| {
-        let rest = topic.strip_prefix(&load.name).unwrap_or_default();
-        ["-input", "-output", "-control"].contains(&rest) || rest.ends_with("-changelog") || rest.ends_with("-repartition")
-    };
+    let known = known_topics(load, workers)?;
     let of_job: Vec<String> = topics(servers)?.into_iter().filter(|topic| topic.starts_with(&load.name)).collect();
-    let foreign_topics: Vec<&String> = of_job.iter().filter(|topic| !is_known(topic)).collect();
+    let foreign_topics: Vec<&String> = of_job.iter().filter(|topic| !known.contains(*topic)).collect();
     let mut files = Vec::new();
     for worker in WORKERS {
         leftovers(&workers.state_dir(worker), &mut files)?;
@@ -147,6 +145,17 @@ fn orphans(servers: &str, load: &Load, workers: &Workers) -> Result<Value> {
     let objects = unnamed_objects(workers)?;
     let count = transactions.len() + foreign_topics.len() + files.len() + objects.len();
     Ok(json!({ "count": count, "transactions": transactions, "topics": foreign_topics, "files": files, "objects": objects }))
+}
+
+/// What the job reads, and what it says that it needs.
+fn known_topics(load: &Load, workers: &Workers) -> Result<BTreeSet<String>> {
+    let listed = call(&workers.folder, &["topics", "create", &workers.job_file().display().to_string(), "--dry-run"])?;
+    ensure!(listed.status.success(), "topics create: {}", String::from_utf8_lossy(&listed.stderr));
+    let text = String::from_utf8_lossy(&listed.stdout);
+    let existing = text.lines().filter_map(|line| line.strip_prefix("exists")?.split_whitespace().next());
+    let known: BTreeSet<String> = existing.map(ToString::to_string).chain([load.input()]).collect();
+    ensure!(known.contains(&load.output()), "topics create says something else: {text}");
+    Ok(known)
 }
 
 /// Scratch folders of restores and copies that are not removed.

@@ -39,6 +39,7 @@ pub(crate) fn entries() -> Vec<Entry> {
     let stage = |at_ms, stage| Entry::Stage { at_ms, stage };
     let mut entries = vec![
         stage(0, RunStage::Starting),
+        Entry::Started { after_ms: 4_000 },
         stage(10_000, RunStage::SteadyState),
         Entry::Reading { reading: Reading { at_ms: 12_000, mode: Mode::Before, name: "lag".into(), value: Some(3.0), met: true } },
         stage(15_000, RunStage::Method),

@@ -100,6 +100,41 @@ fn what_the_host_can_not_inject_is_listed_and_never_counted_as_passed() {
 }
 
 #[test]
+fn what_the_plan_asks_for_by_name_must_have_fired_though_the_host_can_not_do_it() {
+    let mut journal = journal();
+    journal.injections[1].outcome = InjectionOutcome::NotPossible("no cgroup".into());
+    judge(&mut journal);
+    assert_eq!((journal.verdict.exit_code, journal.faults[1].impossible), (3, 1));
+    assert_eq!(journal.verdict.reasons, ["process.kill fired 1 times, 2 are asked for"]);
+    journal.plan.proof_of_fault.min_fired.clear();
+    judge(&mut journal);
+    assert_eq!(journal.verdict.exit_code, 0, "its step has shown something");
+}
+
+#[test]
+fn types_of_faults_count_only_where_they_have_fired() {
+    let mut journal = journal();
+    journal.plan.proof_of_fault.min_types = 2;
+    judge(&mut journal);
+    assert_eq!(journal.verdict.exit_code, 0);
+    journal.injections[2].outcome = InjectionOutcome::NotPossible("no proxies".into());
+    judge(&mut journal);
+    assert_eq!((journal.verdict.exit_code, journal.faults.len()), (3, 2));
+    assert_eq!(journal.verdict.reasons, ["1 types of faults fired, 2 are asked for"]);
+}
+
+#[test]
+fn records_that_nobody_has_taken_during_faults_prove_nothing() {
+    let mut journal = journal();
+    assert_eq!((journal.faults[1].records_during, journal.faults[1].taken_during), (22_000, 38_600));
+    journal.timeline.iter_mut().for_each(|sample| sample.rows = 0);
+    judge(&mut journal);
+    assert_eq!((journal.records.during_fault, journal.faults[1].taken_during), (42_000, 0), "the load goes on by itself");
+    assert_eq!(journal.verdict.reasons, ["0 records were taken during faults, 1000 are asked for"]);
+    assert_eq!(journal.verdict.exit_code, 3);
+}
+
+#[test]
 fn what_the_harness_does_after_the_method_proves_nothing() {
     let rebuilt = Injection { step: 2, ..injection(9, "storage.delete_state", 91_000, 91_500) };
     let killed = ProcessEvent { at_ms: 91_200, process: "w1".into(), what: ProcessChange::Killed("signal: 9 (SIGKILL)".into()) };

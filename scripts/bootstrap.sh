@@ -6,7 +6,7 @@
 #   flink   the same, for the peer of `make bench`; streams for that of `make bench-failover`
 #   s3      Python from 3.10 on with venv, for the S3 server of the tests
 #   hdfs    a JDK from 17 on and Maven, for the HDFS of the tests
-#   chaos   nftables, on Linux, for lost packets
+#   chaos   nftables, for lost packets: on Linux and for root, since nobody else may use it
 #   lint    rustfmt and clippy
 #
 # What is there is left alone and costs a few milliseconds. What is missing is installed by apt-get where that is possible
@@ -76,7 +76,7 @@ check_python() {
 }
 
 check_chaos() {
-  [ "$(uname)" = Linux ] || return 0
+  if [ "$(uname)" != Linux ] || [ "$(id -u)" != 0 ]; then return 0; fi
   have nft || need nftables "nft (nftables)"
 }
 

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # test.sh [CARGO TEST ARGUMENTS]: builds and runs all tests, with a real Kafka, S3 server and HDFS on loopback for those that need one.
 #
-# Prints how long each phase took. With STREAMSHIELD_SKIP_KAFKA=1, STREAMSHIELD_SKIP_S3=1 or STREAMSHIELD_SKIP_HDFS=1 that service is not
-# started: the tests that need it are left out, and the last lines say which.
+# Prints how long each phase took, and at the end how many states of small clusters were searched. With STREAMSHIELD_SKIP_KAFKA=1, STREAMSHIELD_SKIP_S3=1 or
+# STREAMSHIELD_SKIP_HDFS=1 that service is not started: the tests that need it are left out, and the last lines say which.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/.."
@@ -27,7 +27,14 @@ phase "build" cargo build --release --workspace ${locked[@]+"${locked[@]}"}
 phase "build tests" cargo test --release --workspace --no-run
 if [ "${STREAMSHIELD_SKIP_KAFKA:-0}" != 1 ]; then phase "jars of Kafka" "$here/jars.sh" kafka; fi
 if [ "${STREAMSHIELD_SKIP_HDFS:-0}" != 1 ]; then phase "jars of HDFS" "$here/jars.sh" hdfs; fi
-phase "test" "$here/with-kafka.sh" "$here/with-services.sh" cargo test --release --workspace "$@"
+began=$(date +%s)
+if [ $# = 0 ]; then tests=("$here/halves.sh"); else tests=(cargo test --release --workspace "$@"); fi
+phase "test" "$here/with-kafka.sh" "$here/with-services.sh" "${tests[@]}"
+explored=target/bench/exploration.json
+if [ -f "$explored" ] && [ "$(stat -c %Y "$explored")" -ge "$began" ]; then
+  echo "every state that small clusters can reach ($explored):"
+  cat "$explored"
+fi
 if [ -s "$skipped" ]; then
   echo "$(wc -l <"$skipped") tests were left out, because a service that they need was not wanted (STREAMSHIELD_SKIP_…=1):"
   sort "$skipped" | sed 's/^/  /'

@@ -35,4 +35,4 @@ mod region;
 mod rocks;
 mod tables;
 
-pub use rocks::{Config, RocksBackend};
+pub use rocks::{Config, RocksBackend, StoreDigest, TableDigest, digests};

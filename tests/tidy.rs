@@ -113,35 +113,55 @@ fn nothing_names_a_path_of_somebodys_machine() {
     assert_none("a path of one machine", &problems);
 }
 
+/// What a connector's parts are known by: the file, its factory, and what carries its rows.
+const CONNECTOR_PARTS: [(&str, &str, &[&str]); 2] =
+    [("source", "SourceConnector for", &["SourceReader for", "Generator for"]), ("sink", "SinkConnector for", &["SinkWriter for"])];
+
 /// A newcomer who has read one connector finds the same thing in the same file of the next.
 #[test]
 fn every_connector_folder_has_the_same_files() {
     let connectors = root().join("connectors");
-    let mut sets: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    let mut folders: BTreeMap<String, BTreeMap<String, String>> = BTreeMap::new();
     for entry in std::fs::read_dir(&connectors).expect("connectors/ is there").flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
         // Not a connector: what several of them share; crates of their own behind the log port.
         if !entry.path().is_dir() || entry.path().join("Cargo.toml").exists() || ["formats", "generator"].contains(&name.as_str()) {
             continue;
         }
-        let files =
-            std::fs::read_dir(entry.path()).expect("a folder").flatten().map(|file| file.file_name().to_string_lossy().into_owned());
-        sets.insert(name, files.filter(|file| file.ends_with(".rs")).collect());
+        let files = std::fs::read_dir(entry.path()).expect("a folder").flatten();
+        let named = files.map(|file| (file.file_name().to_string_lossy().into_owned(), file.path()));
+        folders.insert(name, named.filter_map(|(file, path)| Some((file, std::fs::read_to_string(path).ok()?))).collect());
     }
-    assert!(!sets.is_empty(), "no connector found");
+    assert!(!folders.is_empty(), "no connector found");
     let mut problems = Vec::new();
-    for (name, files) in &sets {
-        for wanted in ["mod.rs", "options.rs"] {
-            if !files.contains(wanted) {
-                problems.push(format!("connectors/{name} has no {wanted}"));
+    for (name, files) in &folders {
+        let is_code = |file: &str| file.ends_with(".rs") && !is_test_file(Path::new(file));
+        let code: Vec<(&String, &String)> = files.iter().filter(|(file, _)| is_code(file)).collect();
+        let mut wanted: Vec<String> = ["mod.rs", "options.rs", "README.md"].map(str::to_string).into();
+        for (part, factory, ports) in CONNECTOR_PARTS {
+            let own_file = format!("{part}.rs");
+            let has = |text: &str| ports.iter().any(|port| text.contains(*port));
+            if files.contains_key(&own_file) || code.iter().any(|(_, text)| text.contains(factory)) {
+                wanted.extend([own_file.clone(), format!("{part}_test.rs")]);
+                if files.get("mod.rs").is_none_or(|text| !text.contains(factory)) {
+                    problems.push(format!("connectors/{name}: `impl {factory} …` belongs in mod.rs"));
+                }
+                if files.get(&own_file).is_none_or(|text| !has(text)) {
+                    problems.push(format!("connectors/{name}: {own_file} has no `impl {} …`", ports.join(" …` or `impl ")));
+                }
+            }
+            for (file, _) in code.iter().filter(|(file, text)| **file != own_file && has(text)) {
+                problems.push(format!("connectors/{name}/{file}: what makes or takes the rows belongs in {own_file}"));
             }
         }
-        for (part, port) in [("source.rs", "SourceReader for"), ("sink.rs", "SinkWriter for")] {
-            let folder = connectors.join(name);
-            let has = files.iter().any(|file| std::fs::read_to_string(folder.join(file)).is_ok_and(|text| text.contains(port)));
-            if has != files.contains(part) {
-                problems.push(format!("connectors/{name}: `impl {port} …` belongs in {part}"));
-            }
+        if wanted.len() == 3 {
+            problems.push(format!("connectors/{name} makes neither sources nor sinks"));
+        }
+        for file in wanted.iter().filter(|file| !files.contains_key(*file)) {
+            problems.push(format!("connectors/{name} has no {file}"));
+        }
+        if files.contains_key("tests.rs") {
+            problems.push(format!("connectors/{name}: tests.rs belongs in source_test.rs or sink_test.rs"));
         }
     }
     assert_none("connectors differ in their files", &problems);

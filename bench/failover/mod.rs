@@ -22,7 +22,7 @@
 //! After all kills the load ends and the whole output is compared with what the schedule says: nothing lost, nothing doubled.
 
 mod kills;
-mod observer;
+pub mod observer;
 mod report;
 mod streams;
 

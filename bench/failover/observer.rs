@@ -80,6 +80,11 @@ impl Observer {
         pairs.map(|pair| (pair[1] - pair[0]).as_secs_f64() * 1e3).fold(0.0, f64::max)
     }
 
+    /// How many arrived between the two moments.
+    pub fn rows(&self, partition: u32, from: Instant, until: Instant) -> usize {
+        self.partitions.lock()[partition as usize].iter().filter(|arrival| (from..until).contains(&arrival.at)).count()
+    }
+
     pub fn partitions(&self) -> u32 {
         self.partitions.lock().len() as u32
     }

@@ -14,9 +14,35 @@ pub struct Measure {
     pub of: fn(&Journal) -> Option<f64>,
 }
 
-/// The whole life of a job: start, steady state, peak, failure, recovery, drain, and what it costs. Less is better in all of them.
+/// What a processor and a GiB of memory cost for an hour, in whatever currency.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Prices {
+    pub cpu_hour: f64,
+    pub gib_hour: f64,
+}
+
+/// An assumption, of the size of what clouds ask for a container: nobody's bill.
+impl Default for Prices {
+    fn default() -> Prices {
+        Prices { cpu_hour: 0.04, gib_hour: 0.0045 }
+    }
+}
+
+impl Prices {
+    /// Hundredths of the currency, for what was used and not for what was reserved.
+    fn cents(&self, cpu_s: f64, gib_s: f64) -> f64 {
+        (cpu_s * self.cpu_hour + gib_s * self.gib_hour) * 100.0 / 3_600.0
+    }
+}
+
+/// What two runs of the same differ by, per million records.
+const CPU_NOISE_S: f64 = 5.0;
+const MEMORY_NOISE_GIB_S: f64 = 20.0;
+
+/// The whole life of a job: start, steady state, peak, failure, recovery, drain, and what it takes. Less is better in all of them, and in the cost,
+/// which [`compare`] adds by the prices.
 pub const MEASURES: [Measure; 14] = [
-    Measure { name: "start", unit: "s", noise: 3.0, of: |journal| stage_s(journal, RunStage::Starting) },
+    Measure { name: "start", unit: "s", noise: 3.0, of: |journal| seconds(journal.start_ms) },
     Measure { name: "latency p50, healthy", unit: "ms", noise: 30.0, of: |journal| latency(journal, Phase::Healthy, |one| one.p50_ms) },
     Measure { name: "latency p99, healthy", unit: "ms", noise: 100.0, of: |journal| latency(journal, Phase::Healthy, |one| one.p99_ms) },
     Measure { name: "latency p50, peak", unit: "ms", noise: 50.0, of: |journal| latency(journal, Phase::Peak, |one| one.p50_ms) },
@@ -25,11 +51,11 @@ pub const MEASURES: [Measure; 14] = [
     Measure { name: "records not taken at the peak", unit: "%", noise: 1.0, of: not_taken_at_peak },
     Measure { name: "failover p50", unit: "ms", noise: 150.0, of: |journal| failover(journal, 0.5) },
     Measure { name: "failover longest", unit: "ms", noise: 1_000.0, of: |journal| failover(journal, 1.0) },
-    Measure { name: "catch up", unit: "s", noise: 3.0, of: |journal| journal.catch_up_ms.map(|ms| ms as f64 / 1_000.0) },
+    Measure { name: "catch up", unit: "s", noise: 3.0, of: |journal| seconds(journal.catch_up_ms) },
     Measure { name: "drain", unit: "s", noise: 3.0, of: |journal| stage_s(journal, RunStage::Draining) },
-    Measure { name: "CPU per million records", unit: "s", noise: 5.0, of: |journal| per_million(journal, journal.cost.cpu_seconds) },
+    Measure { name: "CPU per million records", unit: "s", noise: CPU_NOISE_S, of: cpu },
     Measure { name: "memory of a worker, peak", unit: "MiB", noise: 32.0, of: |journal| mib(journal.cost.peak_rss_bytes) },
-    Measure { name: "memory × time per million records", unit: "GiB s", noise: 20.0, of: memory_time },
+    Measure { name: "memory × time per million records", unit: "GiB s", noise: MEMORY_NOISE_GIB_S, of: memory_time },
 ];
 
 /// Fewer take-overs differ from run to run by more than any tolerance.
@@ -58,14 +84,23 @@ pub struct Promotion {
     pub seed: u64,
     /// By which share a figure may be worse.
     pub tolerance: f64,
+    /// That the cost is made of.
+    pub prices: Prices,
     pub changes: Vec<Change>,
     pub baseline: Verdict,
     pub candidate: Verdict,
     pub not_possible_here: Vec<String>,
 }
 
-pub fn compare(baseline: &Journal, candidate: &Journal, tolerance: f64) -> Promotion {
-    let changes: Vec<Change> = MEASURES.iter().map(|measure| change(measure, baseline, candidate, tolerance)).collect();
+pub fn compare(baseline: &Journal, candidate: &Journal, tolerance: f64, prices: Prices) -> Promotion {
+    let of_measure = |measure: &Measure| {
+        let both = ((measure.of)(baseline), (measure.of)(candidate));
+        change(measure.name, measure.unit, measure.noise, both, tolerance)
+    };
+    let mut changes: Vec<Change> = MEASURES.iter().map(of_measure).collect();
+    let cost = |journal: &Journal| Some(prices.cents(cpu(journal)?, memory_time(journal)?));
+    let noise = prices.cents(CPU_NOISE_S, MEMORY_NOISE_GIB_S);
+    changes.push(change("cost per million records", "cents", noise, (cost(baseline), cost(candidate)), tolerance));
     let (outcome, reasons) = decide(&baseline.verdict, &candidate.verdict, &changes, tolerance);
     Promotion {
         promoted: outcome == Outcome::Pass,
@@ -74,6 +109,7 @@ pub fn compare(baseline: &Journal, candidate: &Journal, tolerance: f64) -> Promo
         plan: candidate.plan_name.clone(),
         seed: candidate.seed,
         tolerance,
+        prices,
         changes,
         baseline: baseline.verdict.clone(),
         candidate: candidate.verdict.clone(),
@@ -101,17 +137,20 @@ fn decide(baseline: &Verdict, candidate: &Verdict, changes: &[Change], tolerance
     (if worse.is_empty() { Outcome::Pass } else { Outcome::SloMissed }, worse)
 }
 
-fn change(measure: &Measure, baseline: &Journal, candidate: &Journal, tolerance: f64) -> Change {
-    let (before, after) = ((measure.of)(baseline), (measure.of)(candidate));
+fn change(name: &str, unit: &str, noise: f64, (before, after): (Option<f64>, Option<f64>), tolerance: f64) -> Change {
     let both = before.zip(after);
     let worse = match (before, after) {
-        (Some(before), Some(after)) => after > before * (1.0 + tolerance) && after - before > measure.noise,
+        (Some(before), Some(after)) => after > before * (1.0 + tolerance) && after - before > noise,
         // What could be measured before can't be now.
         (Some(_), None) => true,
         (None, _) => false,
     };
     let change = both.filter(|(before, _)| *before > 0.0).map(|(before, after)| after / before - 1.0);
-    Change { measure: measure.name.into(), unit: measure.unit.into(), baseline: before, candidate: after, change, worse }
+    Change { measure: name.into(), unit: unit.into(), baseline: before, candidate: after, change, worse }
+}
+
+fn seconds(ms: Option<u64>) -> Option<f64> {
+    ms.map(|ms| ms as f64 / 1_000.0)
 }
 
 fn stage_s(journal: &Journal, stage: RunStage) -> Option<f64> {
@@ -137,6 +176,10 @@ fn per_million(journal: &Journal, amount: f64) -> Option<f64> {
     (journal.records.sent > 0 && amount > 0.0).then(|| amount * 1e6 / journal.records.sent as f64)
 }
 
+fn cpu(journal: &Journal) -> Option<f64> {
+    per_million(journal, journal.cost.cpu_seconds)
+}
+
 fn mib(bytes: u64) -> Option<f64> {
     (bytes > 0).then_some(bytes as f64 / f64::from(1 << 20))
 }
@@ -151,11 +194,15 @@ fn memory_time(journal: &Journal) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Entry, Failover, Latency};
+    use crate::journal::{Cost, Entry, Failover, Latency};
     use crate::test_kit::{entries, journal, journal_of};
 
     fn with(more: Vec<Entry>) -> Journal {
         journal_of(entries().into_iter().chain(more).collect())
+    }
+
+    fn compare(baseline: &Journal, candidate: &Journal, tolerance: f64) -> Promotion {
+        super::compare(baseline, candidate, tolerance, Prices::default())
     }
 
     fn healthy(p99_ms: u64) -> Entry {
@@ -205,5 +252,29 @@ mod tests {
     fn a_baseline_that_proves_nothing_is_inconclusive() {
         let unsteady = with(vec![Entry::BrokenOff { why: crate::journal::BrokenOff::Interrupted }]);
         assert_eq!(compare(&unsteady, &journal(), 0.2).exit_code, 3);
+    }
+
+    #[test]
+    fn the_cost_is_what_processors_and_memory_cost_by_their_prices() {
+        let cost_of = |prices: Prices, candidate: &Journal| {
+            let promotion = super::compare(&journal(), candidate, 0.2, prices);
+            promotion.changes.into_iter().find(|change| change.measure == "cost per million records").expect("it is compared")
+        };
+        // 42.5 CPU seconds for 85,000 records are 500 for a million; 300 MiB for 84 s are 289.5 GiB s.
+        let by_cpu = cost_of(Prices { cpu_hour: 3.6, gib_hour: 0.0 }, &journal());
+        assert!(by_cpu.baseline.is_some_and(|cents| (cents - 50.0).abs() < 1e-9) && !by_cpu.worse, "{by_cpu:?}");
+        let by_memory = cost_of(Prices { cpu_hour: 0.0, gib_hour: 3.6 }, &journal());
+        assert!(by_memory.baseline.is_some_and(|cents| (cents - 28.95).abs() < 0.01), "{by_memory:?}");
+        let dear = |cpu_seconds| with(vec![Entry::Cost { cost: Cost { cpu_seconds, peak_rss_bytes: 120 << 20 } }]);
+        assert!(cost_of(Prices::default(), &dear(55.0)).worse, "a quarter more");
+        assert!(!cost_of(Prices::default(), &dear(45.0)).worse, "6 % are within 20 %");
+        let promotion = compare(&journal(), &dear(55.0), 0.2);
+        assert_eq!((promotion.exit_code, promotion.prices), (1, Prices::default()));
+    }
+
+    #[test]
+    fn the_start_is_the_jobs_and_not_that_of_what_it_runs_on() {
+        let start = compare(&journal(), &journal(), 0.2).changes.into_iter().find(|change| change.measure == "start");
+        assert_eq!(start.and_then(|start| start.baseline), Some(4.0));
     }
 }

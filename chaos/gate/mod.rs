@@ -11,6 +11,6 @@ mod compare;
 mod run;
 mod text;
 
-pub use compare::{Change, Promotion, compare};
+pub use compare::{Change, Prices, Promotion, compare};
 pub use run::{GateError, GateRequest, Side, run};
 pub use text::markdown;

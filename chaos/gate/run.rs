@@ -1,6 +1,6 @@
 //! Runs the plan twice, each time in a process of its own, and compares.
 
-use super::{Promotion, compare, markdown};
+use super::{Prices, Promotion, compare, markdown};
 use crate::journal::{Journal, JournalError};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -24,6 +24,7 @@ pub struct GateRequest {
     pub baseline: Side,
     pub candidate: Side,
     pub tolerance: f64,
+    pub prices: Prices,
     pub folder: PathBuf,
     /// The program that runs the plans: this one.
     pub runner: PathBuf,
@@ -53,7 +54,7 @@ pub fn run(request: &GateRequest, wants_end: &dyn Fn() -> bool) -> Result<Promot
         return Err(GateError::Interrupted);
     }
     let candidate = run_side(request, &request.candidate, wants_end)?;
-    let promotion = compare(&baseline, &candidate, request.tolerance);
+    let promotion = compare(&baseline, &candidate, request.tolerance, request.prices);
     write(&request.folder, &promotion)?;
     Ok(promotion)
 }

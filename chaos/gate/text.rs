@@ -25,7 +25,8 @@ pub fn markdown(promotion: &Promotion) -> String {
     }
     text.push_str("| | baseline | candidate | change | |\n|---|---|---|---|---|\n");
     for change in promotion.changes.iter().filter(|change| change.baseline.is_some() || change.candidate.is_some()) {
-        let figure = |value: Option<f64>| value.map_or("–".into(), |value| rounded((value * 10.0).round() / 10.0));
+        let few_digits = |value: f64| if value < 10.0 { value } else { (value * 10.0).round() / 10.0 };
+        let figure = |value: Option<f64>| value.map_or("–".into(), |value| rounded(few_digits(value)));
         let by = change.change.map_or(String::new(), |by| format!("{:+.0} %", by * 100.0));
         let worse = if change.worse { "**worse**" } else { "" };
         let _ = writeln!(
@@ -37,6 +38,12 @@ pub fn markdown(promotion: &Promotion) -> String {
             figure(change.candidate)
         );
     }
+    let prices = &promotion.prices;
+    let _ = writeln!(
+        text,
+        "\nCost: what the workers used of processors, at {} an hour, and of memory, at {} a GiB and hour.",
+        prices.cpu_hour, prices.gib_hour
+    );
     if !promotion.not_possible_here.is_empty() {
         text.push_str("\nNot possible here, so not proven:\n\n");
         for fault in &promotion.not_possible_here {

@@ -52,6 +52,9 @@ pub struct Journal {
     pub latency: BTreeMap<Phase, Latency>,
     pub throughput: BTreeMap<Phase, Throughput>,
     pub failovers: Vec<Failover>,
+    /// Of the job alone: what it runs on had been started before.
+    #[serde(default)]
+    pub start_ms: Option<u64>,
     pub catch_up_ms: Option<u64>,
     pub checkpoints: Checkpoints,
     pub host: HostNoise,
@@ -64,6 +67,7 @@ pub struct Journal {
     pub notes: Vec<Note>,
     /// What ended the run early, or left a part of it undone.
     pub broken_off: Option<BrokenOff>,
+    /// With a user's job: its tier and its thresholds are the job's.
     pub plan: Plan,
     /// What was found, before it was sorted into invariants.
     pub findings: Vec<Finding>,

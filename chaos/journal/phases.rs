@@ -67,7 +67,7 @@ pub(crate) fn is_load(injection: &Injection) -> bool {
     injection.family == "load"
 }
 
-/// How long the aftermath of a fault is.
+/// How long the aftermath of a fault is, by the tier: a user's job has written its own over the plan's.
 pub(crate) fn settle_ms(journal: &Journal) -> u64 {
     if journal.plan.topology.tier == 3 { SETTLE_TIER_3_MS } else { SETTLE_MS }
 }
@@ -117,4 +117,25 @@ fn gaps(spans: &[Span], inside: Span) -> Vec<Span> {
     result.push(Span { from_ms: at_ms, to_ms: inside.to_ms });
     result.retain(|span| span.from_ms < span.to_ms);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Entry;
+    use crate::plan::{Metric, Threshold};
+    use crate::test_kit::{entries, journal, journal_of};
+    use std::collections::BTreeMap;
+
+    #[test]
+    fn a_users_job_says_by_its_tier_how_long_an_aftermath_is() {
+        let own: Vec<Threshold> = vec!["p99 <= 2000 during healthy".parse().expect("a condition")];
+        let promise = Entry::Promise { tier: Some(3), thresholds: BTreeMap::from([(Metric::LatencyMs, own.clone())]) };
+        let line = serde_json::to_string(&promise).expect("JSON");
+        let read: Entry = serde_json::from_str(&line).expect("an entry");
+        let judged = journal_of([read].into_iter().chain(entries()).collect());
+        assert_eq!((settle_ms(&journal()), settle_ms(&judged)), (SETTLE_MS, SETTLE_TIER_3_MS));
+        assert_eq!(judged.plan.thresholds[&Metric::LatencyMs], own);
+        assert!(judged.plan.thresholds.contains_key(&Metric::FailoverMs), "of which it says nothing, the plan's stays");
+    }
 }

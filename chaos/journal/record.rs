@@ -1,6 +1,7 @@
 //! Entries: one fact each, written before anything else is done about it.
 
 use super::*;
+use crate::plan::{Metric, Threshold};
 use crate::verdict::judge;
 use std::fs::File;
 use std::io::Write;
@@ -17,6 +18,11 @@ pub enum Entry {
         replay: String,
         version: Versions,
         started_at: String,
+    },
+    /// A user's job has these in place of the plan's.
+    Promise {
+        tier: Option<u32>,
+        thresholds: BTreeMap<Metric, Vec<Threshold>>,
     },
     Stage {
         at_ms: u64,
@@ -63,6 +69,10 @@ pub enum Entry {
     Latency {
         phase: Phase,
         latency: Latency,
+    },
+    /// All workers run and have settled, so long after they were asked to start.
+    Started {
+        after_ms: u64,
     },
     CaughtUp {
         after_ms: u64,
@@ -115,6 +125,7 @@ impl Journal {
             latency: BTreeMap::new(),
             throughput: BTreeMap::new(),
             failovers: Vec::new(),
+            start_ms: None,
             catch_up_ms: None,
             checkpoints: Checkpoints::default(),
             host: HostNoise::default(),
@@ -135,6 +146,10 @@ impl Journal {
     fn apply(&mut self, entry: Entry) {
         match entry {
             Entry::Began { .. } => {}
+            Entry::Promise { tier, thresholds } => {
+                self.plan.topology.tier = tier.unwrap_or(self.plan.topology.tier);
+                self.plan.thresholds.extend(thresholds);
+            }
             Entry::Stage { at_ms, stage } => self.enter(at_ms, stage),
             Entry::Reading { reading } => self.steady_state.push(reading),
             Entry::Injecting { injection } => self.injections.push(injection),
@@ -157,6 +172,7 @@ impl Journal {
             Entry::Note { note } => self.notes.push(note),
             Entry::Failover { failover } => self.failovers.push(failover),
             Entry::Latency { phase, latency } => drop(self.latency.insert(phase, latency)),
+            Entry::Started { after_ms } => self.start_ms = Some(after_ms),
             Entry::CaughtUp { after_ms } => self.catch_up_ms = Some(after_ms),
             Entry::Checkpoints { checkpoints } => self.checkpoints = checkpoints,
             Entry::Records { records } => self.records = records,

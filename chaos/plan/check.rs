@@ -1,7 +1,7 @@
 //! What a schema can't know of a plan: whether its faults exist, can be aimed where they are, and whether its promises can ever be looked at.
 
-use super::{Metric, Mode, Parameter, Phase, Plan, ProbeKind, Start, Step, Store, Threshold};
-use std::collections::BTreeMap;
+use super::{Metric, Mode, Parameter, Phase, Plan, ProbeKind, Start, Step, Store, Threshold, Topology};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -63,6 +63,9 @@ const KEYS_OF_THE_PLAN: [&str; 12] = [
 
 /// Faults of the store that need no server: its objects are there in a folder, too.
 const OF_OBJECTS: [&str; 2] = ["store.corrupt", "store.collect"];
+
+/// Stages of the self-verifying job: the four `INSERT`s, and what comes behind the exchange of one of them.
+const STAGES: u32 = 5;
 
 pub(super) struct Check<'a> {
     pub plan: &'a Plan,
@@ -264,7 +267,7 @@ impl Check<'_> {
         }
         self.parameters(spec, with, path);
         self.target(spec, target, path);
-        self.possible(spec, path);
+        self.possible(spec, target, path);
     }
 
     fn parameters(&mut self, spec: &FaultSpec, with: &BTreeMap<String, Parameter>, path: &[&str]) {
@@ -282,6 +285,12 @@ impl Check<'_> {
             };
             if let Err(reason) = check_value(known, &Value::Text(parameter.0.clone())) {
                 self.error(format!("`{name}`: {reason}"), &extended(&inside, name), known.about);
+                continue;
+            }
+            // The embedded broker is broker 1.
+            let brokers = self.plan.topology.brokers.max(1);
+            if name == "broker" && parameter.0.parse::<u32>().is_ok_and(|number| number > brokers) {
+                self.error(format!("there is no broker `{}`: they are 1 to {brokers}", parameter.0), &extended(&inside, name), known.about);
             }
         }
         for missing in spec.parameters.iter().filter(|known| known.default.is_none() && !with.contains_key(known.name)) {
@@ -315,12 +324,17 @@ impl Check<'_> {
             }
             Role::Active | Role::Follower | Role::Taker => {
                 let region = name.strip_prefix('s').and_then(|rest| rest.split_once('/'));
-                let partition =
-                    region.filter(|(stage, _)| stage.parse::<u32>().is_ok()).and_then(|(_, partition)| partition.parse::<u32>().ok());
-                match partition {
+                match region.and_then(|(stage, partition)| Some((stage.parse::<u32>().ok()?, partition.parse::<u32>().ok()?))) {
                     None => Some(format!("`{name}` is not a region: write `s1/0`, stage and partition")),
-                    Some(partition) if partition >= topology.parallelism => {
+                    Some((_, partition)) if partition >= topology.parallelism => {
                         Some(format!("there is no region `{name}`: partitions are 0 to {}", topology.parallelism - 1))
+                    }
+                    Some((stage, _)) if stage >= STAGES => {
+                        // How many stages a job of one's own has is not known here.
+                        let message = format!("the self-verifying job has no region `{name}`: its stages are 0 to {}", STAGES - 1);
+                        let span = place(self.root, &extended(&inside, "name"));
+                        self.problems.add(Problem::warning(message).hint("only with `--job` there may be one").at(self.file, span));
+                        None
                     }
                     Some(_) => None,
                 }
@@ -333,11 +347,19 @@ impl Check<'_> {
     }
 
     /// Whether what it breaks is there at all.
-    fn possible(&mut self, spec: &FaultSpec, path: &[&str]) {
+    fn possible(&mut self, spec: &FaultSpec, target: Option<&Target>, path: &[&str]) {
         let topology = &self.plan.topology;
         let at = extended(path, "fault");
         if spec.family == Family::Broker && topology.brokers == 0 {
             self.error(format!("`{}` breaks a broker, and this plan has none of its own", spec.name), &at, "set `topology.brokers: 3`");
+        }
+        if spec.name == "broker.below_min_isr" && topology.brokers == 1 {
+            self.error(format!("`{}` takes two of three brokers away, and this plan has one", spec.name), &at, "set `topology.brokers: 3`");
+        }
+        // Where the plan does not aim it, it is the usual target.
+        let role = target.map_or(spec.targets.first().copied(), |target| Some(target.role));
+        if role == Some(Role::Follower) && topology.tier == 3 {
+            self.error(format!("`{}` is aimed at a follower, and tier 3 has none", spec.name), &at, "set `topology.tier: 1` or 2");
         }
         let is_of_a_server = spec.targets.first() == Some(&Role::Store) && !OF_OBJECTS.contains(&spec.name);
         if is_of_a_server && topology.store == Store::Local {
@@ -414,6 +436,21 @@ impl Check<'_> {
                 );
             }
         }
+        let (proof, types) = (&self.plan.proof_of_fault, self.plan.faults().collect::<BTreeSet<_>>().len());
+        if proof.min_types as usize > types {
+            self.error(
+                format!("{} types of faults can't fire: the method has {types}", proof.min_types),
+                &["proof_of_fault", "min_types"],
+                "lower it, or add faults to the method",
+            );
+        }
+        if let Some(most) = kills_of_method(self.plan).filter(|most| *most < proof.min_kills) {
+            self.error(
+                format!("{} processes can't be killed: the method kills {most} at most", proof.min_kills),
+                &["proof_of_fault", "min_kills"],
+                "lower it, or raise `repeat`",
+            );
+        }
         if self.plan.proof_of_fault.min_records_during_fault > 0 && self.plan.faults().next().is_none() {
             self.error(
                 "no record can flow during a fault: the method has none",
@@ -442,6 +479,47 @@ pub(crate) fn is_kill(fault: &str) -> bool {
     fault == "process.kill"
 }
 
+/// Whether some kill takes one worker alone: only then there is a take-over to measure.
+fn kills_one(plan: &Plan) -> bool {
+    let is_of_one = |fault: &str, target: Option<&Target>| is_kill(fault) && target.is_none_or(|target| target.role != Role::AllWorkers);
+    plan.topology.workers == 1
+        || plan.method.iter().any(|step| {
+            let drawn = || step.random.iter().flat_map(|draw| &draw.of).any(|one| is_of_one(&one.fault, one.target.as_ref()));
+            step.fault.as_deref().is_some_and(|fault| is_of_one(fault, step.target.as_ref())) || drawn()
+        })
+}
+
+/// How many processes the method kills at most. None: nobody knows beforehand.
+fn kills_of_method(plan: &Plan) -> Option<u32> {
+    let mut all = 0_u32;
+    for step in &plan.method {
+        if let Some(fault) = &step.fault {
+            let each = kills(&plan.topology, fault, step.target.as_ref())?;
+            all = all.saturating_add(each.saturating_mul(step.repeat.unwrap_or(1)));
+        }
+        // How often one is drawn, only the seed knows.
+        for one in step.random.iter().flat_map(|draw| &draw.of) {
+            kills(&plan.topology, &one.fault, one.target.as_ref()).filter(|each| *each == 0)?;
+        }
+    }
+    Some(all)
+}
+
+/// How many processes one injection kills at most. None: it may kill again and again, or what it breaks may.
+fn kills(topology: &Topology, fault: &str, target: Option<&Target>) -> Option<u32> {
+    let takes_all = target.is_some_and(|target| target.role == Role::AllWorkers);
+    match fault {
+        "process.kill" | "storage.delete_state" if takes_all => Some(topology.workers),
+        "process.kill" | "process.crash_at" | "storage.delete_state" | "broker.kill" | "broker.coordinator_kill" => Some(1),
+        "process.kill_taker" | "broker.below_min_isr" => Some(2),
+        "process.kill_all" => Some(topology.workers),
+        "broker.all_away" => Some(topology.brokers),
+        "process.stop" | "process.pause" | "process.cpu_limit" | "process.fence" | "process.lose_rows" => Some(0),
+        "broker.pause" | "broker.delete_records" => Some(0),
+        _ => ["net.", "store.", "hdfs.", "data."].iter().any(|family| fault.starts_with(family)).then_some(0),
+    }
+}
+
 /// Why nobody will ever know, and what to do.
 fn never_evaluated(plan: &Plan, metric: Metric, condition: &Threshold) -> Option<(String, String)> {
     let name = metric.name();
@@ -461,6 +539,7 @@ fn never_evaluated(plan: &Plan, metric: Metric, condition: &Threshold) -> Option
         (Metric::FailoverMs, _) if !plan.faults().any(is_kill) => {
             never("the method kills no worker", "add `fault: process.kill` to the method")
         }
+        (Metric::FailoverMs, _) if !kills_one(plan) => never("every kill takes all workers at once", "aim one at `active`"),
         (Metric::CheckpointSuccess, _) if plan.topology.store == Store::None => never("there is no store", "set `topology.store`"),
         _ => None,
     }

@@ -76,7 +76,7 @@ pub struct Topology {
     #[schemars(range(min = 0, max = 9))]
     pub brokers: u32,
     /// Worker processes. Default: 3.
-    #[schemars(range(min = 1, max = 16))]
+    #[schemars(range(min = 1, max = 9))]
     pub workers: u32,
     /// How a lost worker's part comes back: 1 active-active, 2 active-standby, 3 checkpoints. Default: 1.
     #[schemars(range(min = 1, max = 3))]
@@ -385,12 +385,14 @@ impl Invariant {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Proof {
-    /// How often each fault must have fired, by name. Of the others each step of the method must have fired; of those that are only drawn, one draw.
+    /// How often each fault must have fired, by name, whatever this host can inject. Of the others each step of the method must have fired; of those that are only drawn, one draw.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub min_fired: BTreeMap<String, u32>,
+    /// Types of faults that must have fired: one that this host can't inject has not.
+    pub min_types: u32,
     /// Workers and brokers that the method must have killed.
     pub min_kills: u32,
-    /// Records sent while a fault was active.
+    /// Records that the job must have taken while a fault was active, or its aftermath.
     pub min_records_during_fault: u64,
     /// Records whose results were verified.
     pub min_records: u64,
@@ -400,7 +402,14 @@ pub struct Proof {
 
 impl Default for Proof {
     fn default() -> Proof {
-        Proof { min_fired: BTreeMap::new(), min_kills: 0, min_records_during_fault: 0, min_records: 0, min_load: Fraction(0.95) }
+        Proof {
+            min_fired: BTreeMap::new(),
+            min_types: 0,
+            min_kills: 0,
+            min_records_during_fault: 0,
+            min_records: 0,
+            min_load: Fraction(0.95),
+        }
     }
 }
 

@@ -34,8 +34,12 @@ const CATALOGUE: [FaultSpec; 4] = [
 ];
 
 fn problems_of(text: &str) -> String {
+    problems_by(&CATALOGUE, text)
+}
+
+fn problems_by(catalogue: &[FaultSpec], text: &str) -> String {
     let (file, mut problems) = (SourceFile::new("plan.yaml", text), Problems::default());
-    parse(&file, &CATALOGUE, &mut problems);
+    parse(&file, catalogue, &mut problems);
     problems.0.iter().map(|problem| render(problem, &str::to_string, false)).collect::<Vec<_>>().join("\n")
 }
 
@@ -144,6 +148,63 @@ fn more_deaths_than_are_planned_can_not_be_asked_for() {
     assert!(problems_of(&asked).contains("can't fire 4 times"), "{}", problems_of(&asked));
 }
 
+/// By the real catalogue.
+fn problems_with(topology: &str, method: &str, rest: &str) -> String {
+    let text = format!("version: 1\ntitle: x\ntopology: {{{topology}}}\nworkload: {{rate: 100}}\nmethod: [{method}]\n{rest}\n");
+    problems_by(streamshield_faults::catalogue(), &text)
+}
+
+#[test]
+fn what_the_topology_does_not_have_can_not_be_broken() {
+    for (topology, step, problem) in [
+        ("brokers: 1", "{fault: broker.below_min_isr}", "and this plan has one"),
+        ("tier: 3", "{fault: process.kill, target: {role: follower}}", "tier 3 has none"),
+        ("tier: 3, store: s3", "{fault: broker.delete_records}", "tier 3 has none"),
+        ("brokers: 3", "{fault: net.reset, with: {broker: 7}}", "there is no broker `7`: they are 1 to 3"),
+        ("brokers: 0", "{fault: net.reset, with: {broker: 2}}", "there is no broker `2`: they are 1 to 1"),
+        ("tier: 1", "{fault: process.kill, target: {role: active, name: s9/0}}", "its stages are 0 to 4"),
+    ] {
+        let problems = problems_with(topology, step, "");
+        assert!(problems.contains(problem), "{step}: {problems}");
+    }
+    for (topology, step) in [
+        ("brokers: 3", "{fault: broker.below_min_isr}"),
+        ("tier: 2, store: s3", "{fault: broker.delete_records}"),
+        ("brokers: 3", "{fault: net.reset, with: {broker: 3}}"),
+        ("brokers: 0", "{fault: net.reset, with: {broker: 1}}"),
+        ("tier: 3", "{fault: process.kill, target: {role: active, name: s4/3}}"),
+    ] {
+        assert_eq!(problems_with(topology, step, ""), "", "{step}");
+    }
+}
+
+#[test]
+fn a_plan_has_as_many_workers_as_a_stage_may_have() {
+    for (workers, is_fine) in [(9, true), (10, false)] {
+        let topology = streamshield_faults::Topology { workers, ..streamshield_faults::Topology::default() };
+        assert_eq!(topology.check().is_ok(), is_fine);
+        assert_eq!(problems_with(&format!("workers: {workers}"), "", "").is_empty(), is_fine);
+    }
+}
+
+#[test]
+fn promises_that_the_method_can_not_keep_are_refused() {
+    let (all, one) = ("{fault: process.kill, target: {role: all_workers}}", "{fault: process.kill}");
+    let failover = "thresholds: {failover_ms: [max < 900]}";
+    assert!(problems_with("workers: 3", all, failover).contains("every kill takes all workers at once"));
+    assert_eq!(problems_with("workers: 3", &format!("{all}, {one}"), failover), "");
+    let kills = "{fault: process.kill, repeat: 3}, {fault: process.kill_taker}, {fault: net.reset}";
+    let asked = |count: u32| format!("proof_of_fault: {{min_kills: {count}}}");
+    assert_eq!(problems_with("workers: 3", kills, &asked(5)), "");
+    let problems = problems_with("workers: 3", kills, &asked(6));
+    assert!(problems.contains("6 processes can't be killed: the method kills 5 at most"), "{problems}");
+    let more = format!("{kills}, {{fault: process.memory_limit}}");
+    assert_eq!(problems_with("workers: 3", &more, &asked(60)), "", "nobody knows how often the kernel kills");
+    let types = |count: u32| problems_with("workers: 3", kills, &format!("proof_of_fault: {{min_types: {count}}}"));
+    assert_eq!(types(3), "");
+    assert!(types(4).contains("4 types of faults can't fire: the method has 3"), "{}", types(4));
+}
+
 #[test]
 fn the_ready_plans_are_good_by_the_real_catalogue() {
     for name in ready_names() {
@@ -158,7 +219,8 @@ fn the_gate_has_as_many_types_of_faults_and_kills_as_it_promises() {
     let (gate, _) = read("gate", streamshield_faults::catalogue());
     let gate = gate.expect("a good plan").plan;
     let types: std::collections::BTreeSet<&str> = gate.faults().collect();
-    assert!(types.len() >= 16 && gate.proof_of_fault.min_kills >= 30 && gate.proof_of_fault.min_records >= 1_000_000, "{types:?}");
+    let proof = &gate.proof_of_fault;
+    assert!(types.len() >= 16 && proof.min_types >= 16 && proof.min_kills >= 30 && proof.min_records >= 1_000_000, "{types:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The plans that come with the program, by name.
 
 /// By name, the text of the file in `chaos/plans`.
-const PLANS: [(&str, &str); 20] = [
+const PLANS: [(&str, &str); 21] = [
     ("smoke", include_str!("../plans/smoke.yaml")),
     ("calm", include_str!("../plans/calm.yaml")),
     ("gate", include_str!("../plans/gate.yaml")),
@@ -12,6 +12,7 @@ const PLANS: [(&str, &str); 20] = [
     ("network", include_str!("../plans/network.yaml")),
     ("broker", include_str!("../plans/broker.yaml")),
     ("storage", include_str!("../plans/storage.yaml")),
+    ("hdfs", include_str!("../plans/hdfs.yaml")),
     ("time", include_str!("../plans/time.yaml")),
     ("data", include_str!("../plans/data.yaml")),
     ("mutants/data", include_str!("../plans/mutants/data.yaml")),

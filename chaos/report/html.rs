@@ -78,7 +78,7 @@ fn list(page: &mut String, before: &str, items: &[String]) {
     if !before.is_empty() {
         let _ = write!(page, "<p>{before}</p>");
     }
-    let _ = write!(page, "<ul>{}</ul>\n", items.iter().map(|item| format!("<li>{}</li>", escaped(item))).collect::<String>());
+    let _ = writeln!(page, "<ul>{}</ul>", items.iter().map(|item| format!("<li>{}</li>", escaped(item))).collect::<String>());
 }
 
 /// Cells are HTML already; those from the second on of `numbers` are aligned as numbers.
@@ -162,19 +162,22 @@ fn faults(page: &mut String, journal: &Journal) {
         .faults
         .iter()
         .map(|fault| {
-            let status = match fault.never_possible_here() {
-                Some(why) => status("warn", &format!("not possible here: {}", escaped(why))),
-                None if !fault.failed.is_empty() => status("bad", &escaped(&fault.failed.join("; "))),
+            let status = match &fault.not_possible_here {
+                _ if !fault.failed.is_empty() => status("bad", &escaped(&fault.failed.join("; "))),
                 None if !fault.is_proven() => status("warn", "not proven"),
+                Some(why) if !fault.is_proven() => status("warn", &format!("not proven, not possible here: {}", escaped(why))),
+                Some(why) if fault.injected == 0 => status("warn", &format!("not possible here: {}", escaped(why))),
+                Some(why) => status("warn", &format!("{} times not possible here: {}", fault.impossible, escaped(why))),
                 None => status("good", "fired"),
             };
             let mut row = vec![fault.fault.clone()];
-            row.extend([u64::from(fault.injected), u64::from(fault.fired), fault.count, fault.records_during].map(count));
+            let numbers = [u64::from(fault.injected), u64::from(fault.fired), fault.count, fault.records_during, fault.taken_during];
+            row.extend(numbers.map(count));
             row.push(status);
             row
         })
         .collect();
-    table(page, "Faults", &["", "injected", "fired", "evidence", "records meanwhile", ""], 1..5, &rows);
+    table(page, "Faults", &["", "injected", "fired", "evidence", "sent meanwhile", "taken meanwhile", ""], 1..6, &rows);
 }
 
 fn injections(page: &mut String, journal: &Journal) {

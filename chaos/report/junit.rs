@@ -1,6 +1,6 @@
 //! JUnit XML: one test case for each invariant, threshold, probe and fault, so that a CI server shows which one it was.
 //!
-//! A fault that this host can't inject is skipped, with the reason: it did not pass.
+//! A fault that this host can't inject is skipped, with the reason: it did not pass. One that it can't always inject, neither.
 
 use super::{escaped, looked};
 use crate::journal::{Journal, Looked};
@@ -103,10 +103,14 @@ fn cases(journal: &Journal) -> Vec<Case> {
         }));
     }
     cases.extend(journal.faults.iter().map(|fault| {
-        let result = match (fault.never_possible_here(), fault.lacks()) {
-            (Some(why), _) => Result::Skipped(format!("not possible here: {why}")),
-            (None, _) if !fault.failed.is_empty() => Result::Error(fault.failed.join("; ")),
-            (None, Some(why)) => Result::Error(why),
+        let result = match (fault.lacks(), &fault.not_possible_here) {
+            _ if !fault.failed.is_empty() => Result::Error(fault.failed.join("; ")),
+            (Some(lacks), Some(why)) => Result::Error(format!("{lacks}; not possible here: {why}")),
+            (Some(lacks), None) => Result::Error(lacks),
+            (None, Some(why)) if fault.injected == 0 => Result::Skipped(format!("not possible here: {why}")),
+            (None, Some(why)) => {
+                Result::Skipped(format!("fired {} times, {} times not possible here: {why}", fault.fired, fault.impossible))
+            }
             (None, None) => Result::Passed,
         };
         Case { class: "chaos.fault", name: fault.fault.clone(), result }

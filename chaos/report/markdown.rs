@@ -2,6 +2,7 @@
 
 use super::{count, looked, mib, time};
 use crate::journal::Journal;
+use crate::plan::Phase;
 use crate::verdict::{Outcome, rounded};
 use std::fmt::Write;
 
@@ -88,20 +89,23 @@ fn evidence(text: &mut String, journal: &Journal) -> std::fmt::Result {
     let types = journal.faults.iter().filter(|fault| fault.fired > 0).count();
     writeln!(
         text,
-        "{types} types of faults fired. Killed: {} workers, {} brokers. Verified: {} records; {} were sent while something was broken.\n",
+        "{types} types of faults fired. Killed: {} workers, {} brokers. \
+         Verified: {} records; {} were sent and {} taken while something was broken.\n",
         journal.kills.workers,
         journal.kills.brokers,
         count(journal.records.verified),
-        count(journal.records.during_fault)
+        count(journal.records.during_fault),
+        count(journal.throughput.get(&Phase::Fault).map_or(0, |throughput| throughput.taken))
     )?;
-    writeln!(text, "| fault | injected | fired | evidence | records meanwhile | |\n|---|---|---|---|---|---|")?;
+    writeln!(text, "| fault | injected | fired | evidence | sent meanwhile | taken meanwhile | |\n|---|---|---|---|---|---|---|")?;
     for fault in &journal.faults {
         let status = match fault.never_possible_here() {
+            _ if !fault.is_proven() => "**not proven**",
             Some(_) => "not possible here",
-            None if !fault.is_proven() => "**not proven**",
+            None if fault.impossible > 0 => "not always possible here",
             None => "",
         };
-        let numbers = [u64::from(fault.injected), u64::from(fault.fired), fault.count, fault.records_during].map(count);
+        let numbers = [u64::from(fault.injected), u64::from(fault.fired), fault.count, fault.records_during, fault.taken_during].map(count);
         writeln!(text, "| {} | {} | {status} |", fault.fault, numbers.join(" | "))?;
     }
     writeln!(text)

@@ -65,6 +65,19 @@ fn junit_has_a_case_for_each_promise_and_skips_what_the_host_can_not_do() {
 }
 
 #[test]
+fn junit_has_no_fault_as_passed_that_the_host_could_not_always_inject() {
+    let mut journal = test_kit::journal();
+    journal.injections[1].outcome = InjectionOutcome::NotPossible("no cgroup".into());
+    crate::verdict::judge(&mut journal);
+    let asked = r#"name="process.kill"><error message="fired 1 times, 2 are asked for; not possible here: no cgroup"/>"#;
+    assert!(junit(&journal).contains(asked), "{}", junit(&journal));
+    journal.plan.proof_of_fault.min_fired.clear();
+    crate::verdict::judge(&mut journal);
+    let skipped = r#"name="process.kill"><skipped message="fired 1 times, 1 times not possible here: no cgroup"/>"#;
+    assert!(junit(&journal).contains(skipped), "{}", junit(&journal));
+}
+
+#[test]
 fn the_page_is_well_formed_and_needs_no_network() {
     for journal in [test_kit::journal(), violated()] {
         let page = html(&journal);

@@ -6,7 +6,7 @@
 //! method        the steps; each injection is written down before it is done                     safety: only wrong output counts
 //! healing       every fault has been undone by whoever injected it; now nothing is left broken
 //! catching up   everything that was sent must come out, all must be settled, in time             liveness
-//! rebuilding    all state is deleted under load; what comes out must still be right
+//! rebuilding    all states of a region at one epoch are equal; then all state is deleted under load, and what comes out must still be right
 //! draining      the load ends with records that close all windows; all rows are waited for
 //! verifying     the oracle, the job's own topics, logs, checkpoints, leftovers
 //! ```
@@ -22,6 +22,7 @@ mod inject;
 mod probes;
 mod scrape;
 mod shared;
+mod states;
 mod subject;
 mod watch;
 
@@ -29,7 +30,8 @@ use crate::journal::{BrokenOff, Entry, Injection, InjectionOutcome, Journal, Not
 use crate::plan::{Mode, Plan, Store};
 use feed::Load;
 use shared::Shared;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use streamshield_faults::stage::binary;
@@ -141,12 +143,19 @@ fn versions(request: &Request) -> Versions {
     let os = std::fs::read_to_string("/proc/sys/kernel/osrelease")
         .map_or_else(|_| std::env::consts::OS.to_string(), |release| format!("Linux {}", release.trim()));
     Versions {
-        streamshield: env!("CARGO_PKG_VERSION").into(),
+        streamshield: request.binary.as_deref().map_or_else(|| env!("CARGO_PKG_VERSION").into(), version_of),
         binary,
         os,
         cpus: std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32),
         memory_bytes: memory.unwrap_or(0) << 10,
     }
+}
+
+/// Of a program that is tested: it may be another than this one.
+fn version_of(program: &Path) -> String {
+    let output = Command::new(program).arg("version").stdin(Stdio::null()).output();
+    let said = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    said.trim().strip_prefix("streamshield ").unwrap_or("unknown").into()
 }
 
 struct Run<'a> {
@@ -183,8 +192,11 @@ impl Run<'_> {
         let stage = self.start_stage()?;
         let servers = stage.bootstrap_servers();
         subject.create_topics(&servers)?;
-        stage.start_workers(&self.job_file(&subject, &servers)?)?;
+        let job_file = self.job_file(&subject, &servers)?;
+        let started = Instant::now();
+        stage.start_workers(&job_file)?;
         self.wait_settled(&stage, "all workers to run")?;
+        self.add(Entry::Started { after_ms: started.elapsed().as_millis() as u64 });
         let follower = subject.follow(&servers)?;
         let observer = subject.observe(&servers)?;
         let load = Arc::new(Load::new(subject.start(&servers)?, plan.workload.rate));
@@ -300,6 +312,7 @@ impl Run<'_> {
             return Ok(());
         }
         self.enter(RunStage::Rebuilding);
+        states::compare(shared)?;
         inject::rebuild_all_state(shared);
         shared.expect_going()?;
         let deleted = Instant::now();
@@ -363,7 +376,14 @@ impl Run<'_> {
         let seed = self.request.seed;
         match &self.request.job {
             None => Subject::own(format!("chaos-{seed}"), seed, settings),
-            Some(job) => Subject::user(job, &self.program()?, seed, settings),
+            Some(job) => {
+                let (subject, promise) = Subject::user(job, &self.program()?, seed, settings)?;
+                if promise.is_left_open(plan) {
+                    self.note("slo.max_recovery is not judged: this plan has no threshold failover_ms");
+                }
+                self.add(Entry::Promise { tier: promise.tier, thresholds: promise.thresholds(plan) });
+                Ok(subject)
+            }
         }
     }
 

@@ -7,15 +7,52 @@
 //! | caught up | all that was sent has come out | nothing is left to take |
 //! | rows a second | rows of the output | records sent, less the growth of the lag |
 //! | oracle | all of it | the job's own topics, dead letters, rows where a stage gives one for each |
+//! | promise | the plan's thresholds and tier | its own, in place of the plan's ([`Promise`]) |
 
 use super::Stop;
-use crate::plan::Invariant;
+use crate::plan::{Aggregate, Comparison, Invariant, Metric, Phase, Plan, Threshold};
+use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 use streamshield_workload::checks::{ControlFold, ControlFollower};
 use streamshield_workload::user::UserJob;
 use streamshield_workload::{Findings, Observation, Observer, Running, Sent, Settings, Workload, WorkloadError};
+
+/// What a user's job promises, as `streamshield explain --format json` says it. An older program says nothing of it: then the plan's counts.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Promise {
+    pub tier: Option<u32>,
+    slo: Slo,
+}
+
+/// `completeness` is none of it: late rows count against it, and this load sends none, so the invariants ask for every row.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Slo {
+    max_latency_ms: Option<u64>,
+    max_recovery_ms: Option<u64>,
+}
+
+impl Promise {
+    /// In place of the plan's thresholds of that name. Take-overs are judged only where the plan does so, too: others have no kill that tells.
+    pub fn thresholds(&self, plan: &Plan) -> BTreeMap<Metric, Vec<Threshold>> {
+        let most = |limit_ms: u64, phase| {
+            let limit = limit_ms as f64;
+            vec![Threshold { aggregate: Aggregate::P99, comparison: Comparison::LessOrEqual, limit, phase }]
+        };
+        let latency = self.slo.max_latency_ms.map(|ms| (Metric::LatencyMs, most(ms, Phase::Healthy)));
+        let recovery_ms = self.slo.max_recovery_ms.filter(|_| plan.thresholds.contains_key(&Metric::FailoverMs));
+        latency.into_iter().chain(recovery_ms.map(|ms| (Metric::FailoverMs, most(ms, Phase::All)))).collect()
+    }
+
+    /// Whether it promises what this plan can't judge.
+    pub fn is_left_open(&self, plan: &Plan) -> bool {
+        self.slo.max_recovery_ms.is_some() && !plan.thresholds.contains_key(&Metric::FailoverMs)
+    }
+}
 
 pub(super) enum Subject {
     Own(Box<Workload>),
@@ -28,7 +65,7 @@ impl Subject {
     }
 
     /// `program` explains the job: its tables are not parsed here.
-    pub fn user(job: &Path, program: &Path, seed: u64, settings: Settings) -> Result<Subject, Stop> {
+    pub fn user(job: &Path, program: &Path, seed: u64, settings: Settings) -> Result<(Subject, Promise), Stop> {
         let broken = |what: &str| Stop::Broken(format!("{}: {what}", job.display()));
         let text = std::fs::read_to_string(job).map_err(|error| broken(&error.to_string()))?;
         let mut command = Command::new(program);
@@ -38,7 +75,9 @@ impl Subject {
             return Err(broken(&String::from_utf8_lossy(&explained.stderr)));
         }
         let folder = job.parent().unwrap_or(Path::new(""));
-        Ok(Subject::User(Box::new(UserJob::read(&text, folder, &String::from_utf8_lossy(&explained.stdout), seed, settings)?)))
+        let explained = String::from_utf8_lossy(&explained.stdout);
+        let promise = serde_json::from_str(&explained).map_err(|error| broken(&format!("explain says something else: {error}")))?;
+        Ok((Subject::User(Box::new(UserJob::read(&text, folder, &explained, seed, settings)?)), promise))
     }
 
     pub fn create_topics(&self, servers: &str) -> Result<(), WorkloadError> {
@@ -134,5 +173,28 @@ impl Subject {
             Subject::Own(workload) => workload.verify(servers, sent, seen, control),
             Subject::User(job) => job.verify(servers, sent, control),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_brings_its_own_promise_where_the_plan_can_judge_it() {
+        let promised = |explained: &str, plan: &Plan| -> Vec<String> {
+            let promise: Promise = serde_json::from_str(explained).expect("a promise");
+            let text = |(metric, conditions): (Metric, Vec<Threshold>)| format!("{} {}", metric.name(), conditions[0]);
+            promise.thresholds(plan).into_iter().map(text).collect()
+        };
+        let mut plan = crate::test_kit::plan();
+        let both = r#"{"stages": [], "tier": 3, "slo": {"completeness": 0.999, "max_latency_ms": 2000, "max_recovery_ms": 10000}}"#;
+        assert_eq!(promised(both, &plan), ["latency_ms p99 <= 2000 during healthy", "failover_ms p99 <= 10000"]);
+        let one = r#"{"tier": 1, "slo": {"completeness": null, "max_latency_ms": null, "max_recovery_ms": 1000}}"#;
+        assert_eq!(promised(one, &plan), ["failover_ms p99 <= 1000"]);
+        assert!(promised(r#"{"stages": []}"#, &plan).is_empty(), "an older program says nothing");
+        plan.thresholds.remove(&Metric::FailoverMs);
+        assert_eq!(promised(both, &plan), ["latency_ms p99 <= 2000 during healthy"]);
+        assert!(serde_json::from_str::<Promise>(both).expect("a promise").is_left_open(&plan));
     }
 }

@@ -112,8 +112,13 @@ impl Running {
         let start_ms = (wall_ms() / 1_000 + 1) * 1_000;
         let shared = Arc::new(Shared::default());
         let faults = DataFault::ALL.into_iter().filter(|fault| generator.makes(*fault)).collect();
-        let mut feed =
-            Feed { sender: Sender::new(servers, LINGER)?, generator, schedule: Schedule::new(seed, settings, start_ms), next: 0 };
+        let mut feed = Feed {
+            sender: Sender::new(servers, LINGER)?,
+            generator,
+            schedule: Schedule::new(seed, settings, start_ms),
+            next: 0,
+            is_paused: false,
+        };
         let theirs = shared.clone();
         let thread = std::thread::Builder::new()
             .name("feeder".into())
@@ -142,7 +147,7 @@ impl Running {
         self.thread.as_ref().is_some_and(|thread| !thread.is_finished())
     }
 
-    /// From the next record on, so many times the settings' rate: 5.0 is the peak, 1.0 the usual.
+    /// From the next record on, so many times the settings' rate: 5.0 is the peak, 1.0 the usual, 0.0 a pause.
     pub fn set_rate(&self, factor: f64) {
         self.shared.requests.lock().push(Request::Rate(factor));
     }
@@ -257,6 +262,7 @@ struct Feed<G> {
     generator: G,
     schedule: Schedule,
     next: u64,
+    is_paused: bool,
 }
 
 impl<G: Generator> Feed<G> {
@@ -268,7 +274,7 @@ impl<G: Generator> Feed<G> {
             for request in requests {
                 self.obey(request, now_ms)?;
             }
-            let due = self.schedule.due_count(now_ms);
+            let due = if self.is_paused { self.next } else { self.schedule.due_count(now_ms) };
             let behind_ms = if self.next < due { now_ms - self.schedule.due_ms(self.next) } else { 0 };
             behind_ms_max = behind_ms_max.max(behind_ms);
             shared.behind_ms.store(behind_ms, Ordering::Relaxed);
@@ -286,7 +292,14 @@ impl<G: Generator> Feed<G> {
 
     fn obey(&mut self, request: Request, now_ms: i64) -> Result<(), WorkloadError> {
         match request {
-            Request::Rate(factor) => self.schedule.set_rate(self.next, factor),
+            Request::Rate(factor) => {
+                if std::mem::replace(&mut self.is_paused, factor == 0.0) {
+                    self.schedule.resume(self.next, now_ms);
+                }
+                if !self.is_paused {
+                    self.schedule.set_rate(self.next, factor);
+                }
+            }
             Request::HotKey(share) => self.schedule.set_hot_key(self.next, share),
             Request::Inject(fault, count) => self.inject(fault, count, now_ms)?,
         }
@@ -310,6 +323,9 @@ impl<G: Generator> Feed<G> {
 
     fn end(&mut self, behind_ms_max: i64) -> Result<Sent, WorkloadError> {
         let ended_ms = wall_ms();
+        if self.is_paused {
+            self.schedule.resume(self.next, ended_ms);
+        }
         // What comes last must not overtake what waits in another partition's queue.
         self.sender.flush(FLUSH_PATIENCE)?;
         let sender = &self.sender;

@@ -225,6 +225,14 @@ impl Schedule {
         self.rates.push(change);
     }
 
+    /// After a pause: record `next` is due now, at the rate that it had.
+    pub fn resume(&mut self, next: u64, now_ms: i64) {
+        let RateChange { records_per_second, .. } = self.rate_of(next);
+        let change = RateChange { from: next, at_ms: now_ms.max(self.due_ms(next)), records_per_second };
+        self.rates.retain(|rate| rate.from < next);
+        self.rates.push(change);
+    }
+
     /// From record `next` on, this share of the records has one key.
     pub fn set_hot_key(&mut self, next: u64, share: f64) {
         let parts_per_million = (share.clamp(0.0, HOT_SHARE_MAX) * f64::from(PARTS)) as u32;
@@ -340,6 +348,16 @@ mod tests {
         assert_eq!(schedule.due_ms(502) - schedule.due_ms(500), 1);
         schedule.set_rate(0, 3.0);
         assert_eq!(schedule.rates, [RateChange { from: 0, at_ms: 1_000_000, records_per_second: 3_000 }]);
+    }
+
+    #[test]
+    fn after_a_pause_records_are_due_from_then_on_at_their_rate() {
+        let mut schedule = schedule();
+        let before: Vec<i64> = (0..500).map(|n| schedule.due_ms(n)).collect();
+        schedule.resume(500, 1_010_000);
+        assert_eq!(before, (0..500).map(|n| schedule.due_ms(n)).collect::<Vec<_>>());
+        assert_eq!((schedule.due_ms(500), schedule.due_ms(501)), (1_010_000, 1_010_001));
+        assert_eq!(schedule.due_count(1_010_002), 502);
     }
 
     #[test]

@@ -29,3 +29,6 @@ impl SinkConnector for BlackholeConnector {
         Ok(Arc::new(sink::Blackhole))
     }
 }
+
+#[cfg(test)]
+mod sink_test;

@@ -79,7 +79,7 @@ impl Source for FilesystemSource {
             request: self.request.clone(),
             decoder,
             cursors: BTreeMap::new(),
-            chunk: Vec::new(),
+            chunk: Arc::default(),
         }))
     }
 }
@@ -89,7 +89,8 @@ struct FilesystemReader {
     request: SourceRequest,
     decoder: Box<dyn RecordDecoder>,
     cursors: BTreeMap<SplitId, FileCursor>,
-    chunk: Vec<u8>,
+    /// Shared with the lines of a step, which is over before the next one is read: it is not copied.
+    chunk: Arc<Vec<u8>>,
 }
 
 struct FileCursor {
@@ -124,7 +125,7 @@ impl SourceReader for FilesystemReader {
 
     fn take(&mut self, split: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {
         let Some(cursor) = self.cursors.get_mut(&split) else { return Err(stop(format!("split {split} was not added"))) };
-        let lines = read_lines(cursor, &mut self.chunk, limit)?;
+        let lines = read_lines(cursor, Arc::make_mut(&mut self.chunk), limit)?;
         let from = cursor.position;
         cursor.position = lines.to;
         let records: Vec<_> = lines.ranges.iter().map(|range| Some(&self.chunk[range.clone()])).collect();
@@ -135,10 +136,8 @@ impl SourceReader for FilesystemReader {
         };
         let bad: Vec<BadRecord> = decoded.bad.iter().map(bad).collect();
         let origins: Option<Box<dyn RowOrigins>> = (self.request.keep_origins && decoded.rows.num_rows() > 0).then(|| {
-            let is_good = |line: &usize| decoded.bad.binary_search_by_key(line, |(bad, _)| *bad).is_err();
-            let ranges = (0..records.len()).filter(is_good).map(|line| lines.ranges[line].clone()).collect();
-            let chunk = self.chunk[..(lines.to - from) as usize].to_vec();
-            Box::new(Lines { path: cursor.path.clone(), split, from, chunk, ranges }) as _
+            let bad = decoded.bad.iter().map(|(line, _)| *line).collect();
+            Box::new(Lines { path: cursor.path.clone(), split, from, chunk: Arc::clone(&self.chunk), ranges: lines.ranges, bad }) as _
         });
         let state = if cursor.position >= cursor.end { SplitState::Finished } else { SplitState::More };
         Ok(SourceBatch {
@@ -216,14 +215,17 @@ struct Lines {
     split: SplitId,
     /// Where the chunk begins in its file.
     from: Offset,
-    chunk: Vec<u8>,
-    /// Of the rows, in the chunk.
+    chunk: Arc<Vec<u8>>,
+    /// Of all lines, in the chunk.
     ranges: Vec<Range<usize>>,
+    /// The lines that are no rows, in order.
+    bad: Vec<usize>,
 }
 
 impl RowOrigins for Lines {
     fn origin(&self, row: usize) -> Origin {
-        origin_of(&self.path, self.split, self.from, &self.chunk, &self.ranges[row])
+        let line = self.bad.iter().fold(row, |line, bad| line + usize::from(*bad <= line));
+        origin_of(&self.path, self.split, self.from, &self.chunk, &self.ranges[line])
     }
 }
 

@@ -239,10 +239,7 @@ impl ColumnBuilder {
     }
 }
 
-fn take<T: Clone>(values: &mut Vec<T>) -> ScalarBuffer<T>
-where
-    T: arrow_buffer::ArrowNativeType,
-{
+fn take<T: arrow_buffer::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T> {
     let next = Vec::with_capacity(values.len());
     ScalarBuffer::from(std::mem::replace(values, next))
 }

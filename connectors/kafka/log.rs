@@ -128,9 +128,10 @@ impl KafkaLog {
         self.properties.message_bytes_max()
     }
 
-    /// The largest batch that the client of a writer makes of several messages.
-    pub(crate) fn batch_bytes_max(&self) -> usize {
-        self.properties.batch_bytes_max()
+    /// What a topic with these configs takes (`max.message.bytes`), where the client of a writer makes larger batches of several messages.
+    pub fn exceeded_batch_limit(&self, configs: &BTreeMap<String, String>) -> Option<usize> {
+        let limit: usize = configs.get("max.message.bytes")?.parse().ok()?;
+        (limit < self.properties.batch_bytes_max()).then_some(limit)
     }
 
     /// As [`Log::bounds`], with a time-out of the caller's.

@@ -59,7 +59,7 @@ const JAVA_NAMES: &[(&str, &str)] = &[
     ("ssl.keystore.certificate.chain", "use 'ssl.certificate.pem'"),
     ("ssl.keystore.type", "a keystore is PKCS#12; PEM is set by 'ssl.key.location' and 'ssl.certificate.location'"),
     ("sasl.jaas.config", "use 'sasl.username' and 'sasl.password'"),
-    ("sasl.login.callback.handler.class", "use 'sasl.oauthbearer.method' = 'oidc' and its properties"),
+    ("sasl.login.callback.handler.class", "OAUTHBEARER is not built in; use PLAIN, SCRAM-SHA-512 or a client certificate"),
     ("key.deserializer", "leave it out: 'key.format' decides"),
     ("value.deserializer", "leave it out: 'value.format' decides"),
     ("key.serializer", "leave it out: 'key.format' decides"),
@@ -309,6 +309,14 @@ mod tests {
     fn a_java_name_is_answered_with_the_right_one() {
         let error = of(&[("bootstrap.servers", "a:1"), ("sasl.jaas.config", "… password=\"s3cret\"")]).expect_err("Java name");
         assert!(error.message.contains("sasl.username") && !error.message.contains("s3cret"), "{error}");
+    }
+
+    #[test]
+    fn what_the_client_is_built_without_is_refused_and_not_recommended() {
+        let refused = |key: &str, value: &str| of(&[("bootstrap.servers", "a:1"), (key, value)]).expect_err(key).message;
+        assert!(refused("sasl.oauthbearer.method", "oidc").contains("'sasl.oauthbearer.method'"));
+        let hint = refused("sasl.login.callback.handler.class", "com.example.Login");
+        assert!(hint.contains("SCRAM-SHA-512") && !hint.contains("oidc"), "{hint}");
     }
 
     #[test]

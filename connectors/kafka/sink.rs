@@ -77,7 +77,7 @@ impl Sink for KafkaSink {
     fn writer(&self, region: RegionId) -> Result<Box<dyn SinkWriter>, SinkError> {
         let topic = self.log.describe_topic(&self.options.topic).map_err(|error| self.error(error))?;
         let configured: Option<usize> = topic.as_ref().and_then(|topic| topic.configs.get("max.message.bytes")?.parse().ok());
-        if let Some(limit) = configured.filter(|limit| *limit < self.log.batch_bytes_max()) {
+        if let Some(limit) = topic.as_ref().and_then(|topic| self.log.exceeded_batch_limit(&topic.configs)) {
             let (table, topic) = (&self.table.name, &self.options.topic);
             let message = format!(
                 "table '{table}': topic '{topic}' takes batches of at most {limit} bytes (max.message.bytes), and the job's client makes \

@@ -1,4 +1,7 @@
+import java.io.BufferedReader;
 import java.io.File;
+import java.io.IOException;
+import java.io.InputStreamReader;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -12,6 +15,9 @@ import org.apache.hadoop.hdfs.MiniDFSCluster;
  *
  * Permissions are enforced: a test can find out what happens without the right to write. The user is whoever the client says
  * it is (simple authentication), and the one that started this process is the superuser.
+ *
+ * Commands, one a line on standard input, are for the name node alone: "away" ends it and takes the address file away, "back" starts it again on the same
+ * port and writes the file when it serves. The data node lives on and keeps its blocks.
  */
 public final class Hdfs {
   public static void main(String[] arguments) throws Exception {
@@ -34,9 +40,31 @@ public final class Hdfs {
 
     MiniDFSCluster cluster = new MiniDFSCluster.Builder(configuration).nameNodePort(port).numDataNodes(1).format(fresh).build();
     cluster.waitActive();
-    Path part = new File(folder, "address.part").toPath();
-    Files.write(part, (cluster.getURI() + "\n").getBytes(StandardCharsets.UTF_8));
-    Files.move(part, new File(folder, "address").toPath(), StandardCopyOption.ATOMIC_MOVE);
+    Path address = new File(folder, "address").toPath();
+    tell(address, cluster);
+
+    BufferedReader commands = new BufferedReader(new InputStreamReader(System.in, StandardCharsets.UTF_8));
+    for (String command = commands.readLine(); command != null; command = commands.readLine()) {
+      if (command.equals("away")) {
+        cluster.shutdownNameNode(0);
+        Files.deleteIfExists(address);
+      } else if (command.equals("back")) {
+        // Its own patience ends after ten seconds, and the data node may need longer to come back to it.
+        cluster.restartNameNode(0, false);
+        while (!cluster.isClusterUp()) {
+          Thread.sleep(100);
+        }
+        cluster.waitActive();
+        tell(address, cluster);
+      }
+    }
+    // Nobody is there to command.
     Thread.sleep(Long.MAX_VALUE);
+  }
+
+  private static void tell(Path address, MiniDFSCluster cluster) throws IOException {
+    Path part = address.resolveSibling("address.part");
+    Files.write(part, (cluster.getURI() + "\n").getBytes(StandardCharsets.UTF_8));
+    Files.move(part, address, StandardCopyOption.ATOMIC_MOVE);
   }
 }

@@ -49,7 +49,7 @@ pub struct SourceRequest {
     /// Never `Computed`. `schema` has the same columns in the same order.
     pub columns: Vec<Column>,
     pub schema: SchemaRef,
-    /// Keep each row's original bytes until its step is done, for the dead-letter topic.
+    /// Keep each row's original bytes until its step is done, for the dead-letter topic or to name the record that stops the job.
     pub keep_origins: bool,
 }
 

@@ -78,7 +78,7 @@ impl Job {
                     table: scan.table.clone(),
                     columns: scan.columns.clone(),
                     schema: scan.input_schema.clone(),
-                    keep_origins: config.on_bad_record == crate::config::BadRecordPolicy::DeadLetter,
+                    keep_origins: config.on_bad_record != crate::config::BadRecordPolicy::Skip,
                 };
                 let source = connector.open(request).map_err(|error| fail(format!("table {}: {error}", scan.table.name)))?;
                 if let Some((topic, group)) = connector.group(&scan.table) {

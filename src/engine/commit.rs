@@ -9,35 +9,38 @@
 //! init a producer (fences the old) → append `confirm`, read it back → batch in doubt? → read the changelogs' ends ─ in the log ─┐
 //!                                                                        │ no            │ not in the log                       │
 //!                                                                        ▼               ▼                                      │
-//!                                             prepare sinks → begin → send → commit ─ in doubt, aborted, fenced, log away ──────┘
+//!                                             prepare sinks → begin → send → commit ─ in doubt, aborted, refused, fenced, away ─┘
 //!                                                                        │ committed
 //!                                                                        ▼
 //!                                                       publish sinks → tell the engine ◄── committed
 //! ```
+//! A transaction that is *refused* for what it holds goes the way of a doubtful one: once the log shows that it was aborted, the batch is
+//! cut, and each epoch gets a transaction of its own. One whose own is refused is given up ([`RefusedEpoch`]): the slot fails its region for
+//! good, the others go on. What was sealed behind it would not continue the log (E-1) and is dropped unwritten.
+//!
 //! - After *every* InitProducerId comes a confirmation: without it a paused owner that wakes up could un-fence itself (O-1).
 //! - The outcome of a doubtful commit is read from the log, never from memory: librdkafka has no KIP-890 part 2, so a retried
 //!   EndTxn may end a later transaction of the same producer epoch. A new InitProducerId fences such a stray.
 //! - A FENCED error proves nothing: the control log says whether somebody took over.
 //!
-//! On failure: `Retry` pauses the job (state kept, memory bounded by the queue); a control log that has gone on without this worker ends it, and so
-//! does a message that the broker refuses for what it is.
+//! On failure: `Retry` pauses the job (state kept, memory bounded by the queue); a control log that has gone on without this worker ends it.
 
 use crate::changelog::Tail;
 use crate::clock::Clock;
 use crate::content::{SealedEpoch, send_all};
 use crate::membership::Membership;
-use crate::progress::Progress;
+use crate::progress::{Progress, Waiting};
 use crate::runtime::{EngineError, JobOutcome, Shared, gone};
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use fail::fail_point;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, SlotId};
 use streamshield_core::epoch::EpochRecord;
-use streamshield_core::ids::{Offset, RegionId};
+use streamshield_core::ids::{Epoch, Offset, RegionId};
 use streamshield_core::mutants;
 use streamshield_core::ports::log::{CommitOutcome, Isolation, Log, LogError, LogErrorKind, TransactionalWriter, Wakeup};
 use streamshield_core::ports::sink::SinkContent;
@@ -56,7 +59,11 @@ const NOTED_TIME_MAX: Duration = Duration::from_secs(5);
 
 /// What the engine hears of a batch.
 pub enum CommitNews {
-    Committed(Vec<CommittedEpoch>),
+    /// Each of its epochs has an outcome.
+    Settled {
+        committed: Vec<CommittedEpoch>,
+        refused: Vec<RefusedEpoch>,
+    },
     Ended(JobOutcome),
 }
 
@@ -67,6 +74,15 @@ pub struct CommittedEpoch {
     pub flush: Option<Flush>,
     /// The changelog holds the record and all that came after it from here on.
     pub changelog_from: Offset,
+}
+
+/// An epoch that will never be in the log, and so none that its region has sealed behind it.
+pub struct RefusedEpoch {
+    pub region: RegionId,
+    /// Under which the region was with the slot: brought up anew it has another one.
+    pub assignment: Offset,
+    pub epoch: Epoch,
+    pub reason: String,
 }
 
 /// Everything a commit actor needs.
@@ -89,6 +105,8 @@ pub struct Committer {
     batch: Option<Batch>,
     /// Where each region's changelog stood before the batches that are not known yet: what a doubtful outcome is read from.
     changelog_ends: BTreeMap<RegionId, Noted>,
+    /// Why nothing more is written of a region under this assignment; one entry per region at most (M-1).
+    given_up: BTreeMap<RegionId, (Offset, String)>,
     pause: Duration,
     resume_at: Duration,
 }
@@ -110,10 +128,17 @@ enum Stage {
 
 /// The batch under way.
 struct Batch {
+    /// Of the transaction under way: all that have no outcome yet, or one of a batch that was cut.
     epochs: Vec<SealedEpoch>,
+    /// Each of them comes in a transaction of its own, after that.
+    apart: VecDeque<SealedEpoch>,
+    committed: Vec<CommittedEpoch>,
+    refused: Vec<RefusedEpoch>,
     since: Duration,
-    /// A transaction with it may have been committed.
+    /// A transaction with `epochs` may have been committed.
     in_doubt: bool,
+    /// Why the last transaction with `epochs` was refused.
+    refusal: Option<String>,
 }
 
 /// Where a committer lives: what is the same for slot and committer.
@@ -135,6 +160,8 @@ impl Committer {
     pub fn new(parts: CommitterParts) -> Committer {
         let transactional_id = parts.slot.transactional_id(&parts.membership.job);
         let CommitterParts { log, topics, membership, slot, progress, clock, shared, sealed, news, wakeup, slot_wakeup } = parts;
+        // There from the start on: that none was aborted can be told from nobody having counted.
+        metrics::counter!("streamshield_transactions_aborted_total").increment(0);
         Committer {
             log,
             membership,
@@ -151,6 +178,7 @@ impl Committer {
             stage: Stage::NoProducer,
             batch: None,
             changelog_ends: BTreeMap::new(),
+            given_up: BTreeMap::new(),
             pause: RETRY_PAUSE_MIN,
             resume_at: Duration::ZERO,
         }
@@ -199,6 +227,10 @@ impl Committer {
             }
             _ => Stage::Ready { writer },
         };
+        if self.batch.is_none() {
+            // Nothing is to be committed that would show it.
+            self.progress.resume(Waiting::Commit(self.slot.slot));
+        }
         Ok(true)
     }
 
@@ -221,15 +253,21 @@ impl Committer {
         let all = batch.epochs.len();
         assert!(committed == 0 || committed == all, "E-3: a transaction is torn: {committed} of {all} epochs are in the log");
         batch.in_doubt = false;
-        self.stage = if committed > 0 { Stage::Publishing { writer } } else { Stage::Ready { writer } };
+        self.stage = if committed > 0 {
+            batch.refusal = None;
+            Stage::Publishing { writer }
+        } else {
+            metrics::counter!("streamshield_transactions_aborted_total").increment(1);
+            Stage::Ready { writer }
+        };
         Ok(true)
     }
 
-    /// One transaction with the next batch.
+    /// One transaction with the next batch, or with the next part of one that was cut.
     fn attempt(&mut self, mut writer: Box<dyn TransactionalWriter>) -> Result<bool, Trouble> {
         if self.batch.is_none() {
             match self.sealed.try_recv() {
-                Ok(epochs) => self.batch = Some(Batch { epochs, since: self.clock.steady(), in_doubt: false }),
+                Ok(epochs) => self.batch = Some(self.begin_batch(epochs)),
                 Err(TryRecvError::Empty) => {
                     self.stage = Stage::Ready { writer };
                     return Ok(false);
@@ -241,21 +279,25 @@ impl Committer {
             }
         }
         let began = self.clock.steady();
+        self.cut();
         self.note_ends()?;
         let noted = self.clock.steady();
+        self.prepare()?;
         let batch = self.batch.as_mut().expect("taken above");
-        for epoch in &mut batch.epochs {
-            if let Some(SinkContent::External(content)) = &mut epoch.sink {
-                content.prepare(epoch.record.incarnation).map_err(|error| match error.retry {
-                    true => Trouble::Away(error.message),
-                    false => Trouble::failed(format!("a sink refuses to prepare an epoch: {}", error.message), None),
-                })?;
-            }
+        if batch.epochs.is_empty() {
+            self.stage = Stage::Ready { writer };
+            self.go_on();
+            return Ok(true);
         }
         fail_point!("engine::before_begin");
         writer.begin()?;
         if let Err(error) = send_all(writer.as_mut(), &batch.epochs) {
             writer.abort();
+            metrics::counter!("streamshield_transactions_aborted_total").increment(1);
+            if error.kind == LogErrorKind::Invalid {
+                self.refused(error.message);
+                return Ok(true);
+            }
             return Err(error.into());
         }
         fail_point!("engine::after_produce");
@@ -281,12 +323,89 @@ impl Committer {
             }
             CommitOutcome::Aborted(why) => Err(Trouble::Away(format!("a transaction was aborted: {why}"))),
             CommitOutcome::Refused(why) => {
-                let hint = "mend what its topic takes (max.message.bytes, message.timestamp.*.max.ms) or this machine's clock, and start \
-                            the job again: it goes on from what is committed";
-                Err(Trouble::failed(format!("an epoch can't be written: {why}"), Some(hint.into())))
+                self.refused(why);
+                Ok(true)
             }
             CommitOutcome::Fenced(why) => Err(Trouble::Away(format!("the producer was fenced: {why}"))),
         }
+    }
+
+    /// A new batch, without what continues epochs that were given up: it was sealed before the slot heard of that.
+    fn begin_batch(&self, sealed: Vec<SealedEpoch>) -> Batch {
+        let (mut epochs, mut refused) = (Vec::with_capacity(sealed.len()), Vec::new());
+        for epoch in sealed {
+            match self.given_up.get(&epoch.record.region) {
+                Some((assignment, reason)) if *assignment == epoch.assignment => refused.push(refusal_of(&epoch, reason.clone())),
+                _ => epochs.push(epoch),
+            }
+        }
+        let since = self.clock.steady();
+        Batch { epochs, apart: VecDeque::new(), committed: Vec::new(), refused, since, in_doubt: false, refusal: None }
+    }
+
+    /// The transaction was refused for what it holds. No EndTxn for a commit was sent; the next producer's start ends what its abort did not.
+    fn refused(&mut self, why: String) {
+        let batch = self.batch.as_mut().expect("a batch is under way");
+        if batch.epochs.len() > 1 {
+            let epochs = batch.epochs.len();
+            tracing::warn!(slot = %self.slot, epochs, reason = why, "the log refuses a transaction; each of its epochs is tried alone");
+        }
+        batch.refusal = Some(why);
+        self.stage = Stage::NoProducer;
+        // That is an answer.
+        self.progress.resume(Waiting::Commit(self.slot.slot));
+    }
+
+    /// After a refusal, whose transaction is known to be aborted by now.
+    fn cut(&mut self) {
+        let batch = self.batch.as_mut().expect("a batch is under way");
+        let Some(why) = batch.refusal.take() else { return };
+        if batch.epochs.len() > 1 {
+            batch.apart.extend(batch.epochs.drain(1..));
+            return;
+        }
+        let hint = "mend what its topic takes (max.message.bytes, message.timestamp.*.max.ms, cleanup.policy) or this machine's clock";
+        self.give_up(0, format!("an epoch can't be written: {why}; {hint}"));
+    }
+
+    /// Sinks outside of the log get ready. A region whose sink never will be is given up; nothing of its epoch was sent.
+    fn prepare(&mut self) -> Result<(), Trouble> {
+        let batch = self.batch.as_mut().expect("a batch is under way");
+        let mut refused = Vec::new();
+        for (at, epoch) in batch.epochs.iter_mut().enumerate() {
+            let Some(SinkContent::External(content)) = &mut epoch.sink else { continue };
+            match content.prepare(epoch.record.incarnation) {
+                Ok(()) => {}
+                Err(error) if error.retry => return Err(Trouble::Away(error.message)),
+                Err(error) => refused.push((at, error.message)),
+            }
+        }
+        for (at, message) in refused.into_iter().rev() {
+            self.give_up(at, format!("a sink refuses to prepare an epoch: {message}"));
+        }
+        Ok(())
+    }
+
+    /// An epoch will never be in the log, so nothing that its region has sealed behind it may be (E-1).
+    fn give_up(&mut self, at: usize, reason: String) {
+        let batch = self.batch.as_mut().expect("a batch is under way");
+        let epoch = batch.epochs.remove(at);
+        self.given_up.insert(epoch.record.region, (epoch.assignment, reason.clone()));
+        batch.refused.push(refusal_of(&epoch, reason));
+    }
+
+    /// The next part of a batch that was cut; after the last one the engine hears of all.
+    fn go_on(&mut self) {
+        let Some(mut batch) = self.batch.take() else { return };
+        batch.epochs.extend(batch.apart.pop_front());
+        if !batch.epochs.is_empty() {
+            self.batch = Some(batch);
+            return;
+        }
+        let spent = self.clock.steady().saturating_sub(batch.since);
+        metrics::histogram!("streamshield_commit_duration_seconds").record(spent.as_secs_f64());
+        let Batch { committed, refused, .. } = batch;
+        self.tell(CommitNews::Settled { committed, refused });
     }
 
     /// Where the changelogs end before a flush is written, and now and then: the records of the batch lie at or behind that. Of a region that has
@@ -329,17 +448,14 @@ impl Committer {
                 return Ok(false);
             }
         }
-        if let Some(away) = self.progress.resume() {
-            tracing::info!(seconds = away.as_secs_f64(), "the log answers again, the job goes on; nothing was lost");
-        }
-        let batch = self.batch.take().expect("there until here");
-        let spent = self.clock.steady().saturating_sub(batch.since);
-        metrics::histogram!("streamshield_commit_duration_seconds").record(spent.as_secs_f64());
+        self.progress.resume(Waiting::Commit(self.slot.slot));
+        let epochs = std::mem::take(&mut batch.epochs);
         fail_point!("engine::after_commit");
-        let committed = batch.epochs.into_iter().map(|epoch| self.count(epoch)).collect();
+        let committed: Vec<_> = epochs.into_iter().map(|epoch| self.count(epoch)).collect();
+        self.batch.as_mut().expect("there until here").committed.extend(committed);
         self.pause = RETRY_PAUSE_MIN;
         self.stage = Stage::Ready { writer };
-        self.tell(CommitNews::Committed(committed));
+        self.go_on();
         Ok(true)
     }
 
@@ -363,10 +479,8 @@ impl Committer {
     }
 
     /// The log is away, or the outcome is open: drop the producer (which also ends its connection before the next one fences it) and try again.
-    fn away(&mut self, why: &str) {
-        if self.progress.pause() {
-            tracing::warn!(reason = why, "the log does not take a commit; the job pauses with all its state and tries again");
-        }
+    fn away(&mut self, why: &str, since: Duration) {
+        self.progress.pause(Waiting::Commit(self.slot.slot), why, self.clock.steady().saturating_sub(since));
         tracing::debug!(why, "the log does not answer yet");
         self.rest();
     }
@@ -386,7 +500,7 @@ impl Actor for Committer {
             Ok(false) if matches!(self.stage, Stage::Ended) => Turn::Ended(JobOutcome::Stopped),
             Ok(false) => Turn::Idle(if matches!(self.stage, Stage::Resolving { .. }) { RETRY_PAUSE_MIN / 4 } else { IDLE }),
             Err(Trouble::Away(why)) => {
-                self.away(&why);
+                self.away(&why, now);
                 Turn::Again
             }
             Err(Trouble::Ended(outcome)) => {
@@ -396,6 +510,10 @@ impl Actor for Committer {
             }
         }
     }
+}
+
+fn refusal_of(epoch: &SealedEpoch, reason: String) -> RefusedEpoch {
+    RefusedEpoch { region: epoch.record.region, assignment: epoch.assignment, epoch: epoch.epoch(), reason }
 }
 
 /// Whether this epoch is in the log, whose last record is `last`.

@@ -47,6 +47,8 @@ pub struct ExchangeContent {
 /// Everything that one region commits in one epoch.
 pub struct SealedEpoch {
     pub record: EpochRecord,
+    /// Under which its region is with the slot.
+    pub assignment: Offset,
     pub changelog: TopicPartition,
     /// Its record will lie in the changelog at or behind this.
     pub changelog_from: Offset,

@@ -11,6 +11,9 @@
 //! | `engine::before_commit` | right before the commit is asked for |
 //! | `engine::after_commit` | committed, but nobody here knows yet |
 //! | `state::apply_flush` | with a flush under way to the local store |
+//! | `state::after_flush` | with a flush in the local store that nobody here knows of yet |
+//! | `state::apply_delta` | a standby (Tier 2), with an owner's delta under way to its store |
+//! | `state::after_delta` | a standby, with a delta in its store that it does not know of yet |
 //!
 //! `STREAMSHIELD_FAIL_AT=engine::step:500` lets one part of the process fail instead, at that passing:
 //!
@@ -27,8 +30,16 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use streamshield_core::ids::{RegionId, StageId};
 
 pub const VARIABLE: &str = "STREAMSHIELD_CRASH_AT";
-pub const POINTS: [&str; 5] =
-    ["engine::before_begin", "engine::after_produce", "engine::before_commit", "engine::after_commit", "state::apply_flush"];
+pub const POINTS: [&str; 8] = [
+    "engine::before_begin",
+    "engine::after_produce",
+    "engine::before_commit",
+    "engine::after_commit",
+    "state::apply_flush",
+    "state::after_flush",
+    "state::apply_delta",
+    "state::after_delta",
+];
 
 pub const FAIL_VARIABLE: &str = "STREAMSHIELD_FAIL_AT";
 /// Points of parts that fail, and how: how often in a row, and the action in the words of the crate `fail`.
@@ -139,6 +150,13 @@ mod tests {
         let region = |partition| RegionId { stage: StageId(7), partition };
         pass_step_of(region(0));
         assert!(std::panic::catch_unwind(|| pass_step_of(region(1))).is_err());
+    }
+
+    #[test]
+    fn what_is_written_to_the_local_store_has_points_before_and_after_it() {
+        for point in ["state::after_flush", "state::apply_delta", "state::after_delta"] {
+            arm(&format!("{point}:1"), || ()).unwrap_or_else(|error| panic!("{error}"));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@
 use crate::changelog::{Item, item};
 use crate::exchange::frame::Frame;
 use crate::operators::{ChainOutput, EpochContext};
-use crate::region::{Input, Region, RegionError, epoch_context};
+use crate::region::{Failure, Input, Region, RegionError, epoch_context};
 use std::collections::VecDeque;
 use std::time::Duration;
 use streamshield_core::epoch::{DeltaHead, EpochRecord, Step};
@@ -46,7 +46,9 @@ pub enum FollowError {
     Diverged { epoch: Epoch, message: String },
     /// This state is of no use (too old for the log, a failing disk): rebuild it.
     Unusable(String),
-    /// Nothing helps but people: another plan's epochs, a foreign or damaged changelog.
+    /// Nothing helps this region but people, here or anywhere: a foreign or damaged changelog. The other regions go on.
+    Stopped(Failure),
+    /// Nothing helps this worker but people: another plan's epochs, what lies here is of other topics.
     Refused { message: String, hint: String },
 }
 
@@ -227,7 +229,7 @@ impl Follower {
                             foreign = Some(error);
                         }
                     }
-                    Err(error) => foreign = Some(refused(error)),
+                    Err(error) => foreign = Some(not_ours(error)),
                 }
             }
         });
@@ -483,9 +485,9 @@ fn adopt(region: &mut Region, record: &EpochRecord) {
     }
 }
 
-fn refused(error: LogError) -> FollowError {
-    let hint = "the changelog topic was changed by somebody else; the job does not guess".to_string();
-    FollowError::Refused { message: error.message, hint }
+fn not_ours(error: LogError) -> FollowError {
+    let reason = format!("{}: the changelog topic was changed by somebody else; the job does not guess", error.message);
+    FollowError::Stopped(Failure { reason, retry: false })
 }
 
 impl From<LogError> for FollowError {
@@ -494,7 +496,7 @@ impl From<LogError> for FollowError {
             // The job's topics were there when it started: a client that does not know of one has old or half-fetched metadata, as on a busy broker.
             LogErrorKind::Retry | LogErrorKind::Fenced | LogErrorKind::Missing => FollowError::Retry(error.message),
             LogErrorKind::OutOfRange => FollowError::Unusable(error.message),
-            _ => refused(error),
+            LogErrorKind::Invalid | LogErrorKind::Fatal => FollowError::Stopped(Failure { reason: error.message, retry: false }),
         }
     }
 }

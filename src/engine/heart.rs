@@ -2,10 +2,12 @@
 //!
 //! It carries the offset up to which this worker has read the control log and its digest of the state there: a worker that contradicts the
 //! majority ends itself (C-1). It stops when a slot makes no more progress while the broker answers: a worker that is alive but stuck
-//! would hold its regions for ever. A worker that is asked to leave says here that it drains.
+//! would hold its regions for ever. A worker that is asked to leave says here that it drains. A beat without an answer tells that the log is away,
+//! also in a job that has nothing to commit.
 
 use crate::clock::Clock;
 use crate::membership::Membership;
+use crate::progress::{Progress, Waiting};
 use crate::runtime::{EngineError, JobOutcome, Shared, gone};
 use crate::turn::{Actor, Turn};
 use std::sync::Arc;
@@ -20,6 +22,7 @@ pub struct Heart {
     pub membership: Arc<Membership>,
     pub clock: Arc<dyn Clock>,
     pub shared: Arc<Shared>,
+    pub progress: Arc<Progress>,
     pub interval: Duration,
     pub next: Duration,
     /// Said that it is about to leave.
@@ -60,10 +63,14 @@ impl Actor for Heart {
                 "the worker gives its regions to others; its stack traces would tell why",
             );
         }
-        if let Some(at) = applied
-            && let Err(error) = self.membership.append(&ControlRecord::Heartbeat { incarnation, at, digest })
-        {
-            tracing::debug!(%error, "a heartbeat was not written");
+        if let Some(at) = applied {
+            match self.membership.append(&ControlRecord::Heartbeat { incarnation, at, digest }) {
+                Ok(_) => self.progress.resume(Waiting::Heartbeat),
+                Err(error) => {
+                    tracing::debug!(%error, "a heartbeat was not written");
+                    self.progress.pause(Waiting::Heartbeat, &error.message, self.clock.steady().saturating_sub(now));
+                }
+            }
         }
         Turn::Again
     }

@@ -23,6 +23,8 @@ mod changelog;
 mod checkpointer;
 pub mod clock;
 mod commit;
+#[cfg(test)]
+mod commit_test;
 pub mod config;
 mod content;
 pub mod crash_points;

@@ -10,10 +10,12 @@
 //! ```
 //! It wants what the control log's view says: the regions that its slot owns and does not hold yet, and those that it follows. The
 //! order is that of architecture §6: nothing is read as "the end" before everybody who could still write has been fenced, which is what
-//! `fences_open` says.
+//! `fences_open` says; and who wrote the last epoch and is unknown to the control log, which was lost then, is fenced here.
 //!
 //! On failure: a region that can't be brought up is tried again after a pause; an owned one that fails again and again is given back to the control log with the
-//! reason, which gives it to another worker or quarantines it. A follower that diverged is rebuilt and not ready until then (E-4).
+//! reason, which gives it to another worker or quarantines it. A follower that diverged is rebuilt and not ready until then (E-4). Where another try
+//! would end in the same way (a damaged changelog), an owned region is given back at once, and a followed one is left alone; what is wrong with all
+//! regions (another plan, other topics) ends the worker.
 
 mod opening;
 
@@ -21,22 +23,22 @@ use crate::changelog::{STABLE_TIME_MAX, check_stable};
 use crate::follower::{FollowError, Follower};
 use crate::membership::Membership;
 use crate::progress::Progress;
-use crate::region::{Region, RegionSettings};
+use crate::region::{Failure, Region, RegionSettings};
 use crate::runtime::{EngineError, Job, JobOutcome, Shared, gone};
 use crate::takeover::Takeovers;
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use streamshield_core::cluster::{ControlRecord, Genesis, SlotId, Tier, Why};
+use streamshield_core::cluster::{Cluster, ControlRecord, Genesis, SlotId, Standing, Tier, Why};
 use streamshield_core::epoch::EpochRecord;
-use streamshield_core::ids::{Incarnation, Offset, RegionId};
+use streamshield_core::ids::{Epoch, Incarnation, Offset, RegionId};
 use streamshield_core::mutants;
 use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointStore, Restored};
-use streamshield_core::ports::log::{Isolation, Log, LogErrorKind, LogReader, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, LogReader, TopicPartition, Wakeup};
 use streamshield_core::ports::state::StateBackend;
 
 /// Followers that have nothing to do are looked at this often; new records in their changelogs wake the nursery.
@@ -45,6 +47,8 @@ const IDLE: Duration = Duration::from_millis(50);
 const WAITING: Duration = Duration::from_millis(3);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// When a follower goes on that can't: when the region is to be owned here.
+const RESTS: Duration = Duration::MAX;
 /// How long a take-over may keep new followers from being begun: one whose region has no input never commits.
 const FOLLOWERS_DEFERRED_MAX: Duration = Duration::from_secs(2);
 /// Tries of bringing an owned region up before it is given back.
@@ -103,6 +107,8 @@ pub struct Charges {
     is_spread: bool,
     /// Restores so far: each has a folder of its own.
     restores: u64,
+    /// Writers that the control log did not know; at most one per region (M-1).
+    fenced: BTreeSet<SlotId>,
     replica_offsets_sent: Duration,
 }
 
@@ -123,7 +129,11 @@ struct Task {
     restored: Option<EpochRecord>,
     /// The assignment that was given back, and why. The record may be in the log from the first try on, whatever was answered, and then the
     /// region is another's without any fence: under this assignment it never goes to the slot (O-1).
-    given_back: Option<(Offset, String)>,
+    given_back: Option<(Offset, Failure)>,
+    /// A writer that the control log did not know, and the record whose reading back shows whether it knows it by now.
+    looked_up: Option<(SlotId, Offset)>,
+    /// That writer, fenced before the end was asked for.
+    fenced: Option<SlotId>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -292,6 +302,9 @@ impl Nursery {
             let task = self.charges.tasks.entry(*id).or_insert_with(|| Task::new(*role));
             task.role = *role;
             if let Role::Owner { fences_open, assignment } = role {
+                if task.resume_at == RESTS {
+                    task.resume_at = now;
+                }
                 let (cause, previous) = self.membership.view(|cluster| cause_of(cluster, *id));
                 let silent_ms = previous.map_or(0, |previous| self.membership.silence_before(previous));
                 self.takeovers.began(*id, *assignment, cause, silent_ms, now);
@@ -330,11 +343,11 @@ impl Nursery {
             self.charges.tasks.insert(id, task);
             return Ok(Tended::Quiet);
         }
-        if let (Role::Owner { assignment, .. }, Some((given_back, reason))) = (task.role, &task.given_back)
+        if let (Role::Owner { assignment, .. }, Some((given_back, failure))) = (task.role, &task.given_back)
             && assignment == *given_back
         {
             // Until it is read that the region has another owner, or this one anew.
-            self.give_back(id, assignment, reason);
+            self.give_back(id, assignment, failure);
             task.resume_at = now + RETRY_PAUSE_MAX;
             self.charges.tasks.insert(id, task);
             return Ok(Tended::Quiet);
@@ -374,7 +387,7 @@ impl Nursery {
         Ok(Some((Phase::Following(follower), tended)))
     }
 
-    fn say_ready(&self, region: RegionId, task: &mut Task, epoch: streamshield_core::ids::Epoch) {
+    fn say_ready(&self, region: RegionId, task: &mut Task, epoch: Epoch) {
         if task.ready_told.is_some_and(|offset| !self.membership.has_read(offset)) {
             return;
         }
@@ -382,6 +395,7 @@ impl Nursery {
         if let Ok(offset) = self.membership.append(&ready) {
             task.ready_told = Some(offset);
             task.tries = 0;
+            self.progress.ready(region);
         }
     }
 
@@ -400,6 +414,7 @@ impl Nursery {
             true => Ok(asked.iter().map(|(_, _, read)| *read).collect()),
             false => self.log.ends(&partitions, Isolation::ReadUncommitted),
         };
+        let is_passing = |error: &LogError| matches!(error.kind, LogErrorKind::Retry | LogErrorKind::Missing);
         match ends {
             Ok(ends) => {
                 for ((id, ..), high) in asked.iter().zip(ends) {
@@ -409,13 +424,17 @@ impl Nursery {
                 }
             }
             // What has been followed so far is kept.
-            Err(error) if matches!(error.kind, LogErrorKind::Retry | LogErrorKind::Missing) => {
+            Err(error) if is_passing(&error) => {
                 tracing::debug!(%error, "where changelogs end is not known yet");
             }
-            Err(error) => {
-                for (id, ..) in asked {
-                    if let Some(task) = self.charges.tasks.remove(&id) {
-                        self.failed(id, task, error.clone().into())?;
+            // Of one of them, perhaps: the others ask again without it.
+            Err(_) => {
+                for (id, partition, _) in asked {
+                    if let Err(error) = self.log.ends(&[partition], Isolation::ReadUncommitted)
+                        && !is_passing(&error)
+                        && let Some(task) = self.charges.tasks.remove(&id)
+                    {
+                        self.failed(id, task, error.into())?;
                     }
                 }
             }
@@ -437,9 +456,15 @@ impl Nursery {
         let Role::Owner { assignment, .. } = task.role else { return Ok(Some((Phase::Following(follower), Tended::Moved))) };
         let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), now)?;
         self.progress.followed(id, follower.region.epoch.0, follower.epochs_behind());
+        let is_at_end = follower.is_caught_up() || end.is_some_and(|end| follower.has_applied(end));
+        if let Some(writer) = self.unknown_writer(&follower).filter(|writer| is_at_end && task.fenced != Some(*writer)) {
+            // It may have written more, or hold a transaction open: where the changelog ends is asked after the fence.
+            let (end, since) = if self.fence_unknown(task, writer)? { (None, now) } else { (end, since) };
+            return Ok(Some((Phase::Finishing { follower, end, since }, Tended::Waits)));
+        }
         let Some(end_offset) = end.filter(|end| follower.has_applied(*end) || mutants::is_on("emit-before-catch-up")) else {
             if let Some(end) = end.filter(|_| now.saturating_sub(since) > STABLE_TIME_MAX) {
-                check_stable(self.log.as_ref(), &follower.region.changelog, end)?;
+                check_stable(self.log.as_ref(), &follower.region.changelog, end).map_err(held_open)?;
                 since = now;
             }
             let tended = if moved { Tended::Moved } else { Tended::Waits };
@@ -475,10 +500,40 @@ impl Nursery {
         Ok(None)
     }
 
+    /// Of the last epoch in the changelog; None, as in ordinary life: the control log knows its worker, so it also knows whether it has to be fenced.
+    fn unknown_writer(&self, follower: &Follower) -> Option<SlotId> {
+        // An epoch from a checkpoint lies in another changelog than this empty one.
+        let last = follower.last.as_ref().filter(|_| follower.read_up_to() > 0)?;
+        self.membership.view(|cluster| unknown_writer(cluster, &self.membership.job, last))
+    }
+
+    /// Fences a writer that the control log does not know: not before that was looked up behind its epoch, since this worker may be late, and the
+    /// writer one that has joined and taken the region over. True: it is fenced.
+    fn fence_unknown(&mut self, task: &mut Task, writer: SlotId) -> Result<bool, FollowError> {
+        if !self.charges.fenced.contains(&writer) {
+            let Some((_, offset)) = task.looked_up.filter(|(of, _)| *of == writer) else {
+                let SlotId { incarnation, slot } = self.slot;
+                task.looked_up = self.membership.append(&ControlRecord::Confirm { incarnation, slot }).ok().map(|offset| (writer, offset));
+                return Ok(false);
+            };
+            let is_unknown = || self.membership.view(|cluster| cluster.standing(writer.incarnation)) == Standing::Unknown;
+            if !self.membership.has_read(offset) || !is_unknown() {
+                return Ok(false);
+            }
+            tracing::warn!(slot = %writer, "the control log does not know who wrote the last epoch: was it lost? Its producer is fenced");
+            self.log.fence(&writer.transactional_id(&self.membership.job))?;
+            self.charges.fenced.insert(writer);
+        }
+        task.fenced = Some(writer);
+        Ok(true)
+    }
+
     /// Sorts a failure out: again, anew, or over to somebody else.
     fn failed(&mut self, id: RegionId, mut task: Task, error: FollowError) -> Result<Tended, JobOutcome> {
         let now = self.now();
         self.stop_reading(id);
+        // Its state is closed before anybody may open it.
+        task.phase = Phase::Opening;
         let message = match error {
             FollowError::Waits(message) => {
                 tracing::warn!(region = %id, message, "the region waits for what it needs to begin");
@@ -487,6 +542,7 @@ impl Nursery {
                 return Ok(Tended::Quiet);
             }
             FollowError::Refused { message, hint } => return Err(JobOutcome::Failed(EngineError { message, hint: Some(hint) })),
+            FollowError::Stopped(failure) => return Ok(self.stopped(id, task, failure)),
             FollowError::Retry(message) => message,
             FollowError::Diverged { epoch, message } => {
                 metrics::counter!("streamshield_followers_diverged_total").increment(1);
@@ -511,18 +567,44 @@ impl Nursery {
         if let Role::Owner { assignment, .. } = task.role
             && task.tries > TRIES_MAX
         {
-            self.give_back(id, assignment, &message);
-            task.given_back = Some((assignment, message));
+            let failure = Failure { reason: message, retry: true };
+            self.give_back(id, assignment, &failure);
+            task.given_back = Some((assignment, failure));
             task.tries = 0;
         }
         self.charges.tasks.insert(id, task);
         Ok(Tended::Quiet)
     }
 
+    /// More tries here would end in the same way. A region that is only followed works all the same: its owner does not read what is wrong.
+    fn stopped(&mut self, id: RegionId, mut task: Task, failure: Failure) -> Tended {
+        let incarnation = self.slot.incarnation;
+        task.ready_told = None;
+        if let Role::Owner { assignment, .. } = task.role {
+            let (reason, retry) = (&failure.reason, failure.retry);
+            tracing::error!(region = %id, reason, retry, "the region can't be brought up; it is given back");
+            metrics::counter!("streamshield_regions_stopped_total").increment(1);
+            if !retry {
+                // Or nothing would be left of it here by the time that its quarantine is read.
+                self.progress.region(id, |entry| entry.stopped = Some(reason.clone()));
+            }
+            self.give_back(id, assignment, &failure);
+            task.resume_at = self.now() + RETRY_PAUSE_MAX;
+            task.given_back = Some((assignment, failure));
+        } else {
+            tracing::error!(region = %id, reason = failure.reason, "the region can't be followed, and whoever takes it over will find the same");
+            let _ = self.membership.append(&ControlRecord::NotReady { incarnation, region: id, epoch: Epoch(0) });
+            task.resume_at = RESTS;
+        }
+        self.charges.tasks.insert(id, task);
+        Tended::Quiet
+    }
+
     /// Gives an owned region back to the control log. A repeated record is a no-op.
-    fn give_back(&self, region: RegionId, assignment: Offset, reason: &str) {
-        let (incarnation, epoch) = (self.slot.incarnation, streamshield_core::ids::Epoch(0));
-        let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason: reason.to_string(), retry: true };
+    fn give_back(&self, region: RegionId, assignment: Offset, failure: &Failure) {
+        let (incarnation, epoch) = (self.slot.incarnation, Epoch(0));
+        let Failure { reason, retry } = failure.clone();
+        let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry };
         if let Err(error) = self.membership.append(&record) {
             tracing::debug!(%region, %error, "could not give the region back yet");
         }
@@ -573,12 +655,31 @@ impl Task {
             store_is_away: false,
             restored: None,
             given_back: None,
+            looked_up: None,
+            fenced: None,
         }
     }
 }
 
+/// A transaction of somebody whom nobody fenced is open. It may end: the next owner waits for it anew, as often as a region may fail.
+fn held_open(error: LogError) -> FollowError {
+    match error.kind {
+        LogErrorKind::Fatal => FollowError::Stopped(Failure { reason: error.message, retry: true }),
+        _ => error.into(),
+    }
+}
+
+/// Who wrote this epoch, if the worker has never joined by this control log: then `must_fence` does not know it either. Whoever has joined needs no
+/// fence here: it is fenced, or has released the region and works on others with the same producer.
+fn unknown_writer(cluster: &Cluster, job: &str, last: &EpochRecord) -> Option<SlotId> {
+    // Of a job of another name, which this one began from, nobody is fenced.
+    let slot = last.transactional_id.strip_prefix(&format!("{job}-{}-", last.incarnation.0))?.parse().ok()?;
+    let is_unknown = cluster.standing(last.incarnation) == Standing::Unknown;
+    is_unknown.then_some(SlotId { incarnation: last.incarnation, slot })
+}
+
 /// What the view wants of a slot's nursery.
-fn wanted(cluster: &streamshield_core::cluster::Cluster, slot: SlotId) -> BTreeMap<RegionId, Role> {
+fn wanted(cluster: &Cluster, slot: SlotId) -> BTreeMap<RegionId, Role> {
     let is_ready = |id: RegionId| {
         cluster.region(id).is_some_and(|region| {
             let follows = region.followers.iter().any(|follower| follower.slot == slot && follower.ready);
@@ -596,7 +697,7 @@ fn wanted(cluster: &streamshield_core::cluster::Cluster, slot: SlotId) -> BTreeM
 }
 
 /// Why the region has a new owner, and who had it before.
-fn cause_of(cluster: &streamshield_core::cluster::Cluster, id: RegionId) -> (&'static str, Option<Incarnation>) {
+fn cause_of(cluster: &Cluster, id: RegionId) -> (&'static str, Option<Incarnation>) {
     let Some(takeover) = cluster.takeovers().filter(|takeover| takeover.region == id).last() else { return ("assigned", None) };
     let cause = match takeover.why {
         Why::Expired => "expired",
@@ -607,3 +708,6 @@ fn cause_of(cluster: &streamshield_core::cluster::Cluster, id: RegionId) -> (&'s
     };
     (cause, Some(takeover.from.incarnation))
 }
+
+#[cfg(test)]
+mod nursery_test;

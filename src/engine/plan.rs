@@ -15,7 +15,7 @@
 //! | `__watermark` | Int64 | after a scan with [`SourceScan::watermark`] | the split's own running watermark in ms *before* this row; `i64::MIN` at first |
 //! | `__late` | Boolean | after `AssignWindows`, in partials | this row's window was already closed by the split's own watermark |
 //! | `__late_row` | Utf8, nullable | in partials, when late rows go to a topic | the row as JSON, only where `__late` |
-//! | `__rows` | Int64 | in partials | source rows folded into this partial |
+//! | `__rows` | Int64 | in partials, and in copies of a row | source rows folded into this partial; 0 in all copies but one |
 //! | `__now` | Timestamp(ms, "UTC") | appended to the input of an operator that asks for it | the epoch's clock |
 //! | `__seed` | UInt64 | appended to the input of an operator that asks for it | differs per row, the same in every replay: feeds RAND() and UUID() |
 //!

@@ -5,7 +5,6 @@ use crate::runtime::{CheckpointStatus, JobStatus, RegionStatus};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 use streamshield_core::cluster::Tier;
 use streamshield_core::ids::{Offset, RegionId};
@@ -35,6 +34,22 @@ pub struct EpochCounts {
     pub is_sink: bool,
 }
 
+/// Who finds that the log does not answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Waiting {
+    /// The committer of this slot.
+    Commit(u32),
+    /// Also of a job that has nothing to commit.
+    Heartbeat,
+}
+
+/// The log is away for as long as anybody waits for it.
+#[derive(Default)]
+struct Pause {
+    since_ms: i64,
+    waiting: BTreeSet<Waiting>,
+}
+
 /// Shared by all threads of a job.
 pub struct Progress {
     /// Names of the stages.
@@ -43,7 +58,7 @@ pub struct Progress {
     clock: Arc<dyn Clock>,
     status: Mutex<JobStatus>,
     latencies: Mutex<VecDeque<(i64, f64)>>,
-    paused_since_ms: AtomicI64,
+    pause: Mutex<Pause>,
     inputs: Mutex<BTreeMap<RegionId, InputPosition>>,
 }
 
@@ -70,7 +85,7 @@ impl Progress {
             clock,
             status: Mutex::default(),
             latencies: Mutex::default(),
-            paused_since_ms: AtomicI64::new(0),
+            pause: Mutex::default(),
             inputs: Mutex::default(),
         }
     }
@@ -99,6 +114,7 @@ impl Progress {
             entry.watermark_ms = (watermark != Watermark::MIN && watermark != Watermark::MAX).then_some(watermark.0);
             entry.finished = finished;
             entry.stopped = None;
+            entry.diverged_at = None;
         });
     }
 
@@ -128,6 +144,11 @@ impl Progress {
 
     pub fn diverged(&self, region: RegionId, epoch: u64) {
         self.region(region, |entry| entry.diverged_at = Some(epoch));
+    }
+
+    /// A follower has caught up: one that had diverged was rebuilt before.
+    pub fn ready(&self, region: RegionId) {
+        self.region(region, |entry| entry.diverged_at = None);
     }
 
     pub fn checkpointed(&self, region: RegionId, epoch: u64, durability: Durability, at_ms: i64) {
@@ -275,24 +296,35 @@ impl Progress {
         }
     }
 
-    /// The log is away; true at the first call of an outage.
-    pub fn pause(&self) -> bool {
-        self.paused_since_ms.compare_exchange(0, self.clock.wall_ms(), Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    /// The log has not answered for so long. Said once in an outage.
+    pub fn pause(&self, who: Waiting, reason: &str, waited: Duration) {
+        let mut pause = self.pause.lock();
+        let is_first = pause.waiting.is_empty();
+        pause.waiting.insert(who);
+        if is_first {
+            pause.since_ms = self.clock.wall_ms() - waited.as_millis() as i64;
+            let since = utc(pause.since_ms);
+            tracing::warn!(reason, since, "the log takes nothing; the job pauses with all its state and tries again");
+        }
     }
 
-    /// The log answers again; how long it was away, when it was.
-    pub fn resume(&self) -> Option<Duration> {
-        let since = self.paused_since_ms.swap(0, Ordering::SeqCst);
-        (since != 0).then(|| Duration::from_millis((self.clock.wall_ms() - since).max(0) as u64))
+    /// It has answered; the pause is over when nobody else waits.
+    pub fn resume(&self, who: Waiting) {
+        let mut pause = self.pause.lock();
+        if pause.waiting.remove(&who) && pause.waiting.is_empty() {
+            let seconds = (self.clock.wall_ms() - pause.since_ms).max(0) as f64 / 1e3;
+            tracing::info!(seconds, "the log answers again, the job goes on; nothing was lost");
+        }
     }
 
     pub fn status(&self) -> JobStatus {
         let mut status = self.status.lock().clone();
-        let since = self.paused_since_ms.load(Ordering::SeqCst);
-        if since != 0 {
-            status.paused_since_ms = Some(since);
+        let pause = self.pause.lock();
+        if !pause.waiting.is_empty() {
+            status.paused_since_ms = Some(pause.since_ms);
             status.state = "paused".into();
         }
+        drop(pause);
         let mut sorted: Vec<f64> = self.latencies.lock().iter().map(|(_, latency)| *latency).collect();
         sorted.sort_by(f64::total_cmp);
         let quantile = |q: f64| (!sorted.is_empty()).then(|| sorted[((sorted.len() - 1) as f64 * q).round() as usize]);
@@ -302,11 +334,55 @@ impl Progress {
     }
 }
 
+/// `2026-02-28 14:05:09.250 UTC`
+fn utc(ms: i64) -> String {
+    arrow_array::temporal_conversions::timestamp_ms_to_datetime(ms).map_or_else(|| format!("{ms} ms"), |time| format!("{time} UTC"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
     use streamshield_core::ids::StageId;
+
+    #[test]
+    fn a_pause_lasts_until_nobody_waits_for_the_log() {
+        let progress = Progress::new(vec!["orders".into()], Tier::ActiveStandby, Arc::new(SystemClock::default()));
+        progress.set_state("running");
+        let state = || (progress.status().state, progress.status().paused_since_ms.is_some());
+        let (running, paused) = (("running".to_string(), false), ("paused".to_string(), true));
+        progress.resume(Waiting::Heartbeat);
+        assert_eq!(state(), running);
+        progress.pause(Waiting::Heartbeat, "no acknowledgement", Duration::from_secs(10));
+        let since_ms = progress.status().paused_since_ms.expect("paused");
+        assert!(SystemClock::default().wall_ms() - since_ms >= 10_000, "since the call that was not answered");
+        progress.pause(Waiting::Commit(1), "not delivered", Duration::ZERO);
+        assert_eq!(progress.status().paused_since_ms, Some(since_ms), "it is the same outage");
+        progress.resume(Waiting::Heartbeat);
+        assert_eq!(state(), paused, "a commit still waits");
+        progress.resume(Waiting::Commit(0));
+        assert_eq!(state(), paused, "another slot's commit is not this one's");
+        progress.resume(Waiting::Commit(1));
+        assert_eq!(state(), running);
+    }
+
+    #[test]
+    fn a_time_is_told_as_people_read_it() {
+        assert_eq!(utc(1_772_287_509_250), "2026-02-28 14:05:09.250 UTC");
+    }
+
+    #[test]
+    fn a_follower_that_was_rebuilt_has_no_longer_diverged() {
+        let progress = Progress::new(vec!["orders".into()], Tier::ActiveStandby, Arc::new(SystemClock::default()));
+        let id = RegionId { stage: StageId(0), partition: 0 };
+        progress.follows(id, true);
+        progress.diverged(id, 7);
+        progress.followed(id, 8, 0);
+        let reported = || progress.report(Vec::new(), 0).followers[0].diverged;
+        assert_eq!(reported(), Some(7), "it is not ready yet");
+        progress.ready(id);
+        assert_eq!(reported(), None);
+    }
 
     #[test]
     fn a_stop_is_told_as_long_as_it_lasts() {

@@ -18,14 +18,14 @@ use crate::content::{CHANGELOG_CHUNK_BYTES, ExchangeContent, SealedEpoch};
 use crate::exchange::Partitioner;
 use crate::letters::Letters;
 use crate::operators::scan::Scan;
-use crate::operators::{Chain, ChainOutput, EpochContext, OperatorError};
+use crate::operators::{Chain, ChainOutput, EpochContext, NO_SOURCE_ROW, OperatorError};
 use crate::plan::WatermarkPlan;
 use crate::progress::EpochCounts;
 use crate::topics::EXCHANGE_ROW_BYTES_MAX;
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch};
 use arrow_schema::{DataType, SchemaRef};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::cluster::GenesisSplit;
@@ -368,6 +368,7 @@ impl Region {
         let says = UpstreamWatermark { watermark: self.output_watermark, idle: self.is_idle() };
         let mut sealed = SealedEpoch {
             record,
+            assignment: self.assignment,
             changelog: self.changelog.clone(),
             changelog_from: self.changelog_from,
             delta: delta.map(|delta| delta.bytes),
@@ -397,7 +398,7 @@ impl Region {
         !self.upstreams.is_empty() && self.upstreams.iter().all(|upstream| upstream.idle) && self.output_watermark != Watermark::MAX
     }
 
-    /// Gives a chain's output to the exchange or the sink, and what was refused to the letters.
+    /// Gives a chain's output to the exchange or the sink, and what was refused to the letters. `origin`: the record of a row given to the chain.
     pub fn route(
         &mut self,
         open: &mut OpenEpoch,
@@ -408,57 +409,55 @@ impl Region {
         for json in out.late.json {
             open.add_message(self.letters.late(json));
         }
+        // A source row is told of once, however many rows that were made of it are refused.
+        let mut told = BTreeSet::new();
         for rejected in out.rejected {
+            told.insert(rejected.row);
             let origin = origin(rejected.row);
             self.refuse(open, origin, None, &rejected.reason)?;
         }
-        for batch in out.batches {
+        for (batch, trail) in out.batches {
             if batch.num_rows() == 0 {
                 continue;
             }
             open.has_output = true;
-            self.route_batch(open, batch)?;
+            for (row, reason) in self.route_batch(open, &batch)? {
+                // Behind an exchange a row's number says nothing: it counts within its frame, and the record that it was is not there.
+                let is_source = matches!(self.input, Input::Source(_));
+                let source_row = Some(trail.source_row(row)).filter(|source_row| is_source && *source_row != NO_SOURCE_ROW);
+                if source_row.is_some_and(|source_row| !told.insert(source_row)) {
+                    continue;
+                }
+                let origin = match source_row {
+                    Some(source_row) => origin(source_row),
+                    None => None,
+                };
+                let json = if origin.is_none() { crate::letters::row_as_json(&batch, row) } else { None };
+                self.refuse(open, origin, json, &reason)?;
+            }
         }
         Ok(())
     }
 
-    fn route_batch(&mut self, open: &mut OpenEpoch, batch: RecordBatch) -> Result<(), RegionError> {
-        let batch = match self.output {
-            Output::Exchange(_) => self.without_oversized(open, batch)?,
-            Output::Sink(_) => batch,
-        };
-        let refused = match &mut self.output {
+    /// Gives a batch to the exchange or the sink. Returns the rows that it does not take, and why.
+    fn route_batch(&mut self, open: &mut OpenEpoch, batch: &RecordBatch) -> Result<Vec<(usize, String)>, RegionError> {
+        match &mut self.output {
             Output::Exchange(exchange) => {
+                let (batch, oversized) = without_oversized(batch)?;
                 // The parts are slices of what is counted here.
                 exchange.pending_bytes += batch.get_array_memory_size();
                 for (partition, rows) in exchange.partitioner.split(&batch).map_err(|error| RegionError::Stop(error.to_string()))? {
                     exchange.pending[partition as usize].push(rows);
                 }
                 open.counts.rows_out += batch.num_rows() as u64;
-                return Ok(());
+                Ok(oversized)
             }
-            Output::Sink(writer) => writer.write(&batch).map_err(|error| RegionError::Failed(error.message))?,
-        };
-        open.counts.rows_out += (batch.num_rows() - refused.len()) as u64;
-        for row in refused {
-            let json = crate::letters::row_as_json(&batch, row.row);
-            self.refuse(open, None, json, &row.reason)?;
+            Output::Sink(writer) => {
+                let refused = writer.write(batch).map_err(|error| RegionError::Failed(error.message))?;
+                open.counts.rows_out += (batch.num_rows() - refused.len()) as u64;
+                Ok(refused.into_iter().map(|refused| (refused.row, refused.reason)).collect())
+            }
         }
-        Ok(())
-    }
-
-    /// A row that no message of an exchange can hold is a bad record: once sealed, it could never be written.
-    fn without_oversized(&self, open: &mut OpenEpoch, batch: RecordBatch) -> Result<RecordBatch, RegionError> {
-        let oversized = rows_above(&batch, EXCHANGE_ROW_BYTES_MAX);
-        if oversized.is_empty() {
-            return Ok(batch);
-        }
-        for row in &oversized {
-            let reason = format!("a row has more than {EXCHANGE_ROW_BYTES_MAX} bytes on its way to the next stage");
-            self.refuse(open, None, crate::letters::row_as_json(&batch, *row), &reason)?;
-        }
-        let keep = BooleanArray::from_iter((0..batch.num_rows()).map(|row| Some(!oversized.contains(&row))));
-        arrow_select::filter::filter_record_batch(&batch, &keep).map_err(|error| RegionError::Stop(error.to_string()))
     }
 
     /// A record or row that can't be used: as the job's policy says.
@@ -485,6 +484,18 @@ impl Region {
         open.counts.bad_records += 1;
         Ok(())
     }
+}
+
+/// A row that no message of an exchange can hold is a bad record: once sealed, it could never be written. Gives the others, then those.
+fn without_oversized(batch: &RecordBatch) -> Result<(RecordBatch, Vec<(usize, String)>), RegionError> {
+    let oversized = rows_above(batch, EXCHANGE_ROW_BYTES_MAX);
+    if oversized.is_empty() {
+        return Ok((batch.clone(), Vec::new()));
+    }
+    let keep = BooleanArray::from_iter((0..batch.num_rows()).map(|row| Some(!oversized.contains(&row))));
+    let kept = arrow_select::filter::filter_record_batch(batch, &keep).map_err(|error| RegionError::Stop(error.to_string()))?;
+    let reason = format!("a row has more than {EXCHANGE_ROW_BYTES_MAX} bytes on its way to the next stage");
+    Ok((kept, oversized.into_iter().map(|row| (row, reason.clone())).collect()))
 }
 
 /// The bytes of what an array shows. Arrow's own measure counts all values of a nested array, also those that a slice does not show.

@@ -87,7 +87,7 @@ pub struct RegionStatus {
     pub role: String,
     /// Of a replica or standby: committed epochs that it has not applied yet.
     pub epochs_behind: u64,
-    /// E-4: the epoch at which this worker's state differed from the owner's; it was rebuilt.
+    /// E-4: the epoch at which this worker's state differed from the owner's, until it was rebuilt.
     pub diverged_at: Option<u64>,
     /// What the input holds beyond the committed position, and the age of the newest record that is taken while there is more.
     pub lag_records: Option<u64>,
@@ -128,6 +128,10 @@ pub fn gone(standing: &Standing) -> Option<JobOutcome> {
 
 /// How long a worker that was asked to leave goes on working until the others have what it owns.
 const HAND_OVER_TIME_MAX: Duration = Duration::from_millis(1_000);
+/// How long leaving may take in all, the closing of stores and connections included.
+const LEAVE_TIME_MAX: Duration = Duration::from_millis(1_800);
+/// How long helpers have to close what they hold once the slots have ended.
+const CLOSING_TIME: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_secs(2);
 
 /// What the actors of a worker share.
 pub struct Shared {
@@ -163,6 +167,12 @@ impl Shared {
 
     pub fn is_leaving(&self) -> bool {
         self.leaving_since_ms.load(Ordering::SeqCst) != u64::MAX
+    }
+
+    /// The steady time at which a worker that was asked to leave has left, whatever is still open.
+    pub fn leaves_by(&self) -> Option<Duration> {
+        let since_ms = self.leaving_since_ms.load(Ordering::SeqCst);
+        (since_ms != u64::MAX).then(|| Duration::from_millis(since_ms) + LEAVE_TIME_MAX)
     }
 
     /// Whether the slots have to stop now. It needs no answer from the log.
@@ -248,7 +258,8 @@ pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Resu
         });
         spawned.map_err(|error| EngineError { message: format!("no thread for an actor: {error}"), hint: None })?;
     }
-    let watch = Watch { membership: membership.clone(), shared: shared.clone(), wakeups: wakeups.clone(), slots: count };
+    let watch =
+        Watch { clock: clock.clone(), membership: membership.clone(), shared: shared.clone(), wakeups: wakeups.clone(), slots: count };
     let (watched, shown) = (ended.clone(), progress.clone());
     std::thread::spawn(move || {
         let outcome = watch.until_the_end(&outcomes);
@@ -261,6 +272,7 @@ pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Resu
 
 /// Waits for the actors of a worker; the end of one slot, or a failed helper, ends the others.
 struct Watch {
+    clock: Arc<dyn Clock>,
     membership: Arc<Membership>,
     shared: Arc<Shared>,
     wakeups: Vec<Arc<Wakeup>>,
@@ -302,11 +314,11 @@ impl Watch {
 
     /// Helpers end by themselves now; state and connections are closed when they have.
     fn await_helpers(&self, outcomes: &crossbeam_channel::Receiver<(bool, JobOutcome)>, slots_left: usize) {
-        const LONGEST: Duration = Duration::from_secs(2);
-        let deadline = Instant::now() + LONGEST;
         if slots_left > 0 {
             return;
         }
+        let left = self.shared.leaves_by().map_or(CLOSING_TIME.end, |by| by.saturating_sub(self.clock.steady()));
+        let deadline = Instant::now() + left.clamp(CLOSING_TIME.start, CLOSING_TIME.end);
         while outcomes.recv_deadline(deadline).is_ok() {}
     }
 

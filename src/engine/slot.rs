@@ -12,11 +12,12 @@
 //! ([`crate::region::OPEN_EPOCH_BYTES_MAX`]), state (the budget), fetch buffers (the reader's options).
 //!
 //! On failure: a region that errs or panics is left out, what it sealed before commits, then its failure goes to the control log, which
-//! gives it to somebody (single-task recovery). The slot and its other regions go on.
+//! gives it to somebody (single-task recovery). One whose sealed epoch is refused for good is quarantined. The slot and its other regions
+//! go on.
 
 use crate::checkpointer::{CheckpointNews, Checkpoints};
 use crate::clock::Clock;
-use crate::commit::{CommitNews, CommittedEpoch, SEALED_AHEAD_MAX};
+use crate::commit::{CommitNews, CommittedEpoch, RefusedEpoch, SEALED_AHEAD_MAX};
 use crate::content::SealedEpoch;
 use crate::follower::encode_stored;
 use crate::membership::Membership;
@@ -34,7 +35,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, SlotId};
-use streamshield_core::ids::{Offset, RegionId, StageId};
+use streamshield_core::ids::{Epoch, Offset, RegionId, StageId};
 use streamshield_core::mutants;
 use streamshield_core::ports::log::{Isolation, Log, LogError, LogReader, TopicPartition, Wakeup};
 use streamshield_core::ports::source::{SourceError, SourceReader, Split};
@@ -293,9 +294,10 @@ impl Slot {
         while let Ok(news) = self.news.try_recv() {
             match news {
                 CommitNews::Ended(outcome) => return Some(outcome),
-                CommitNews::Committed(epochs) => {
+                CommitNews::Settled { committed, refused } => {
                     self.work.in_flight -= 1;
-                    epochs.into_iter().for_each(|epoch| self.committed(epoch));
+                    committed.into_iter().for_each(|epoch| self.committed(epoch));
+                    refused.into_iter().for_each(|epoch| self.refused(epoch));
                 }
             }
         }
@@ -340,6 +342,17 @@ impl Slot {
                     tracing::warn!(partition = %exchange.partition, %error, "could not trim");
                 }
             }
+        }
+    }
+
+    /// Another try would end in the same way. What the region has sealed behind it comes here as well, unwritten.
+    fn refused(&mut self, epoch: RefusedEpoch) {
+        let RefusedEpoch { region: id, assignment, epoch, reason } = epoch;
+        let Some(region) = self.work.regions.get_mut(&id).filter(|region| region.assignment == assignment) else { return };
+        region.in_flight -= 1;
+        region.epoch = region.epoch.min(Epoch(epoch.0 - 1));
+        if region.failed.as_ref().is_none_or(|failure| failure.retry) {
+            self.fail(id, RegionError::Stop(reason));
         }
     }
 
@@ -505,10 +518,14 @@ impl Slot {
         let region = self.work.regions.get_mut(&id).expect("it is going");
         let (assignment, epoch) = (region.assignment, region.epoch);
         match region.failed.clone() {
-            // What was sealed is committed; what was not is no epoch.
+            // What was sealed is committed, or refused for good; what was not is no epoch.
             Some(Failure { reason, retry }) => {
                 // Closed before anybody may open it.
                 region.drop_state();
+                if !retry {
+                    // Or nothing would be left of it here by the time that its quarantine is read.
+                    self.progress.region(id, |entry| entry.stopped = Some(reason.clone()));
+                }
                 ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry }
             }
             None if region.leaving => ControlRecord::Released { incarnation, region: id, assignment, epoch },
@@ -522,7 +539,9 @@ impl Slot {
     }
 
     fn begin_drain(&mut self, outcome: JobOutcome) -> Turn {
-        self.work.draining = Some(Draining { deadline: self.clock.steady() + DRAIN_DEADLINE, outcome, sealed: false });
+        let longest = self.clock.steady() + DRAIN_DEADLINE;
+        let deadline = self.shared.leaves_by().map_or(longest, |by| by.min(longest));
+        self.work.draining = Some(Draining { deadline, outcome, sealed: false });
         Turn::Again
     }
 
@@ -600,7 +619,7 @@ fn owns(owned: &BTreeMap<RegionId, streamshield_core::cluster::Owned>, id: &Regi
 /// Regions are quarantined and nothing else is to come.
 fn hopeless_error(quarantined: &[(RegionId, String)]) -> EngineError {
     let reasons: Vec<String> = quarantined.iter().map(|(region, reason)| format!("{region}: {reason}")).collect();
-    let hint = "mend the input, or set `on_bad_record: dead_letter`; the job goes on from the kept offsets".to_string();
+    let hint = "mend what they name, or set `on_bad_record: dead_letter`; the job goes on from the kept offsets".to_string();
     EngineError { message: format!("regions were stopped: {}", reasons.join("; ")), hint: Some(hint) }
 }
 

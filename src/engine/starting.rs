@@ -15,7 +15,7 @@ use crate::worker::Worker;
 use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::cluster::{ControlRecord, FEATURE_LEVEL, Genesis, Joined, Settings, Standing};
-use streamshield_core::ids::{Incarnation, Offset};
+use streamshield_core::ids::{Incarnation, Offset, StageId};
 use streamshield_core::ports::log::{LogError, LogErrorKind, TopicSpec, Wakeup};
 
 /// Who has joined has made all topics before: one of the job's own that is not there any more was deleted, and with it what the job has done. Asked before
@@ -42,6 +42,36 @@ fn check_none_was_lost(environment: &Environment, specs: &[TopicSpec]) -> Result
         })?;
     }
     Ok(())
+}
+
+/// The job reads the partitions that its topics had at its first start: nothing else would tell that records in later ones are not read. Topics in other
+/// clusters than the job's own are not looked at, and a topic that can't be described is no reason not to start.
+fn warn_of_added_partitions(job: &Job, environment: &Environment, genesis: &Genesis) {
+    for (stage, (topic, _)) in &job.groups {
+        let found = match retrying(environment.clock.as_ref(), "describe a topic", || environment.log.describe_topic(topic)) {
+            Ok(found) => found.map_or(0, |found| found.partitions),
+            Err(error) => {
+                tracing::info!(topic, reason = error.message, "it is not known whether the topic has got more partitions");
+                continue;
+            }
+        };
+        let unread = unread_partitions(genesis, *stage, found);
+        metrics::gauge!("streamshield_source_partitions_unread", "topic" => topic.clone()).set(unread as f64);
+        if unread > 0 {
+            tracing::warn!(
+                topic,
+                partitions = found,
+                unread,
+                "the topic has more partitions than when the job began: they are not read; another job name begins with all"
+            );
+        }
+    }
+}
+
+/// Of `found` partitions, those that the source had not at the job's first start.
+fn unread_partitions(genesis: &Genesis, stage: StageId, found: i32) -> usize {
+    let known = genesis.splits.get(&stage.0).map_or(0, Vec::len);
+    usize::try_from(found).unwrap_or(0).saturating_sub(known)
 }
 
 /// A worker on its way into the cluster. A simulation gives it turns; [`crate::runtime::start`] waits between them.
@@ -127,6 +157,7 @@ impl Starting {
         let specs = self.job.topics(&genesis);
         if membership.view(|cluster| cluster.highest_incarnation().is_some()) {
             check_none_was_lost(&self.environment, &specs)?;
+            warn_of_added_partitions(&self.job, &self.environment, &genesis);
         }
         ensure_topics(&self.environment, &specs)?;
         let config = &self.job.config;
@@ -224,5 +255,20 @@ fn changed_plan() -> EngineError {
     EngineError {
         message: "the job's plan has changed: it computes something else than at its first start".into(),
         hint: Some("give the changed job another name, or go back to the SQL that it began with".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamshield_core::cluster::GenesisSplit;
+
+    #[test]
+    fn partitions_that_came_after_the_first_start_are_not_read() {
+        let splits: Vec<GenesisSplit> = (0..3).map(|id| GenesisSplit { id, start: 0, end: None }).collect();
+        let genesis =
+            Genesis { plan: None, splits: [(1, splits)].into(), exchange_partitions: Default::default(), stages: Default::default() };
+        let unread = |found| unread_partitions(&genesis, StageId(1), found);
+        assert_eq!((unread(5), unread(3), unread(0)), (2, 0, 0));
     }
 }

@@ -90,7 +90,15 @@ impl Worker {
         worker.help("control", reader, control_wakeup);
         let interval = Duration::from_millis(settings.heartbeat_interval_ms);
         let (heart_membership, heart_clock, next) = (membership.clone(), clock.clone(), clock.steady());
-        let heart = Heart { membership: heart_membership, clock: heart_clock, shared: shared.clone(), interval, next, farewell: false };
+        let heart = Heart {
+            membership: heart_membership,
+            clock: heart_clock,
+            shared: shared.clone(),
+            progress: progress.clone(),
+            interval,
+            next,
+            farewell: false,
+        };
         worker.help("heart", heart, Arc::default());
         let steward = Steward {
             log: log.clone(),

@@ -133,7 +133,7 @@ pub fn render(problem: &Problem, redact: &dyn Fn(&str) -> String, terminal: bool
         message: redact(&problem.message),
         hint: problem.hint.as_deref().map(redact),
         source: problem.place.as_ref().map(|place| NamedSource::new(&place.file.name, place.file.shown())),
-        span: problem.place.as_ref().map(|place| visible(place)),
+        span: problem.place.as_ref().map(visible),
     };
     let mut text = String::new();
     let handler = GraphicalReportHandler::new_themed(theme).with_width(width).with_links(colored);

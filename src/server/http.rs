@@ -63,7 +63,7 @@ pub async fn serve(
         .route("/api/v1/status", get(get_status))
         .route("/api/v1/cluster", get(get_cluster))
         .layer(DefaultBodyLimit::max(REQUEST_BYTES_MAX))
-        .layer(axum::middleware::map_response(one_request_per_connection))
+        .layer(axum::middleware::map_response(own_headers))
         .with_state(Shared { job, metrics, redactor });
     let listener = BoundedListener { listener, permits: Arc::new(Semaphore::new(CONNECTIONS_MAX)) };
     tokio::spawn(async move {
@@ -74,8 +74,13 @@ pub async fn serve(
     Ok(bound)
 }
 
-async fn one_request_per_connection(mut response: Response) -> Response {
+/// One request per connection; and a date of our own: hyper keeps its date for a second and never moves it back, which would hide a clock
+/// that is set back.
+async fn own_headers(mut response: Response) -> Response {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    if let Ok(date) = HeaderValue::try_from(chrono::Utc::now().format("%a, %d %b %Y %H:%M:%S GMT").to_string()) {
+        response.headers_mut().insert(header::DATE, date);
+    }
     response
 }
 
@@ -83,7 +88,7 @@ async fn get_metrics(State(shared): State<Shared>) -> Response {
     metrics::export_status(&shared.job.status());
     metrics::export_process();
     shared.metrics.run_upkeep();
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], shared.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics::rendered(&shared.metrics)).into_response()
 }
 
 /// Alive: every part of the job that was here runs, here or elsewhere. False while one of them was stopped and rests until a worker joins.

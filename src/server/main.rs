@@ -5,20 +5,20 @@ mod allocators;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-use streamshield::cli::{self, ExitStatus};
+use streamshield::cli;
 
 fn main() {
     allocators::tune();
     if let Err(problem) = streamshield_engine::crash_points::arm_from_environment() {
         eprintln!("{problem}");
-        cli::leave(ExitStatus::Usage as u8);
+        cli::leave(cli::usage_code());
     }
     #[cfg(feature = "mutants")]
     match streamshield_core::mutants::arm_from_environment() {
         Ok(names) => warn_of_mutants(names),
         Err(problem) => {
             eprintln!("{problem}");
-            cli::leave(ExitStatus::Usage as u8);
+            cli::leave(cli::usage_code());
         }
     }
     cli::leave(cli::main())

@@ -26,8 +26,19 @@ enum Kind {
 /// Every metric that this binary may export. A metric that is not in the list has no help text, so it belongs here.
 const METRICS: &[(&str, Kind, Unit, &str)] = &[
     ("streamshield_source_records_total", Kind::Counter, Unit::Count, "Source records taken and committed, bad ones included"),
+    (
+        "streamshield_source_partitions_unread",
+        Kind::Gauge,
+        Unit::Count,
+        "Partitions of a source topic that came after the job's first start and are not read",
+    ),
     ("streamshield_sink_rows_total", Kind::Counter, Unit::Count, "Rows committed to sinks"),
-    ("streamshield_late_rows_total", Kind::Counter, Unit::Count, "Rows whose windows were closed"),
+    (
+        "streamshield_late_rows_total",
+        Kind::Counter,
+        Unit::Count,
+        "Rows whose window was closed, once per window: with HOP and CUMULATE a row is in several",
+    ),
     ("streamshield_bad_records_total", Kind::Counter, Unit::Count, "Records that were no rows of their table"),
     ("streamshield_dead_letters_total", Kind::Counter, Unit::Count, "Bad records written to the dead-letter topic"),
     ("streamshield_epochs_total", Kind::Counter, Unit::Count, "Epochs committed, over all regions"),
@@ -39,6 +50,12 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
         "From the newest source timestamp of an epoch to the end of its commit",
     ),
     ("streamshield_commits_in_doubt_total", Kind::Counter, Unit::Count, "Commits whose outcome had to be read from the log"),
+    (
+        "streamshield_transactions_aborted_total",
+        Kind::Counter,
+        Unit::Count,
+        "Transactions of this worker with epochs that did not become visible; the epochs were sent again in others",
+    ),
     ("streamshield_regions_stopped_total", Kind::Counter, Unit::Count, "Regions stopped by an error"),
     ("streamshield_state_flush_seconds", Kind::Histogram, Unit::Seconds, "Time to write a flush of state to disk"),
     ("streamshield_state_flushed_bytes_total", Kind::Counter, Unit::Bytes, "State written to disk"),
@@ -65,7 +82,7 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
     ("streamshield_region_lag_seconds", Kind::Gauge, Unit::Seconds, "Age of the oldest record that a region has not taken"),
     ("streamshield_follower_epoch", Kind::Gauge, Unit::Count, "Last epoch that a follower on this worker has"),
     ("streamshield_follower_epochs_behind", Kind::Gauge, Unit::Count, "Epochs that a follower on this worker lacks"),
-    ("streamshield_follower_diverged", Kind::Gauge, Unit::Count, "1 after the digest of a follower on this worker differed"),
+    ("streamshield_follower_diverged", Kind::Gauge, Unit::Count, "1 from a difference in digest until the follower was rebuilt"),
     ("streamshield_follower_state_bytes", Kind::Gauge, Unit::Bytes, "State of a follower in memory"),
     (
         "streamshield_followers_diverged_total",
@@ -111,7 +128,7 @@ const METRICS: &[(&str, Kind, Unit, &str)] = &[
     ("streamshield_slo_completeness_ratio", Kind::Gauge, Unit::Count, "The promise of the job file, to compare with"),
     ("streamshield_build_info", Kind::Gauge, Unit::Count, "1, with the version as label"),
     ("process_resident_memory_bytes", Kind::Gauge, Unit::Bytes, "Resident memory of the process"),
-    ("process_cpu_seconds_total", Kind::Gauge, Unit::Seconds, "Processor time of the process, user and system"),
+    ("process_cpu_seconds_total", Kind::Counter, Unit::Seconds, "Processor time of the process, user and system"),
     ("process_open_fds", Kind::Gauge, Unit::Count, "Open file descriptors of the process"),
     ("process_start_time_seconds", Kind::Gauge, Unit::Seconds, "Start of the process, in seconds since 1970"),
 ];
@@ -170,12 +187,17 @@ pub fn export_process() {
         gauge!("process_resident_memory_bytes").set(bytes as f64);
     }
     if let Some(seconds) = process::cpu_seconds() {
-        // The facade's counters are whole numbers; fractions of a second matter more here than the declared type.
+        // The facade's counters are whole numbers, and fractions of a second matter here: `rendered` corrects the type.
         gauge!("process_cpu_seconds_total").set(seconds);
     }
     if let Some(descriptors) = process::open_descriptors() {
         gauge!("process_open_fds").set(descriptors as f64);
     }
+}
+
+/// All metrics as text.
+pub fn rendered(recorder: &PrometheusHandle) -> String {
+    recorder.render().replacen("# TYPE process_cpu_seconds_total gauge\n", "# TYPE process_cpu_seconds_total counter\n", 1)
 }
 
 /// Reads of `/proc/self`.
@@ -216,12 +238,20 @@ mod tests {
     #[test]
     fn names_follow_the_prometheus_rules() {
         for (name, kind, unit, help) in METRICS {
-            let counts = *kind == Kind::Counter || *name == "process_cpu_seconds_total";
-            assert_eq!(counts, name.ends_with("_total"), "{name}");
+            assert_eq!(*kind == Kind::Counter, name.ends_with("_total"), "{name}");
             assert!(*unit != Unit::Seconds || name.contains("_seconds"), "{name}");
             assert!(*unit != Unit::Bytes || name.contains("_bytes"), "{name}");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') && !help.ends_with('.'), "{name}");
         }
+    }
+
+    #[test]
+    fn processor_time_is_exported_as_the_counter_that_it_is() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        metrics::with_local_recorder(&recorder, export_process);
+        let exported = rendered(&recorder.handle());
+        assert!(exported.contains("# TYPE process_cpu_seconds_total counter\nprocess_cpu_seconds_total "), "{exported}");
+        assert!(exported.contains("# TYPE process_open_fds gauge\n"), "{exported}");
     }
 
     #[test]

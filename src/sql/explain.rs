@@ -6,14 +6,18 @@ use crate::windows::describe;
 use datafusion_physical_expr::utils::collect_columns;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
+use streamshield_core::ids::StageId;
 use streamshield_core::table::{ColumnKind, TableDefinition};
-use streamshield_engine::plan::{Aggregate, Emit, Operator, StageInput, StageOutput, StagePlan, WatermarkPlan};
+use streamshield_engine::plan::{Aggregate, Emit, ExchangePlan, Operator, StageInput, StageOutput, StagePlan, WatermarkPlan};
 
-/// The stages as text.
-pub fn text(planned: &Planned) -> String {
+/// The stages as text; an exchange that does not say otherwise has `parallelism` partitions.
+pub fn text(planned: &Planned, parallelism: u32) -> String {
     let mut out = String::new();
     for stage in &planned.plan.stages {
-        write_stage(planned, stage, &mut out);
+        let _ = writeln!(out, "stage {}", stage.name);
+        for line in stage_lines(planned, stage, parallelism) {
+            let _ = writeln!(out, "  {line}");
+        }
     }
     for warning in &planned.plan.warnings {
         let _ = writeln!(out, "warning: {warning}");
@@ -21,21 +25,20 @@ pub fn text(planned: &Planned) -> String {
     out
 }
 
-fn write_stage(planned: &Planned, stage: &StagePlan, out: &mut String) {
-    let _ = writeln!(out, "stage {}", stage.name);
-    let _ = writeln!(out, "  {}", input_text(planned, stage));
+/// What a stage does, from its input to its output.
+fn stage_lines(planned: &Planned, stage: &StagePlan, parallelism: u32) -> Vec<String> {
+    let mut lines = vec![input_text(planned, stage, parallelism)];
     if let StageInput::Source(source) = &stage.input
         && let Some(watermark) = &source.watermark
     {
-        let _ = writeln!(out, "  {}", watermark_text(source, watermark));
+        lines.push(watermark_text(source, watermark));
     }
-    for operator in &stage.operators {
-        let _ = writeln!(out, "  {}", operator_text(operator));
-    }
-    let _ = writeln!(out, "  {}", output_text(planned, stage));
+    lines.extend(stage.operators.iter().map(operator_text));
+    lines.push(output_text(planned, stage));
+    lines
 }
 
-fn input_text(planned: &Planned, stage: &StagePlan) -> String {
+fn input_text(planned: &Planned, stage: &StagePlan, parallelism: u32) -> String {
     match &stage.input {
         StageInput::Source(source) => {
             let columns: Vec<&str> = source.columns.iter().map(|column| column.field.name().as_str()).collect();
@@ -43,7 +46,10 @@ fn input_text(planned: &Planned, stage: &StagePlan) -> String {
         }
         StageInput::Exchange(exchange) => {
             let exchange = &planned.plan.exchanges[exchange.0 as usize];
-            let regions = exchange.partitions.map_or("a region per partition".to_owned(), |count| format!("{count} region"));
+            let regions = match exchange.partitions.unwrap_or(parallelism) {
+                1 => "1 region".to_owned(),
+                count => format!("{count} regions"),
+            };
             let upstream: Vec<&str> = exchange.upstream.iter().map(|id| planned.plan.stages[id.0 as usize].name.as_str()).collect();
             format!("from exchange {} ({regions}) of {}", exchange.name, upstream.join(", "))
         }
@@ -115,7 +121,7 @@ fn output_text(planned: &Planned, stage: &StagePlan) -> String {
     match &stage.output {
         StageOutput::Exchange(exchange) => {
             let exchange = &planned.plan.exchanges[exchange.0 as usize];
-            let keys: Vec<&str> = exchange.keys.iter().map(|key| exchange.schema.field(*key).name().as_str()).collect();
+            let keys = key_names(exchange);
             let to = if keys.is_empty() { "one partition".to_owned() } else { format!("by ({})", keys.join(", ")) };
             format!("to exchange {} {to}", exchange.name)
         }
@@ -126,8 +132,12 @@ fn output_text(planned: &Planned, stage: &StagePlan) -> String {
     }
 }
 
+fn key_names(exchange: &ExchangePlan) -> Vec<&str> {
+    exchange.keys.iter().map(|key| exchange.schema.field(*key).name().as_str()).collect()
+}
+
 /// The same as JSON, with what a program needs to feed the job: the tables without their secrets.
-pub fn json(planned: &Planned) -> serde_json::Value {
+pub fn json(planned: &Planned, parallelism: u32) -> serde_json::Value {
     let plan = &planned.plan;
     let stages: Vec<serde_json::Value> = plan
         .stages
@@ -135,16 +145,38 @@ pub fn json(planned: &Planned) -> serde_json::Value {
         .map(|stage| {
             serde_json::json!({
                 "name": stage.name,
-                "input": input_text(planned, stage),
+                "input": input_text(planned, stage, parallelism),
                 "operators": stage.operators.iter().map(operator_text).collect::<Vec<_>>(),
                 "output": output_text(planned, stage),
+                "stateful": stage.operators.iter().any(|operator| matches!(operator, Operator::WindowAggregate(_))),
+                // A partial aggregate here, whose merge is behind the exchange.
+                "split": stage.operators.iter().any(|operator| matches!(operator, Operator::PartialAggregate(_))),
                 "source": source_json(stage),
                 "sink": sink_json(stage),
                 "row_for_row": is_row_for_row(stage),
             })
         })
         .collect();
-    serde_json::json!({ "fingerprint": plan.fingerprint.to_string(), "stages": stages, "warnings": plan.warnings })
+    let name = |id: StageId| plan.stages[id.0 as usize].name.as_str();
+    let exchanges: Vec<serde_json::Value> = plan
+        .exchanges
+        .iter()
+        .map(|exchange| {
+            serde_json::json!({
+                "name": exchange.name,
+                "from": exchange.upstream.iter().copied().map(name).collect::<Vec<_>>(),
+                "to": name(exchange.downstream),
+                "keys": key_names(exchange),
+                "partitions": exchange.partitions.unwrap_or(parallelism),
+            })
+        })
+        .collect();
+    serde_json::json!({
+        "fingerprint": plan.fingerprint.to_string(),
+        "stages": stages,
+        "exchanges": exchanges,
+        "warnings": plan.warnings,
+    })
 }
 
 /// Each row that can be read gives one row of a sink.
@@ -192,10 +224,11 @@ fn sink_json(stage: &StagePlan) -> Option<serde_json::Value> {
 }
 
 /// The same for Graphviz.
-pub fn graphviz(planned: &Planned) -> String {
+pub fn graphviz(planned: &Planned, parallelism: u32) -> String {
     let mut out = String::from("digraph job {\n  rankdir=LR;\n  node [shape=box];\n");
     for stage in &planned.plan.stages {
-        let _ = writeln!(out, "  s{} [label={:?}];", stage.id.0, stage.name);
+        let label = format!("{}\n{}", stage.name, stage_lines(planned, stage, parallelism).join("\n"));
+        let _ = writeln!(out, "  s{} [label={label:?}];", stage.id.0);
     }
     for exchange in &planned.plan.exchanges {
         for upstream in &exchange.upstream {

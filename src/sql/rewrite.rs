@@ -70,13 +70,11 @@ fn replace_function(function: &Function) -> Option<Expr> {
             op: BinaryOperator::Modulo,
             right: Box::new(nested(right)),
         }))),
-        ("if", [condition, then, otherwise]) => Some(Expr::Case {
-            case_token: ast::helpers::attached_token::AttachedToken::empty(),
-            end_token: ast::helpers::attached_token::AttachedToken::empty(),
-            operand: None,
-            conditions: vec![CaseWhen { condition: (*condition).clone(), result: (*then).clone() }],
-            else_result: Some(Box::new((*otherwise).clone())),
-        }),
+        ("if", [condition, then, otherwise]) => {
+            let then = CaseWhen { condition: (*condition).clone(), result: (*then).clone() };
+            Some(case(None, vec![then], Some((*otherwise).clone())))
+        }
+        ("greatest" | "least", values) => unless_null(&name, values),
         ("ifnull", [value, otherwise]) => Some(call("coalesce", vec![(*value).clone(), (*otherwise).clone()])),
         ("locate", [part, whole]) => Some(call("strpos", vec![(*whole).clone(), (*part).clone()])),
         ("unix_timestamp", []) => Some(call("__unix_timestamp_now", Vec::new())),
@@ -88,7 +86,12 @@ fn replace_function(function: &Function) -> Option<Expr> {
             Some(call("regexp_replace", vec![(*value).clone(), (*expression).clone(), (*with).clone(), text("g")]))
         }
         ("sha224" | "sha256" | "sha384" | "sha512", [value]) => Some(hex_of(&name, value)),
-        ("to_base64", [value]) => Some(call("encode", vec![(*value).clone(), text("base64")])),
+        ("sha2", [value, length]) => sha2(value, length),
+        ("to_base64", [value]) => Some(call("encode", vec![(*value).clone(), text("base64pad")])),
+        ("from_base64", [value]) => {
+            let bytes = call("decode", vec![(*value).clone(), text("base64")]);
+            Some(call("__text_of_bytes", vec![bytes]))
+        }
         ("sign", [value]) => Some(call("signum", vec![(*value).clone()])),
         ("truncate", [value]) => Some(call("trunc", vec![(*value).clone()])),
         ("truncate", [value, digits]) => Some(call("trunc", vec![(*value).clone(), (*digits).clone()])),
@@ -122,6 +125,37 @@ fn date_part(function: &str) -> Option<&'static str> {
 fn hex_of(function: &str, value: &Expr) -> Expr {
     // Our own name for DataFusion's function, so that the result is not rewritten again.
     call("encode", vec![call(&format!("__{function}"), vec![value.clone()]), text("hex")])
+}
+
+/// `SHA2(text, bits)`. Of a number of bits that is written out and that there is no hash for, the planner says that it does not know the function.
+fn sha2(value: &Expr, bits: &Expr) -> Option<Expr> {
+    const BITS: [&str; 4] = ["224", "256", "384", "512"];
+    let hash = |bits: &str| hex_of(&format!("sha{bits}"), value);
+    if let Expr::Value(literal) = bits {
+        let Value::Number(digits, _) = &literal.value else { return None };
+        return BITS.contains(&digits.as_str()).then(|| hash(digits.as_str()));
+    }
+    let number = |digits: &str| Expr::Value(Value::Number(digits.into(), false).with_empty_span());
+    let hashes = BITS.into_iter().map(|known| CaseWhen { condition: number(known), result: hash(known) });
+    Some(case(Some(bits.clone()), hashes.collect(), None))
+}
+
+/// DataFusion's function skips NULLs; in Flink one of them makes the result NULL.
+fn unless_null(function: &str, values: &[&Expr]) -> Option<Expr> {
+    let tests = values.iter().map(|value| Expr::IsNotNull(Box::new(nested(value))));
+    let condition = tests.reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })?;
+    let result = call(&format!("__{function}"), values.iter().map(|value| (*value).clone()).collect());
+    Some(case(None, vec![CaseWhen { condition, result }], None))
+}
+
+fn case(operand: Option<Expr>, conditions: Vec<CaseWhen>, otherwise: Option<Expr>) -> Expr {
+    Expr::Case {
+        case_token: ast::helpers::attached_token::AttachedToken::empty(),
+        end_token: ast::helpers::attached_token::AttachedToken::empty(),
+        operand: operand.map(Box::new),
+        conditions,
+        else_result: otherwise.map(Box::new),
+    }
 }
 
 fn nested(expression: &Expr) -> Expr {

@@ -6,11 +6,13 @@
 //! A region counts as open as long as its store is, be it that only a [`Copier`] still holds it.
 
 mod copier;
+mod digest;
 mod directory;
 mod store;
 mod table_file;
 
 pub(crate) use copier::Copier;
+pub use digest::{StoreDigest, TableDigest, digests};
 pub(crate) use store::{Store, StoreRange};
 pub(crate) use table_file::TableFile;
 

@@ -23,7 +23,7 @@ use std::sync::Arc;
 use streamshield_core::ports::state::{StateError, Window};
 
 const DEFAULT_FAMILY: &str = "default";
-const RECORD_KEY: [u8; 3] = [(RESERVED_OPERATOR >> 8) as u8, RESERVED_OPERATOR as u8, b'r'];
+pub(super) const RECORD_KEY: [u8; 3] = [(RESERVED_OPERATOR >> 8) as u8, RESERVED_OPERATOR as u8, b'r'];
 const FORMAT_KEY: [u8; 3] = [(RESERVED_OPERATOR >> 8) as u8, RESERVED_OPERATOR as u8, b'f'];
 /// Keys of one multi-get: each pins a block and an allocation until it is read.
 const MULTI_GET_KEYS: usize = 8192;
@@ -91,7 +91,7 @@ fn memtable_bytes(config: &Config) -> usize {
 }
 
 /// What a RocksDB error asks for.
-fn classify(what: &str, error: rocksdb::Error) -> StateError {
+pub(super) fn classify(what: &str, error: rocksdb::Error) -> StateError {
     let kind = error.kind();
     let message = error.into_string();
     let is_missing_file = message.contains("No such file");
@@ -289,12 +289,7 @@ impl Store {
     }
 
     fn record_of_copy(&self, directory: &Path) -> Result<Option<Vec<u8>>, StateError> {
-        let mut options = self.options.clone();
-        options.create_if_missing(false);
-        options.set_skip_stats_update_on_db_open(true);
-        let families = [(DEFAULT_FAMILY, options.clone())];
-        let copy = DB::open_cf_with_opts_for_read_only(&options, directory, families, false)
-            .map_err(|error| classify("cannot open the copy of the state store", error))?;
+        let copy = open_read_only(self.options.clone(), directory)?;
         copy.get(RECORD_KEY).map_err(|error| classify("cannot read the copy of the state store", error))
     }
 
@@ -345,7 +340,16 @@ impl Store {
     }
 }
 
-fn check_iterator(iterator: &DBRawIterator<'_>) -> Result<(), StateError> {
+/// For reading alone: no file of the store is changed.
+pub(super) fn open_read_only(mut options: Options, directory: &Path) -> Result<DB, StateError> {
+    options.create_if_missing(false);
+    options.set_skip_stats_update_on_db_open(true);
+    let families = [(DEFAULT_FAMILY, options.clone())];
+    DB::open_cf_with_opts_for_read_only(&options, directory, families, false)
+        .map_err(|error| classify("cannot open the state store for reading", error))
+}
+
+pub(super) fn check_iterator(iterator: &DBRawIterator<'_>) -> Result<(), StateError> {
     iterator.status().map_err(|error| classify("cannot read the state store", error))
 }
 

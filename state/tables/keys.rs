@@ -271,18 +271,20 @@ impl FixedRows {
 
     fn push(&mut self, row: &[u8]) {
         debug_assert_eq!(row.len(), self.row_bytes);
-        if self.row_bytes > 0 {
-            if self.len % ROWS_PER_SEGMENT == 0 {
-                self.segments.push(Vec::new());
-            }
-            let segment = self.segments.last_mut().expect("one was pushed when the last became full");
-            if segment.capacity() == segment.len() {
-                let rows = (segment.len() / self.row_bytes * 2).clamp(8, ROWS_PER_SEGMENT);
-                segment.reserve_exact(rows * self.row_bytes - segment.len());
-            }
-            segment.extend_from_slice(row);
-        }
+        let index = self.len;
         self.len += 1;
+        if self.row_bytes == 0 {
+            return;
+        }
+        if index.is_multiple_of(ROWS_PER_SEGMENT) {
+            self.segments.push(Vec::new());
+        }
+        let segment = self.segments.last_mut().expect("one was pushed when the last became full");
+        if segment.capacity() == segment.len() {
+            let rows = (segment.len() / self.row_bytes * 2).clamp(8, ROWS_PER_SEGMENT);
+            segment.reserve_exact(rows * self.row_bytes - segment.len());
+        }
+        segment.extend_from_slice(row);
     }
 
     fn retain(&mut self, keep: &Bitmap) {

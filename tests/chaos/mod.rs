@@ -1,8 +1,14 @@
-//! `streamshield chaos` and `streamshield gate`, as a user calls them: a short plan on the embedded broker, so that it needs no Java.
+//! `streamshield chaos` and `streamshield gate`, as a user calls them, and a clock that jumps: on the embedded broker, so that it needs no Java.
 
+use anyhow::{Result, ensure};
 use serde_json::Value;
 use std::path::Path;
-use streamshield_tests::support::streamshield::call;
+use std::process::Command;
+use std::time::Duration;
+use streamshield_faults::{JobFile, Parameters, Role, Stage, Target, Topology, build};
+use streamshield_tests::load::Load;
+use streamshield_tests::support::seed;
+use streamshield_tests::support::streamshield::{binary, call};
 
 /// A minute in all: one kill, one cut link, and a load that proves its output.
 const PLAN: &str = "version: 1
@@ -67,6 +73,65 @@ fn a_bad_plan_is_refused_with_its_line_and_a_hint() {
     let run = call(folder.path(), &["chaos", "run", "bad.yaml", "--out", "run"]).expect("it starts");
     assert_eq!(run.status.code(), Some(4), "nothing was run, so nothing is said");
     assert!(!folder.path().join("run").exists());
+}
+
+#[test]
+fn a_mistake_in_the_command_line_is_not_taken_for_a_violation() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let ended = |arguments: &[&str], crash_at: Option<&str>| {
+        let mut command = Command::new(binary().expect("the program"));
+        command.args(arguments).current_dir(folder.path()).envs(crash_at.map(|point| ("STREAMSHIELD_CRASH_AT", point)));
+        let output = command.output().expect("it starts");
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    };
+    let wrong: [(&[&str], &str); 6] = [
+        (&["chaos", "run", "smoke", "--sed", "1"], "--sed"),
+        (&["--metrics-addr", "127.0.0.1:0", "chaos", "--log-format", "json", "run"], "PLAN"),
+        (&["gate", "--binary", "new", "--tolerance", "much"], "much"),
+        (&["gate"], "--baseline-binary"),
+        (&["gate", "--job", "new.yaml"], "--baseline"),
+        (&["gate", "--binary", "new", "--baseline", "old.yaml"], "--job"),
+    ];
+    for (arguments, word) in wrong {
+        let (code, words) = ended(arguments, None);
+        assert_eq!(code, Some(4), "{arguments:?}: {words}");
+        assert!(words.contains(word), "{arguments:?}: {words}");
+    }
+    assert_eq!(ended(&["chaos", "run", "smoke"], Some("nowhere:1")).0, Some(4));
+    assert_eq!(ended(&["gate", "--help"], None).0, Some(0));
+    // Elsewhere the code is that of every command.
+    assert_eq!(ended(&["chaos", "check"], None).0, Some(2));
+    assert_eq!(ended(&["run", "gate", "--sed"], None).0, Some(2));
+    assert_eq!(ended(&["version"], Some("nowhere:1")).0, Some(2));
+}
+
+/// A worker's answers must show each jump and its end, whichever way it goes.
+#[test]
+fn a_clock_that_jumps_two_hours_back_or_forward_is_seen_to_jump_and_to_come_right() -> Result<()> {
+    if !cfg!(target_os = "linux") {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let stage = Stage::start(&Topology { brokers: 0, workers: 2, ..Topology::default() }, folder.path())?;
+    let seed = seed::seed();
+    let mut load = Load::new("chaos-clock", seed);
+    load.partitions = 3;
+    load.create_topics(&stage.bootstrap_servers())?;
+    stage.start_workers(&JobFile::new(load.job(&stage.bootstrap_servers()).set("tier", "1").yaml()))?;
+    stage.wait_settled(Duration::from_secs(120))?;
+    let mut random = seed::generator(seed);
+    let target = Target { role: Role::Worker, name: Some("w1".into()) };
+    for (direction, begin) in [("back", "is -7"), ("forward", "is 7")] {
+        let text = |value: &str| streamshield_faults::Value::Text(value.into());
+        let parameters = Parameters::from([("by".into(), text("2 h")), ("direction".into(), text(direction))]);
+        let mut fault = build("time.jump", &parameters, Some(&target), &mut random)?;
+        let fired = fault.inject(&stage)?;
+        ensure!(fired.count == 1 && fired.evidence.contains(begin), "{direction}: {fired:?}");
+        let undone = fault.undo(&stage)?;
+        ensure!(undone.count == 1 && undone.evidence.contains("right again"), "{direction}: {undone:?}");
+    }
+    stage.wait_settled(Duration::from_secs(120))?;
+    Ok(())
 }
 
 #[test]

@@ -4,10 +4,10 @@ use super::{COUNTS, Stage, TIMEOUT, row};
 use anyhow::{Result, ensure};
 use rdkafka::Message;
 use rdkafka::message::Headers;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use streamshield_tests::support::client::{Input, Output, create_topic};
-use streamshield_tests::support::job::BOUNDED;
+use streamshield_tests::support::client::{Input, Output, create_topic, read_json};
+use streamshield_tests::support::job::{BOUNDED, Job, kafka_table};
 
 /// What a producer with a bug, or with bad intentions, may send: no JSON, half of a record, two in one, a number as text, one out of range,
 /// an unreadable time.
@@ -58,13 +58,11 @@ fn skip_counts_and_drops_bad_records_and_no_byte_of_them_joins_another() -> Resu
     Ok(())
 }
 
-#[test]
-fn dead_letters_have_the_original_bytes_and_say_where_they_came_from() -> Result<()> {
-    let mut stage = Stage::new("bad-letters")?;
-    send_mixed(&stage)?;
-    let job = stage.job(&[BOUNDED], COUNTS).set("on_bad_record", "dead_letter");
-    stage.runner.finish(&job, TIMEOUT)?;
-    assert_eq!(stage.output()?, GOOD_ROWS);
+/// Payload, key and headers.
+type Letter = (String, Option<Vec<u8>>, BTreeMap<String, String>);
+
+/// What is in the dead-letter topic.
+fn letters(stage: &Stage) -> Result<Vec<Letter>> {
     let mut letters = Vec::new();
     Output::follow(&stage.servers(), &format!("{}-dead-letter", stage.name))?.visit_to_end(&mut |message| {
         let headers: BTreeMap<String, String> = message.headers().map_or_else(BTreeMap::new, |headers| {
@@ -79,6 +77,17 @@ fn dead_letters_have_the_original_bytes_and_say_where_they_came_from() -> Result
             headers,
         ));
     })?;
+    Ok(letters)
+}
+
+#[test]
+fn dead_letters_have_the_original_bytes_and_say_where_they_came_from() -> Result<()> {
+    let mut stage = Stage::new("bad-letters")?;
+    send_mixed(&stage)?;
+    let job = stage.job(&[BOUNDED], COUNTS).set("on_bad_record", "dead_letter");
+    stage.runner.finish(&job, TIMEOUT)?;
+    assert_eq!(stage.output()?, GOOD_ROWS);
+    let letters = letters(&stage)?;
     let payloads: Vec<&str> = letters.iter().map(|(payload, _, _)| payload.as_str()).collect();
     assert_eq!(payloads, BAD);
     for (number, (_, key, headers)) in letters.iter().enumerate() {
@@ -90,6 +99,67 @@ fn dead_letters_have_the_original_bytes_and_say_where_they_came_from() -> Result
         );
         ensure!(headers.keys().any(|key| key.contains("error")), "the reason is in the headers: {headers:?}");
     }
+    Ok(())
+}
+
+/// A row that the query leaves out, a good one, and one that only the sink refuses: its message would be from before 1970.
+fn send_to_be_refused_by_the_sink(stage: &Stage) -> Result<String> {
+    let refused = row("refused", -1, 1).to_string();
+    let good = json!({"k": "good", "v": null, "ts": "2024-01-01 00:00:00"}).to_string();
+    let input = Input::new(&stage.servers())?;
+    for record in ["no json", row("left out", 1, 0).to_string().as_str(), good.as_str(), refused.as_str()] {
+        input.send(&stage.input, Some(0), Some(b"key"), Some(record.as_bytes()))?;
+    }
+    input.flush()?;
+    Ok(refused)
+}
+
+/// A job of one stage that writes `v` as the message's time.
+fn timed(stage: &Stage) -> Job {
+    let columns = "k STRING, at TIMESTAMP_LTZ(3) METADATA FROM 'timestamp'";
+    let query = kafka_table("timed", columns, &stage.output, &[])
+        + "INSERT INTO timed SELECT k, TO_TIMESTAMP_LTZ(v, 3) FROM input WHERE k <> 'left out';";
+    stage.job(&[BOUNDED], &query)
+}
+
+#[test]
+fn a_row_that_the_sink_refuses_is_told_by_the_record_it_was_made_from() -> Result<()> {
+    let mut stage = Stage::new("bad-sink")?;
+    let refused = send_to_be_refused_by_the_sink(&stage)?;
+    let job = timed(&stage).set("on_bad_record", "dead_letter");
+    stage.runner.finish(&job, TIMEOUT)?;
+    assert_eq!(read_json(&stage.servers(), &stage.output)?, [json!({"k": "good"})]);
+    let letters = letters(&stage)?;
+    let payloads: Vec<&str> = letters.iter().map(|(payload, _, _)| payload.as_str()).collect();
+    assert_eq!(payloads, ["no json", refused.as_str()]);
+    let (_, key, headers) = &letters[1];
+    assert_eq!(key.as_deref(), Some(&b"key"[..]));
+    let place = ["streamshield.topic", "streamshield.partition", "streamshield.offset"].map(|name| headers.get(name).map(String::as_str));
+    assert_eq!(place, [Some(stage.input.as_str()), Some("0"), Some("3")], "{headers:?}");
+    ensure!(headers["streamshield.error"].contains("1970"), "{headers:?}");
+    Ok(())
+}
+
+#[test]
+fn fail_names_the_place_of_a_row_that_the_sink_refuses() -> Result<()> {
+    fails_at_the_third_record("fail-sink", row("refused", -1, 1), timed)
+}
+
+#[test]
+fn fail_names_the_place_of_a_row_that_the_scan_refuses() -> Result<()> {
+    fails_at_the_third_record("fail-scan", json!({"k": "no time", "v": 1, "ts": null}), |stage| stage.job(&[BOUNDED], COUNTS))
+}
+
+fn fails_at_the_third_record(name: &str, record: Value, job: impl Fn(&Stage) -> Job) -> Result<()> {
+    let mut stage = Stage::new(name)?;
+    stage.send(0, &[json!({"k": "good", "v": null, "ts": "2024-01-01 00:00:00"}), row("left out", 1, 0), record])?;
+    let job = job(&stage).set("on_bad_record", "fail");
+    let run = stage.runner.start(&job)?;
+    let ended = run.process.expect_end(TIMEOUT)?;
+    let words = run.process.last_words();
+    ensure!(ended.status.code() == Some(1), "{}\n{words}", ended.status);
+    let place = format!("{} partition 0 offset 2", stage.input);
+    ensure!(words.contains(&place), "the record's place is not named:\n{words}");
     Ok(())
 }
 

@@ -1,11 +1,12 @@
-//! Start, end, drain; the broker that goes away.
+//! Start, end, drain; the broker that goes away, or takes only a part.
 
 use super::{COUNTS, Stage, TIMEOUT, row};
 use anyhow::{Context, Result, ensure};
 use std::time::Duration;
 use streamshield_tests::support::broker::Broker;
+use streamshield_tests::support::client::{create_topic, create_topic_with, delete_topic, wait_for_json};
 use streamshield_tests::support::http;
-use streamshield_tests::support::job::BOUNDED;
+use streamshield_tests::support::job::{BOUNDED, kafka_table};
 
 /// SIGTERM: seal, commit, leave.
 const DRAIN_MAX: Duration = Duration::from_secs(2);
@@ -89,6 +90,66 @@ fn a_broker_that_goes_away_pauses_the_job_and_nothing_is_lost() -> Result<()> {
     let (ended, _) = run.process.terminate(TIMEOUT)?;
     ensure!(ended.status.success(), "{}", run.process.last_words());
     assert_eq!(stage.output()?, ["a 00:00:00 3 7"]);
+    Ok(())
+}
+
+#[test]
+fn a_job_with_nothing_to_commit_notices_as_well_that_its_broker_is_away() -> Result<()> {
+    let (folder, log) = (tempfile::tempdir()?, tempfile::tempdir()?);
+    let mut stage = Stage::on(Broker::embedded_in(log.path())?, "idle-away", folder)?;
+    let job = stage.job(&[], COUNTS);
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT)?;
+    stage.broker.stop()?;
+    run.wait_until("paused", TIMEOUT, |run| Ok(run.status().is_ok_and(|status| status["state"] == "paused")))?;
+    let metrics = http::get(run.http, "/metrics")?.1;
+    ensure!(metrics.lines().any(|line| line == "streamshield_paused 1"), "{metrics}");
+    let words = run.process.stdout() + &run.process.stderr();
+    ensure!(words.contains("the job pauses with all its state") && words.contains("since"), "nothing was said about it:\n{words}");
+    stage.broker.start_again()?;
+    run.wait_until("running again", TIMEOUT, |run| Ok(run.status().is_ok_and(|status| status["state"] == "running")))?;
+    stage.send(0, &[row("a", 1, 0), row("a", 2, 30_000)])?;
+    stage.send(1, &[row("a", 4, 30_000)])?;
+    assert_eq!(stage.wait_for_output(1).with_context(|| run.process.last_words())?, ["a 00:00:00 1 1"]);
+    let (ended, _) = run.process.terminate(TIMEOUT)?;
+    ensure!(ended.status.success(), "{}", run.process.last_words());
+    Ok(())
+}
+
+#[test]
+fn regions_whose_rows_the_broker_refuses_rest_and_all_others_go_on() -> Result<()> {
+    let mut stage = Stage::new("refused")?;
+    // It takes no record without a key, and the sink writes none.
+    let compacted = format!("{}-compacted", stage.name);
+    create_topic_with(&stage.servers(), &compacted, 1, &[("cleanup.policy", "compact")])?;
+    let rows = "SELECT k, ts, v, v + 0 FROM input;";
+    let mut job = stage.job(&[], &format!("INSERT INTO output {rows} INSERT INTO compacted {rows}")).set("slots", 1);
+    job.sql.insert_str(0, &kafka_table("compacted", "k STRING, ws TIMESTAMP(3), n BIGINT, s BIGINT", &compacted, &[]));
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT)?;
+    stage.send(0, &[row("a", 1, 0)])?;
+    stage.send(1, &[row("b", 2, 0)])?;
+    run.wait_until("stopped in two regions", TIMEOUT, |run| {
+        let status = run.status()?;
+        let reasons = status["regions"].as_array().into_iter().flatten().filter_map(|region| region["stopped"].as_str());
+        Ok(reasons.filter(|reason| reason.contains(&compacted)).count() == 2)
+    })?;
+    let (health, told) = http::get(run.http, "/health")?;
+    ensure!(health == 503 && told.contains(&compacted), "{health}: {told}");
+    stage.send(0, &[row("a", 4, 1_000)])?;
+    let expected = ["a 00:00:00 1 1", "a 00:00:01 4 4", "b 00:00:00 2 2"];
+    assert_eq!(stage.wait_for_output(3).with_context(|| run.process.last_words())?, expected);
+    let (ended, _) = run.process.terminate(TIMEOUT)?;
+    ensure!(ended.status.success(), "{}", run.process.last_words());
+    // Mended: it goes on from what is committed.
+    delete_topic(&stage.servers(), &compacted)?;
+    create_topic(&stage.servers(), &compacted, 1)?;
+    let run = stage.runner.start(&job)?;
+    let rows = wait_for_json(&stage.servers(), &compacted, 3, TIMEOUT).with_context(|| run.process.last_words())?;
+    assert_eq!(super::sorted(rows)?, expected);
+    let (ended, _) = run.process.terminate(TIMEOUT)?;
+    ensure!(ended.status.success(), "{}", run.process.last_words());
+    assert_eq!(stage.output()?, expected);
     Ok(())
 }
 

@@ -107,7 +107,7 @@ impl Load {
         let draw = mix(self.seed, n);
         let key = match self.bulk_keys {
             0 => Key::Hot((draw >> 20) % self.keys),
-            bulk_keys if n % BULK_SHARE == 0 => Key::Bulk((draw >> 20) % bulk_keys),
+            bulk_keys if n.is_multiple_of(BULK_SHARE) => Key::Bulk((draw >> 20) % bulk_keys),
             _ => Key::Hot((draw >> 20) % self.keys),
         };
         Event { key, value: (draw % 1_000) as i64, partition: ((draw >> 12) % self.partitions as u64) as i32 }

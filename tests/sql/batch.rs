@@ -6,6 +6,8 @@
 //! | `TABLE(HOP(TABLE t, DESCRIPTOR(ts), slide, size))` | each row joined with 0, 1 … size/slide − 1 slides, one window each |
 //! | `t CROSS JOIN UNNEST(list) AS u(item)` | `(SELECT *, unnest(list) AS item FROM t)` |
 //! | `TABLE(CUMULATE(TABLE t, DESCRIPTOR(ts), step, size))` | each row joined with 1, 2 … size/step steps, those windows that hold it |
+//! | `TUMBLE(t, DESCRIPTOR(ts), size)`, `GROUP BY TUMBLE(ts, size)` | as the longer form |
+//! | a function of Flink's | what [`FUNCTIONS`] says |
 
 use super::Engine;
 use super::fixtures::Fixture;
@@ -106,30 +108,68 @@ fn arrow_type(sql_type: &str) -> Result<DataType> {
     })
 }
 
-/// What DataFusion says in other words: `MOD(a, n)`, and a list unnested beside its row.
+/// Flink's functions in DataFusion's words, as far as the files call them.
+const FUNCTIONS: &[(&str, &str)] = &[
+    (r"MOD\((\w+),\s*(\d+)\)", "($1 % $2)"),
+    (r"DATE_FORMAT\((\w+), 'yyyy-MM-dd HH:mm'\)", "to_char($1, '%Y-%m-%d %H:%M')"),
+    (r"SPLIT_INDEX\(([^()]+), '(.)', 1\)", "split_part($1, '$2', 2)"),
+    (r"REGEXP_EXTRACT\((\w+), ('[^']*'), 1\)", "array_element(regexp_match($1, $2), 1)"),
+    (r"TO_TIMESTAMP_LTZ\(([^(),]+), 3\)", "to_timestamp_millis($1)"),
+    (r"GREATEST\((\w+), ([^()]+)\)", "CASE WHEN $1 >= $2 THEN $1 WHEN $1 < $2 THEN $2 END"),
+    (r"LEAST\((\w+), ([^()]+)\)", "CASE WHEN $1 <= $2 THEN $1 WHEN $1 > $2 THEN $2 END"),
+    (r"FROM_BASE64\(TO_BASE64\((\w+)\)\)", "$1"),
+    (r"TO_BASE64\((\w+)\)", "encode($1, 'base64pad')"),
+    (r"SHA2\((\w+), (\d+)\)", "encode(sha$2($1), 'hex')"),
+    (r"HEX\(price\)", "upper(to_hex(price))"),
+    (r"HEX\(channel\)", "upper(encode(channel, 'hex'))"),
+    (r"LOCATE\(('[^']+'), (\w+), (\d+)\)", "CASE WHEN strpos(substr($2, $3), $1) = 0 THEN 0 ELSE strpos(substr($2, $3), $1) + $3 - 1 END"),
+];
+
+/// What DataFusion says in other words: functions, a list unnested beside its row, and a column that is named twice.
 fn without_flinks_words(sql: &str) -> Result<String> {
-    let modulo = Regex::new(r"MOD\((\w+),\s*(\d+)\)")?.replace_all(sql, "($1 % $2)").into_owned();
+    let mut plain = sql.to_string();
+    for (flinks, datafusions) in FUNCTIONS {
+        plain = Regex::new(flinks)?.replace_all(&plain, *datafusions).into_owned();
+    }
+    let twice = Regex::new(r"SELECT (\w+), (\w+) FROM")?;
+    let plain = twice.replace_all(&plain, |found: &Captures<'_>| match found[1] == found[2] {
+        true => format!("SELECT {0}, {0} AS again FROM", &found[1]),
+        false => found[0].to_string(),
+    });
     let unnest = Regex::new(r"FROM\s+(\w+|TABLE\(.*\)\))\s+CROSS JOIN UNNEST\((\w+)\) AS \w+\((\w+)\)")?;
-    Ok(unnest.replace_all(&modulo, "FROM (SELECT *, unnest($2) AS $3 FROM $1) AS unnested").into_owned())
+    Ok(unnest.replace_all(&plain, "FROM (SELECT *, unnest($2) AS $3 FROM $1) AS unnested").into_owned())
 }
 
 /// Rewrites windowing table functions into plain subqueries.
 fn without_windows(sql: &str) -> Result<String> {
     let interval = r"INTERVAL\s+'([0-9.]+)'\s+(SECOND|MINUTE|HOUR|DAY)S?";
-    let call = Regex::new(&format!(
-        r"TABLE\(\s*(TUMBLE|HOP|CUMULATE)\(\s*TABLE\s+(\w+)\s*,\s*DESCRIPTOR\((\w+)\)\s*,\s*{interval}\s*(?:,\s*{interval}\s*)?\)\s*\)"
-    ))?;
-    let mut failure = None;
-    let plain = call.replace_all(sql, |found: &Captures<'_>| {
-        plain_window(found).unwrap_or_else(|error| {
-            failure = Some(error);
-            String::new()
-        })
-    });
-    match failure {
-        Some(error) => Err(error),
-        None => Ok(plain.into_owned()),
+    let arguments = format!(r"(?:TABLE\s+)?(\w+)\s*,\s*DESCRIPTOR\((\w+)\)\s*,\s*{interval}\s*(?:,\s*{interval}\s*)?");
+    let mut plain = without_group_windows(sql)?;
+    for (open, close) in [(r"TABLE\(\s*", r"\s*\)"), ("", "")] {
+        let call = Regex::new(&format!(r"{open}(TUMBLE|HOP|CUMULATE)\(\s*{arguments}\){close}"))?;
+        let mut failure = None;
+        let replaced = call.replace_all(&plain, |found: &Captures<'_>| {
+            plain_window(found).unwrap_or_else(|error| {
+                failure = Some(error);
+                String::new()
+            })
+        });
+        let replaced = replaced.into_owned();
+        if let Some(error) = failure {
+            return Err(error);
+        }
+        plain = replaced;
     }
+    Ok(plain)
+}
+
+/// The older spelling, `GROUP BY TUMBLE(…)`, as the table function.
+fn without_group_windows(sql: &str) -> Result<String> {
+    let bound = Regex::new(r"TUMBLE_(START|END)\([^()]*\)")?;
+    let bounds = bound.replace_all(sql, |found: &Captures<'_>| format!("window_{}", found[1].to_lowercase()));
+    let group = Regex::new(r"FROM\s+(\w+)\s+GROUP BY TUMBLE\((\w+),\s*(INTERVAL\s+'[0-9.]+'\s+\w+)\)")?;
+    let table_function = "FROM TABLE(TUMBLE(TABLE $1, DESCRIPTOR($2), $3)) GROUP BY window_start, window_end";
+    Ok(group.replace_all(&bounds, table_function).into_owned())
 }
 
 fn plain_window(found: &Captures<'_>) -> Result<String> {

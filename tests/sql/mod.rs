@@ -4,7 +4,7 @@
 //! tests/sql/*.slt ──┬── streamshield: input topics → `streamshield run` → committed output ─┐
 //!                   └── DataFusion:   the same rows as tables, windows as plain SQL ────────┴─ the rows in the file
 //! ```
-//! A file is written for both; `skipif datafusion` marks what DataFusion can't say (functions of Flink's own). Before a query a
+//! A file is written for both, and no query is left out: [`batch`] says in DataFusion's words what only Flink has. Before a query a
 //! `CREATE TABLE sink (…)` names its result's columns. [`oracle`] runs the same queries again over some thousand random rows and compares the
 //! engines with each other.
 //!

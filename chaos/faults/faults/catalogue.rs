@@ -2,9 +2,17 @@
 
 use crate::api::{Family, FaultSpec, Parameter, ParameterKind, Role};
 
-/// The points of `STREAMSHIELD_CRASH_AT`, in the order of a commit.
-pub const CRASH_POINTS: [&str; 5] =
-    ["engine::before_begin", "engine::after_produce", "engine::before_commit", "engine::after_commit", "state::apply_flush"];
+/// The points of `STREAMSHIELD_CRASH_AT`, in the order of a commit; those of deltas are passed by standbys.
+pub const CRASH_POINTS: [&str; 8] = [
+    "engine::before_begin",
+    "engine::after_produce",
+    "engine::before_commit",
+    "engine::after_commit",
+    "state::apply_flush",
+    "state::after_flush",
+    "state::apply_delta",
+    "state::after_delta",
+];
 
 /// Requests whose answers can be lost.
 pub(crate) const APIS: [&str; 9] = [
@@ -87,7 +95,7 @@ static CATALOGUE: [FaultSpec; 49] = [
     spec(
         "process.crash_at",
         Family::Process,
-        "a worker is restarted so that it aborts at a named point of the commit or the flush",
+        "a worker is restarted so that it aborts at a named point of a commit, of a flush, or of a standby's delta (tier 2)",
         &[
             parameter("point", ParameterKind::Choice(&CRASH_POINTS), "engine::before_commit", "where it dies"),
             parameter("passing", count(1, 1_000_000), "3", "at which passing of that point"),
@@ -384,7 +392,14 @@ static CATALOGUE: [FaultSpec; 49] = [
         STORE,
         false,
     ),
-    spec("hdfs.name_node_restart", Family::Storage, "SIGKILL to the HDFS until the end, then it is started again", &[], STORE, true),
+    spec(
+        "hdfs.name_node_restart",
+        Family::Storage,
+        "the HDFS's name node is ended, and started again at the end; its data node lives on",
+        &[],
+        STORE,
+        true,
+    ),
     spec(
         "time.jump",
         Family::Time,

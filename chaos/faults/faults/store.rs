@@ -229,19 +229,17 @@ impl NameNodeRestart {
 
 impl Fault<Stage> for NameNodeRestart {
     fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        if stage.store().kind() != StoreKind::Hdfs {
-            return Err(FaultError::NotPossibleHere("the store is no HDFS: it takes a topology with hdfs".into()));
-        }
-        let pid = stage.store().kill_server()?;
-        self.is_away = true;
-        Ok(Fired { hit: vec!["store".into()], evidence: format!("pid {pid} is gone"), count: 1 })
+        // What stops half-way has to come back, too.
+        self.is_away = stage.store().kind() == StoreKind::Hdfs;
+        stage.store().set_name_node(false)?;
+        Ok(Fired { hit: vec!["store".into()], evidence: "the name node is gone".into(), count: 1 })
     }
 
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
         if !self.is_away {
             return nothing();
         }
-        stage.store().start_server()?;
+        stage.store().set_name_node(true)?;
         self.is_away = false;
         Ok(Fired { hit: vec!["store".into()], evidence: "it serves again, with its data".into(), count: 1 })
     }

@@ -22,11 +22,11 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PRELOAD: &str = "LD_PRELOAD";
 const READY_TIME_MAX: Duration = Duration::from_secs(30);
-/// The date in an answer is a second old at most.
+/// An answer has the date of its moment; it may take its time on a busy host.
 const JUMP_TIME_MAX: Duration = Duration::from_secs(10);
 const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-/// An HTTP date has whole seconds and is cached for one.
+/// An HTTP date has whole seconds, and is older than the answer's arrival.
 const TOLERANCE_SECONDS: i64 = 3;
 
 const SOURCE: &str = include_str!("clock.c");
@@ -102,7 +102,7 @@ fn set_offset(file: &Path, seconds: i64) -> Result<(), FaultError> {
     Ok(written.with_context(|| file.display().to_string())?)
 }
 
-/// How many seconds a worker's clock is ahead, by the date in its answers.
+/// How many seconds a worker's clock is ahead, by the date that it writes into each of its answers.
 fn seconds_ahead(http: SocketAddr) -> anyhow::Result<i64> {
     let answer = ports::get(http, "/health", ASK_TIMEOUT)?;
     let date = answer.header("date").context("its answers have no date")?;

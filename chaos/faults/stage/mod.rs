@@ -240,7 +240,7 @@ impl Stage {
     pub fn log(&self, worker: &str) -> String {
         let mut files: Vec<PathBuf> = disks::files_below(&self.folder.join("logs"));
         files.retain(|file| file.extension().is_some_and(|extension| extension == "err"));
-        let life = |file: &Path| Some(file.file_stem()?.to_str()?.strip_prefix(worker)?.strip_prefix('-')?.parse::<u64>().ok()?);
+        let life = |file: &Path| file.file_stem()?.to_str()?.strip_prefix(worker)?.strip_prefix('-')?.parse::<u64>().ok();
         files.sort_by_key(|file| life(file));
         let texts = files.iter().filter(|file| life(file).is_some()).map(|file| std::fs::read(file).unwrap_or_default());
         texts.map(|text| String::from_utf8_lossy(&text).into_owned()).collect()

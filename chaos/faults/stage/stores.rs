@@ -142,8 +142,8 @@ impl Store {
         Ok(scripts::scripts()?.join(if self.kind == StoreKind::S3 { "s3.sh" } else { "hdfs.sh" }))
     }
 
-    /// Starts the server, on the port and the data that it had before, and waits until it serves.
-    pub fn start_server(&self) -> Result<(), FaultError> {
+    /// Starts the server, on the port that was chosen for it, and waits until it serves.
+    fn start_server(&self) -> Result<(), FaultError> {
         let direct = self.direct.context("a store with a server has an address")?;
         let folder = self.folder.display().to_string();
         let port = direct.port().to_string();
@@ -160,15 +160,15 @@ impl Store {
         Ok(())
     }
 
-    /// SIGKILL to the server. The process that it was.
-    pub fn kill_server(&self) -> Result<u32, FaultError> {
-        let server = lock(&self.server).take().ok_or_else(|| FaultError::NoTarget("the store has no server that runs".into()))?;
-        server.kill()?;
-        self.watchdog.forget_child(server.pid);
-        // The script would take it for running.
-        let _ = std::fs::remove_file(self.folder.join("pid"));
-        self.events.push(StageEventKind::StoreDied);
-        Ok(server.pid)
+    /// Ends the name node of an HDFS, or starts it again on its port and its data, and waits until that is done. The data node lives on.
+    pub fn set_name_node(&self, is_there: bool) -> Result<(), FaultError> {
+        if self.kind != StoreKind::Hdfs {
+            return Err(FaultError::NotPossibleHere("the store is no HDFS: it takes a topology with hdfs".into()));
+        }
+        let (order, event) = if is_there { ("back", StageEventKind::StoreStarted) } else { ("away", StageEventKind::StoreDied) };
+        scripts::run(&self.script()?, &["name-node", &self.folder.display().to_string(), order], &[])?;
+        self.events.push(event);
+        Ok(())
     }
 
     /// What lies in the store, by name.

@@ -2,7 +2,7 @@
 
 use super::lanes::{MarkersOf, RecordLane, Step};
 use super::rows::MarkerRow;
-use super::{Row, foreign};
+use super::{Row, foreign, placed};
 use crate::feeder::Sent;
 use crate::findings::{Anomaly, AnomalyKind, Findings, Invariant};
 use std::collections::BTreeMap;
@@ -13,6 +13,8 @@ pub struct MarkersCheck<'a> {
     topic: String,
     /// By output partition, then by the input partition of the record: what one region writes is in order, what several write is not.
     lanes: Vec<Vec<RecordLane<MarkersOf>>>,
+    /// Partition and offset of the last row of each marker: where to look for a torn one.
+    places: Vec<Option<(i32, i64)>>,
     findings: Findings,
     rows: u64,
 }
@@ -25,6 +27,7 @@ impl<'a> MarkersCheck<'a> {
             sent,
             topic: topic.to_string(),
             lanes: (0..partitions).map(|_| lanes()).collect(),
+            places: vec![None; sent.records.div_ceil(sent.schedule.settings.marker_every) as usize],
             findings: Findings::default(),
             rows: 0,
         }
@@ -40,7 +43,11 @@ impl<'a> MarkersCheck<'a> {
             return self.findings.add(foreign(&self.topic, row));
         };
         let lane = &mut lanes[schedule.partition_of_key(schedule.key_of(n)) as usize];
-        let (kind, what) = match lane.take(schedule, records, n) {
+        let step = lane.take(schedule, records, n);
+        if step != Step::Foreign {
+            self.places[(n / schedule.settings.marker_every) as usize] = Some((row.partition, row.offset));
+        }
+        let (kind, what) = match step {
             Step::Expected => return,
             Step::Belated => (AnomalyKind::Nonmonotonic, "comes after a later one"),
             Step::Duplicate => (AnomalyKind::Duplicate, "comes again"),
@@ -71,7 +78,8 @@ impl<'a> MarkersCheck<'a> {
             } else {
                 Anomaly::new(AnomalyKind::LostWrite, Invariant::E3, format!("marker {n} is in no partition"))
             };
-            self.findings.add(anomaly.of(n).in_topic(&self.topic));
+            let place = self.places[(n / schedule.settings.marker_every) as usize];
+            self.findings.add(placed(anomaly.of(n), &self.topic, place));
         }
         self.findings.looked_at(Invariant::E3, self.rows);
         self.findings.rows_read.insert(self.topic, self.rows);

@@ -71,6 +71,14 @@ pub(crate) fn foreign(topic: &str, row: &Row<'_>) -> Anomaly {
     Anomaly::new(AnomalyKind::ForeignValue, Invariant::E3, detail).at(topic, row.partition, row.offset)
 }
 
+/// Where a row of what the anomaly is about is, if there is one.
+fn placed(anomaly: Anomaly, topic: &str, place: Option<(i32, i64)>) -> Anomaly {
+    match place {
+        Some((partition, offset)) => anomaly.at(topic, partition, offset),
+        None => anomaly.in_topic(topic),
+    }
+}
+
 /// How much must come out.
 pub struct Expected;
 

@@ -145,10 +145,18 @@ fn transfers_in_another_order_than_their_input_are_nonmonotonic() {
 
 #[test]
 fn a_marker_that_is_not_in_all_partitions_is_a_torn_transaction() {
-    let findings = found(|_, outputs| drop(outputs.markers.remove(41)));
+    let mut partition = 0;
+    let findings = found(|_, outputs| {
+        partition = outputs.markers[43].partition;
+        outputs.markers.remove(41);
+    });
     assert_eq!(counts(&findings), [(AnomalyKind::TornTransaction, 1)]);
+    // The last of its rows that are there: each partition has ten markers before.
+    let torn = &findings.anomalies[0];
+    assert_eq!((torn.topic.as_deref(), torn.partition, torn.offset), (Some("w.markers"), Some(partition), Some(10)));
     let findings = found(|_, outputs| drop(outputs.markers.drain(40..44)));
     assert_eq!(counts(&findings), [(AnomalyKind::LostWrite, 1)]);
+    assert_eq!((findings.anomalies[0].topic.as_deref(), findings.anomalies[0].partition), (Some("w.markers"), None), "it is nowhere");
     let findings = found(|_, outputs| outputs.markers.push(outputs.markers[9].clone()));
     assert_eq!(counts(&findings), [(AnomalyKind::Duplicate, 1)]);
 }
@@ -157,11 +165,18 @@ fn a_marker_that_is_not_in_all_partitions_is_a_torn_transaction() {
 fn a_group_that_is_missing_doubled_or_wrong_is_named() {
     let findings = found(|_, outputs| drop(outputs.windows.remove(60)));
     assert!(findings.count(AnomalyKind::LostWrite) > 0 && findings.count(AnomalyKind::NonConserved) == 1, "{:?}", counts(&findings));
-    let findings = found(|_, outputs| outputs.windows.push(outputs.windows[60].clone()));
+    let mut last = 0;
+    let findings = found(|_, outputs| {
+        last = outputs.windows.len() as i64;
+        outputs.windows.push(outputs.windows[60].clone());
+    });
+    let twice = findings.anomalies.iter().find(|anomaly| anomaly.kind == AnomalyKind::Duplicate);
+    assert_eq!(twice.map(|anomaly| (anomaly.partition, anomaly.offset)), Some((Some(0), Some(last))), "the second of them");
     assert!(findings.count(AnomalyKind::Duplicate) > 0 && findings.count(AnomalyKind::LostWrite) == 0, "{:?}", counts(&findings));
     let findings = found(|_, outputs| replace(&mut outputs.windows[60], r#""s":"#, r#""s":1"#));
     assert_eq!(counts(&findings), [(AnomalyKind::WrongTotal, 1)]);
     assert!(findings.anomalies[0].key.as_deref().is_some_and(|key| key.starts_with('k')), "{:?}", findings.anomalies);
+    assert_eq!((findings.anomalies[0].partition, findings.anomalies[0].offset), (Some(0), Some(60)));
 }
 
 #[test]

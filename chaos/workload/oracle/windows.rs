@@ -4,7 +4,7 @@
 //! groups that must come. Only for windows that differ the groups are computed and read once more ([`WindowsDetail`]), to say which they are.
 
 use super::rows::WindowRow;
-use super::{Row, foreign};
+use super::{Row, foreign, placed};
 use crate::feeder::Sent;
 use crate::findings::{Anomaly, AnomalyKind, Findings, Invariant};
 use crate::payload::Key;
@@ -34,6 +34,24 @@ impl Group {
 
     fn hash(&self, key: u64, end_ms: i64) -> u64 {
         mix(mix(mix(mix(key, end_ms as u64), self.count), self.sum as u64), self.due_ms as u64)
+    }
+}
+
+/// What has come of a group.
+#[derive(Clone, Copy, Debug, Default)]
+struct Found {
+    group: Group,
+    rows: u32,
+    /// Partition and offset of its last row.
+    last: Option<(i32, i64)>,
+}
+
+impl Found {
+    fn add(&mut self, group: Group, row: &Row<'_>) {
+        let sum = &mut self.group;
+        (sum.count, sum.sum, sum.due_ms) = (sum.count + group.count, sum.sum + group.sum, sum.due_ms.max(group.due_ms));
+        self.rows += 1;
+        self.last = Some((row.partition, row.offset));
     }
 }
 
@@ -84,7 +102,7 @@ pub struct WindowsCheck<'a> {
     sent: &'a Sent,
     topic: String,
     windows: HashMap<i64, Tally>,
-    bulk: Vec<(Group, u32)>,
+    bulk: Vec<Found>,
     /// Per injected record: how often it was counted in a window of its own.
     late_counted: Vec<u64>,
     counted: u64,
@@ -108,7 +126,7 @@ impl<'a> WindowsCheck<'a> {
             sent,
             topic: topic.to_string(),
             windows: HashMap::new(),
-            bulk: vec![(Group::default(), 0); sent.schedule.settings.bulk_keys() as usize],
+            bulk: vec![Found::default(); sent.schedule.settings.bulk_keys() as usize],
             late_counted: vec![0; sent.schedule.injected_total() as usize],
             counted: 0,
             findings: Findings::default(),
@@ -125,9 +143,8 @@ impl<'a> WindowsCheck<'a> {
             None => self.windows.entry(end_ms).or_default().add(NULL_KEY, end_ms, group),
             Some(Key::Numbered(key)) if key < schedule.settings.keys => self.windows.entry(end_ms).or_default().add(key, end_ms, group),
             Some(Key::Bulk(key)) if end_ms == schedule.window_end_ms(BULK_TIME_MS) && key < self.bulk.len() as u64 => {
-                let (sum, rows) = &mut self.bulk[key as usize];
-                (sum.count, sum.sum) = (sum.count + group.count, sum.sum + group.sum);
-                *rows += 1;
+                // When its records were due is not part of what is expected.
+                self.bulk[key as usize].add(Group { due_ms: 0, ..group }, row);
             }
             Some(Key::Injected(DataFault::Late, number)) => {
                 let injected = schedule.injected_at(number).filter(|injected| injected.fault == DataFault::Late);
@@ -177,16 +194,9 @@ impl<'a> WindowsCheck<'a> {
                 (group.count, group.sum) = (group.count + 1, group.sum + schedule.value_of(n));
             }
         }
-        for (key, (wanted, (found, rows))) in expected.into_iter().zip(&self.bulk).enumerate() {
-            add_difference(
-                &mut self.findings,
-                &self.topic,
-                &format!("b{key}"),
-                schedule.window_end_ms(BULK_TIME_MS),
-                wanted,
-                *found,
-                *rows,
-            );
+        let end_ms = schedule.window_end_ms(BULK_TIME_MS);
+        for (key, (wanted, found)) in expected.into_iter().zip(&self.bulk).enumerate() {
+            add_difference(&mut self.findings, &self.topic, &format!("b{key}"), end_ms, wanted, *found);
         }
     }
 }
@@ -201,9 +211,10 @@ fn parse(payload: &[u8]) -> Option<(Option<Key>, i64, Group)> {
 }
 
 /// Says how what was found of a group is not what was wanted.
-fn add_difference(findings: &mut Findings, topic: &str, key: &str, end_ms: i64, wanted: Group, found: Group, rows: u32) {
+fn add_difference(findings: &mut Findings, topic: &str, key: &str, end_ms: i64, wanted: Group, found: Found) {
+    let Found { group: found, rows, last } = found;
     let mut add = |kind, invariant, detail: String, count| {
-        findings.add_many(Anomaly::new(kind, invariant, detail).of(key).in_topic(topic), count);
+        findings.add_many(placed(Anomaly::new(kind, invariant, detail).of(key), topic, last), count);
     };
     let place = format!("the group of the window up to {end_ms} has {} records in {rows} rows instead of {}", found.count, wanted.count);
     if found.count < wanted.count {
@@ -224,7 +235,7 @@ pub struct WindowsDetail<'a> {
     topic: &'a str,
     differ: BTreeSet<i64>,
     expected: BTreeMap<(i64, u64), Group>,
-    found: BTreeMap<(i64, u64), (Group, u32)>,
+    found: BTreeMap<(i64, u64), Found>,
 }
 
 impl<'a> WindowsDetail<'a> {
@@ -245,9 +256,7 @@ impl<'a> WindowsDetail<'a> {
             Some(Key::Numbered(key)) => key,
             Some(_) => return,
         };
-        let (sum, rows) = self.found.entry((end_ms, key)).or_default();
-        (sum.count, sum.sum, sum.due_ms) = (sum.count + group.count, sum.sum + group.sum, sum.due_ms.max(group.due_ms));
-        *rows += 1;
+        self.found.entry((end_ms, key)).or_default().add(group, row);
     }
 
     pub fn finish(self) -> Findings {
@@ -255,9 +264,9 @@ impl<'a> WindowsDetail<'a> {
         let places: BTreeSet<(i64, u64)> = self.expected.keys().chain(self.found.keys()).copied().collect();
         for place in places {
             let wanted = self.expected.get(&place).copied().unwrap_or_default();
-            let (found, rows) = self.found.get(&place).copied().unwrap_or_default();
+            let found = self.found.get(&place).copied().unwrap_or_default();
             let key = if place.1 == NULL_KEY { "null".to_string() } else { format!("k{}", place.1) };
-            add_difference(&mut findings, self.topic, &key, place.0, wanted, found, rows);
+            add_difference(&mut findings, self.topic, &key, place.0, wanted, found);
         }
         findings
     }

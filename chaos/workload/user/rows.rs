@@ -73,7 +73,7 @@ impl Kind {
 
     fn write(&self, draw: u64, due_ms: i64, out: &mut String) {
         let written = match self {
-            Kind::Boolean => write!(out, "{}", draw % 2 == 0),
+            Kind::Boolean => write!(out, "{}", draw.is_multiple_of(2)),
             Kind::Integer(below) => write!(out, "{}", draw % below),
             Kind::Float => write!(out, "{}.25", draw % 100_000),
             Kind::Decimal(whole, scale) => {
@@ -200,7 +200,7 @@ impl TableRows {
         message.timestamp_ms = due_ms;
         message.key = self.key.as_ref().map(|(columns, is_json)| {
             let text = object(columns, schedule, n, due_ms);
-            if *is_json { text.into_bytes() } else { text[text.find(':').map_or(0, |at| at + 2)..text.len() - 2].as_bytes().to_vec() }
+            if *is_json { text.into_bytes() } else { text.as_bytes()[text.find(':').map_or(0, |at| at + 2)..text.len() - 2].to_vec() }
         });
         message.value = Some(object(&self.columns, schedule, n, due_ms).into_bytes());
     }

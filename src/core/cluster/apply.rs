@@ -15,8 +15,10 @@ use crate::ids::{Epoch, Incarnation, Offset, RegionId, StageId};
 use crate::ports::checkpoint::Durability;
 use std::collections::BTreeSet;
 
-/// A region that failed so often since the last join is quarantined.
+/// A region that failed so often since the last join, each time within ten minutes of log clock after the time before, is quarantined.
 pub const FAILURES_MAX: u32 = 5;
+/// A failure that comes later than this, by the log clock, after the one before counts as the first again: what fails once in a month is not broken.
+const FAILURES_APART_MS_MAX: u64 = 10 * 60 * 1_000;
 /// Of a job; a genesis with more is none of ours.
 const REGIONS_MAX: u64 = 1 << 20;
 /// Per worker; more threads than any machine has.
@@ -341,7 +343,7 @@ impl Cluster {
                 turn.effects.push(Effect::QuarantineLifted { region: id });
             }
             self.change_region(id, |region| {
-                region.failures = 0;
+                (region.failures, region.failed_ms) = (0, 0);
                 region.quarantined = None;
             });
         }
@@ -469,10 +471,15 @@ impl Cluster {
             return Verdict::Ignored;
         }
         let reason = shortened(reason);
+        let now_ms = self.state.clock.now_ms;
         let mut failures = 0;
         self.balance_later();
         self.change_region(id, |region| {
+            if now_ms.saturating_sub(region.failed_ms) > FAILURES_APART_MS_MAX {
+                region.failures = 0;
+            }
             region.failures += 1;
+            region.failed_ms = now_ms;
             region.failures_ever = region.failures_ever.saturating_add(1);
             region.lose_owner(Why::Failed);
             failures = region.failures;

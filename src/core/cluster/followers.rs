@@ -3,6 +3,9 @@
 //! As many followers as the settings ask for, or as there are other members: never on the owner's member, each on a member of its own, in other racks
 //! where there are some, on those who have least to do. After somebody joined, followers are spread anew, too: the newcomer first catches up beside the
 //! one whose place it takes, so that no region is left without a warm follower meanwhile.
+//!
+//! In the same way a follower leaves a rack that it shares with another worker of its region, as after a loss or a move, for one where the region is not.
+//! That ends: with every such step a region is in one rack more, and no step for loads brings two of its workers into one rack.
 
 use super::Cluster;
 use super::index::ARRIVING_MAX;
@@ -73,16 +76,35 @@ impl Cluster {
         if self.state.members.len() <= self.followers_wanted() + 1 {
             return None;
         }
+        self.next_out_of_rack().or_else(|| self.next_lighter())
+    }
+
+    /// A follower that shares its rack with another worker of its region, for the one with least to do of those racks where the region is not.
+    fn next_out_of_rack(&self) -> Option<(RegionId, Follower)> {
+        if self.index.crowded.is_empty() {
+            return None;
+        }
+        let racks = self.index.by_total_load.iter();
+        let takers: Vec<_> = racks.filter_map(|(rack, members)| Some((rack.as_ref()?, self.taker_of(members)?))).collect();
+        let (id, to) = self.index.crowded.iter().find_map(|(racks, regions)| {
+            let (_, to) = takers.iter().filter(|(rack, _)| !racks.contains(*rack)).map(|(_, taker)| *taker).min()?;
+            Some((*regions.first()?, to))
+        })?;
+        let region = self.state.regions.get(&id)?;
+        let members = busy_with(region);
+        let shares = |rack: &str| members.iter().filter(|member| self.rack_of(**member) == Some(rack)).count() > 1;
+        let sharing = region.followers.iter().filter(|follower| self.rack_of(follower.slot.incarnation).is_some_and(shares));
+        let least_missed =
+            sharing.max_by_key(|follower| (!follower.ready, self.index.members[&follower.slot.incarnation].total_key(), follower.slot));
+        Some((id, self.in_place_of(least_missed?.slot, to)))
+    }
+
+    /// From the member that has most to do to the one that has least, if that makes the fuller of the two emptier than it was.
+    fn next_lighter(&self) -> Option<(RegionId, Follower)> {
         let all = || self.index.by_total_load.values().flatten().filter(|(draining, _, _)| !draining);
-        let can_take = |member: &Incarnation| self.index.members[member].arriving < ARRIVING_MAX;
-        let (_, _, to) = self
-            .index
-            .by_total_load
-            .values()
-            .filter_map(|members| members.iter().find(|(draining, _, member)| !draining && can_take(member)))
-            .min_by_key(|(_, load, member)| (*load, *member))?;
+        let (_, to) = self.index.by_total_load.values().filter_map(|members| self.taker_of(members)).min()?;
         let (_, _, from) = all().max_by_key(|(_, load, member)| (*load, std::cmp::Reverse(*member)))?;
-        let (target, source) = (&self.index.members[to], &self.index.members[from]);
+        let (target, source) = (&self.index.members[&to], &self.index.members[from]);
         let fits = |weight: u64| {
             let after = (target.load + target.follower_load + weight) * u64::from(source.slots);
             weight > 0 && after < (source.load + source.follower_load) * u64::from(target.slots)
@@ -90,15 +112,26 @@ impl Cluster {
         for (slot, index) in self.index.slots_of(*from) {
             for id in &index.followed {
                 let Some(region) = self.state.regions.get(id) else { continue };
-                let is_settled = region.moving.is_none() && region.followers.iter().all(|follower| follower.replaces.is_none());
-                if is_settled && fits(region.weight()) && !busy_with(region).contains(to) && self.keeps_racks_apart(region, *to, *from) {
-                    let since_ms = self.state.clock.now_ms;
-                    let follower = Follower { slot: self.quietest_slot(*to), ready: false, replaces: Some(slot), since_ms };
-                    return Some((*id, follower));
+                if region.is_settled()
+                    && fits(region.weight())
+                    && !busy_with(region).contains(&to)
+                    && self.keeps_racks_apart(region, to, *from)
+                {
+                    return Some((*id, self.in_place_of(slot, to)));
                 }
             }
         }
         None
+    }
+
+    /// Of the members of one rack, as they are listed by load, the first that may begin with one follower more.
+    fn taker_of(&self, members: &BTreeSet<(bool, u64, Incarnation)>) -> Option<(u64, Incarnation)> {
+        let can_take = |member: &Incarnation| self.index.members[member].arriving < ARRIVING_MAX;
+        members.iter().find(|(draining, _, member)| !draining && can_take(member)).map(|(_, load, member)| (*load, *member))
+    }
+
+    fn in_place_of(&self, replaced: SlotId, to: Incarnation) -> Follower {
+        Follower { slot: self.quietest_slot(to), ready: false, replaces: Some(replaced), since_ms: self.state.clock.now_ms }
     }
 
     /// A follower doesn't move into a rack that the region is in already, unless it is there now.
@@ -111,7 +144,7 @@ impl Cluster {
         busy_with(region).into_iter().filter_map(|member| self.rack_of(member)).collect()
     }
 
-    fn rack_of(&self, member: Incarnation) -> Option<&str> {
+    pub(super) fn rack_of(&self, member: Incarnation) -> Option<&str> {
         self.index.members.get(&member)?.rack.as_deref()
     }
 

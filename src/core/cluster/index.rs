@@ -87,6 +87,8 @@ pub(super) struct Index {
     pub open_sources: usize,
     /// Regions that might want a follower, by how many they have.
     pub by_followers: BTreeSet<(usize, RegionId)>,
+    /// By the racks that they are in, regions of which two workers share a rack: a follower of each goes to another rack if there is one.
+    pub crowded: BTreeMap<BTreeSet<String>, BTreeSet<RegionId>>,
     /// Regions per slot that is still to be fenced.
     pub unfenced: BTreeMap<SlotId, BTreeSet<RegionId>>,
 }
@@ -220,6 +222,9 @@ impl Index {
             }
         }
         self.warming.extend(region.warming_since_ms().map(|since_ms| (since_ms, id)));
+        if let Some(racks) = self.crowded_racks(region) {
+            self.crowded.entry(racks).or_default().insert(id);
+        }
         for slot in &region.must_fence {
             self.unfenced.entry(*slot).or_default().insert(id);
         }
@@ -278,6 +283,14 @@ impl Index {
         if let Some(since_ms) = region.warming_since_ms() {
             self.warming.remove(&(since_ms, id));
         }
+        if let Some(racks) = self.crowded_racks(region)
+            && let Some(regions) = self.crowded.get_mut(&racks)
+        {
+            regions.remove(&id);
+            if regions.is_empty() {
+                self.crowded.remove(&racks);
+            }
+        }
         for slot in &region.must_fence {
             if let Some(regions) = self.unfenced.get_mut(slot) {
                 regions.remove(&id);
@@ -291,6 +304,18 @@ impl Index {
         self.failed.remove(&id);
         self.unfinished -= usize::from(!region.finished);
         self.open_sources -= usize::from(is_open_source(region));
+    }
+
+    /// The racks that a region is in, if two of its workers share one and nothing of it is under way. Members keep their rack, so what is put in is what
+    /// is taken out.
+    fn crowded_racks(&self, region: &Region) -> Option<BTreeSet<String>> {
+        let owner = region.owner.filter(|_| !region.followers.is_empty() && !region.finished && region.is_settled())?;
+        let slots = std::iter::once(owner.slot).chain(region.followers.iter().map(|follower| follower.slot));
+        let (mut racks, mut is_crowded) = (BTreeSet::new(), false);
+        for rack in slots.filter_map(|slot| self.members.get(&slot.incarnation)?.rack.as_deref()) {
+            is_crowded |= !racks.insert(rack);
+        }
+        is_crowded.then(|| racks.into_iter().map(str::to_string).collect())
     }
 
     fn change_slot(&mut self, slot: SlotId, change: impl FnOnce(&mut SlotIndex)) {

@@ -8,6 +8,9 @@
 //!
 //! A region that has failed is not moved to even loads: it stays where it works. A drain takes it along, since the worker is to be stopped.
 //!
+//! A region keeps its owner and its followers in different racks where that can be: of the regions that a member may give, one is chosen, and for a region that
+//! a drain takes away, a member. Where it can't, loads come first, and a follower leaves the rack afterwards.
+//!
 //! A target that follows the region already is warm, so its owner is asked to release at once; any other first catches up and says `ready`.
 
 use super::Cluster;
@@ -61,7 +64,7 @@ impl Cluster {
         });
     }
 
-    /// A region of a draining member, and where it goes: to a follower that is ready, else to the least loaded.
+    /// A region of a draining member, and where it goes: to a follower that is ready, else to the least loaded, where no follower shares the rack.
     fn next_drained(&self) -> Option<(RegionId, SlotId)> {
         let (_, least_loaded) = *self.index.receivers.first()?;
         let slots = self.index.draining.iter().flat_map(|member| self.index.slots_of(*member));
@@ -72,7 +75,11 @@ impl Cluster {
         let warm = warm
             .min_by_key(|follower| (self.index.members[&follower.slot.incarnation].load_key(), follower.slot))
             .map(|follower| follower.slot);
-        Some((*id, warm.unwrap_or_else(|| self.slot_for(least_loaded, *id))))
+        let to = warm.unwrap_or_else(|| {
+            let mut receivers = self.index.receivers.iter().map(|(_, member)| *member);
+            self.slot_for(receivers.find(|member| !self.crowds(*id, *member)).unwrap_or(least_loaded), *id)
+        });
+        Some((*id, to))
     }
 
     /// A region of a member that has more than its share, for the one that has least.
@@ -100,7 +107,7 @@ impl Cluster {
         })
     }
 
-    /// The one that the taker follows already, else one from the giver's fullest slot.
+    /// The one that the taker follows already, else one that has no follower in the taker's rack, else any: from the giver's fullest slot.
     fn region_for(&self, from: Incarnation, to: Incarnation, fits: impl Fn(u64) -> bool) -> Option<RegionId> {
         let fits = |id: &RegionId| self.state.regions.get(id).is_some_and(|region| region.is_movable() && fits(region.weight()));
         let is_given = |id: &RegionId| {
@@ -115,8 +122,16 @@ impl Cluster {
         warm.or_else(|| {
             let mut slots: Vec<_> = self.index.slots_of(from).collect();
             slots.sort_by_key(|(slot, index)| (std::cmp::Reverse(index.load), *slot));
-            slots.iter().flat_map(|(_, index)| &index.movable).find(|id| fits(id)).copied()
+            let movable = || slots.iter().flat_map(|(_, index)| &index.movable).copied();
+            movable().find(|id| fits(id) && !self.crowds(*id, to)).or_else(|| movable().find(|id| fits(id)))
         })
+    }
+
+    /// Whether the region would have its owner and a follower in one rack there.
+    fn crowds(&self, id: RegionId, to: Incarnation) -> bool {
+        let Some(rack) = self.rack_of(to) else { return false };
+        let followers = self.state.regions.get(&id).map(|region| region.followers.as_slice()).unwrap_or_default();
+        followers.iter().map(|follower| follower.slot.incarnation).any(|member| member != to && self.rack_of(member) == Some(rack))
     }
 
     /// Where on a member: the slot that follows the region already, else the one with least to do.

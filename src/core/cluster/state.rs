@@ -138,9 +138,12 @@ pub struct Region {
     /// It failed too often or for good, with the reason; has no owner until the next join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,
-    /// Since the last join: what counts for the quarantine.
+    /// Since the last join, or since there was none for ten minutes: what counts for the quarantine.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures: u32,
+    /// Log clock of the latest of them.
+    #[serde(default, skip_serializing_if = "is_zero_ms")]
+    pub failed_ms: u64,
     /// Ever, for people.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures_ever: u32,
@@ -242,6 +245,7 @@ impl Region {
             finished: false,
             quarantined: None,
             failures: 0,
+            failed_ms: 0,
             failures_ever: 0,
             checkpoint: None,
         }
@@ -270,6 +274,11 @@ impl Region {
     /// Whether a rebalance may take it from its owner. One that has failed stays where it works, until the next join.
     pub(super) fn is_movable(&self) -> bool {
         self.may_leave() && self.failures == 0
+    }
+
+    /// Nobody is on the way to own it or to take a follower's place.
+    pub(super) fn is_settled(&self) -> bool {
+        self.moving.is_none() && self.followers.iter().all(|follower| follower.replaces.is_none())
     }
 
     /// Since when somebody is to become warm who holds a place: the target of a move, or a follower that is to replace another.

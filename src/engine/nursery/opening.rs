@@ -7,7 +7,7 @@
 //! ```
 //! A checkpoint is fetched on a thread of its own. What is refused (another plan, another job's topics) is so before anything is deleted.
 
-use super::{Fetched, Nursery, Phase, ScratchFolder, TRIES_MAX, Task, Tended};
+use super::{Fetched, Nursery, Phase, Role, ScratchFolder, TRIES_MAX, Task, Tended};
 use crate::assemble::Unready;
 use crate::follower::{FollowError, Follower, check_plan, decode_stored};
 use crate::region::{Input, Region};
@@ -47,7 +47,8 @@ impl Nursery {
             let from = bounds.low.max(bounds.high - TAIL_MESSAGES * (1 << (2 * task.tries.min(8))));
             return self.begin(region, None, from, now).map(Some);
         }
-        if task.without_store {
+        let was_given_up = task.without_store;
+        if was_given_up {
             self.state.delete(id)?;
             task.without_store = false;
         }
@@ -65,6 +66,11 @@ impl Nursery {
                 return Ok(Some((Phase::Opening, Tended::Moved)));
             }
         };
+        // A follower begins with nothing. What was given up or damaged, and all that comes after a checkpoint was asked for, has been said already.
+        let is_first_look = matches!(task.role, Role::Owner { .. }) && task.tries == 0 && !task.without_checkpoint && !was_given_up;
+        if base.is_none() && opened.rebuilt.is_none() && bounds.high > 0 && is_first_look {
+            tracing::warn!(region = %id, "no state of the region lies here; it is rebuilt from a checkpoint or the log");
+        }
         if let Some((_, record)) = &base {
             // Refused before anything is deleted: the old plan can still go on with it.
             check_plan(&region, record)?;

@@ -1,7 +1,7 @@
 //! A stage's operators in a row.
 //!
-//! Rows are pushed through operator by operator; each keeps how its rows came about as long as a batch is on its way, so that a row that
-//! is refused far down can be blamed on the source row that it was made from.
+//! Rows are pushed through operator by operator; how the rows came about is kept as long as a batch is on its way ([`Trail`]), so that a row that
+//! is refused far down, or by the sink behind the chain, can be blamed on the source row that it was made from.
 
 use crate::operators::assign_windows::AssignWindows;
 use crate::operators::partial_aggregate::PartialAggregate;
@@ -12,6 +12,7 @@ use crate::operators::{ChainOutput, EpochContext, InputWatermarks, NO_SOURCE_ROW
 use crate::plan::Operator;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
+use std::sync::Arc;
 use streamshield_core::ports::state::{RegionState, WindowTableSpec};
 use streamshield_core::watermark::Watermark;
 
@@ -31,14 +32,16 @@ enum Link {
     WindowAggregate(Box<WindowAggregate>),
 }
 
-/// Where the rows of a batch come from.
-enum Trail<'a> {
+/// Where the rows of a batch come from. It only holds on to what the operators know of a batch anyway, and is looked into when a row is refused:
+/// nothing is done per row before.
+#[derive(Clone, Debug)]
+pub enum Trail {
     /// They are the rows given to [`Chain::process`].
     Source,
     /// A window aggregation or a seal made them.
     Made,
     /// An operator made them from these rows.
-    From(&'a Trail<'a>, &'a RowMap),
+    From(Arc<(Trail, RowMap)>),
 }
 
 /// What all operators of a run share.
@@ -176,12 +179,12 @@ impl Link {
 }
 
 /// Pushes a batch through the rest of a chain.
-fn push(links: &mut [Link], rows: RecordBatch, trail: &Trail<'_>, run: &mut Run<'_>) -> Result<(), OperatorError> {
+fn push(links: &mut [Link], rows: RecordBatch, trail: &Trail, run: &mut Run<'_>) -> Result<(), OperatorError> {
     if rows.num_rows() == 0 {
         return Ok(());
     }
     let Some((link, rest)) = links.split_first_mut() else {
-        run.out.batches.push(rows);
+        run.out.batches.push((rows, trail.clone()));
         return Ok(());
     };
     let applied = match link {
@@ -193,7 +196,7 @@ fn push(links: &mut [Link], rows: RecordBatch, trail: &Trail<'_>, run: &mut Run<
             let (batches, refused) = windows.apply(rows)?;
             run.reject(refused, trail);
             for (rows, map) in batches {
-                push(rest, rows, &Trail::From(trail, &map), run)?;
+                push(rest, rows, &trail.after(map), run)?;
             }
             return Ok(());
         }
@@ -202,27 +205,36 @@ fn push(links: &mut [Link], rows: RecordBatch, trail: &Trail<'_>, run: &mut Run<
             run.reject(folded.refused, trail);
             let Some((rows, kept)) = folded.passed else { return Ok(()) };
             let map = kept.map_or(RowMap::Same, RowMap::Rows);
-            return push(rest, rows, &Trail::From(trail, &map), run);
+            return push(rest, rows, &trail.after(map), run);
         }
         Link::WindowAggregate(windows) => return windows.process(&rows, run.input, run.state, &mut run.out.late),
     };
     let Applied { rows, map, refused } = applied;
     run.reject(refused, trail);
-    push(rest, rows, &Trail::From(trail, &map), run)
+    push(rest, rows, &trail.after(map), run)
 }
 
 impl Run<'_> {
-    fn reject(&mut self, refused: Vec<(usize, String)>, trail: &Trail<'_>) {
+    fn reject(&mut self, refused: Vec<(usize, String)>, trail: &Trail) {
         self.out.rejected.extend(refused.into_iter().map(|(row, reason)| RejectedRow { row: trail.source_row(row), reason }));
     }
 }
 
-impl Trail<'_> {
-    fn source_row(&self, row: usize) -> usize {
+impl Trail {
+    /// The trail of what an operator has made of the rows.
+    fn after(&self, map: RowMap) -> Trail {
+        match (self, map) {
+            (Trail::Made, _) | (_, RowMap::Same) => self.clone(),
+            (_, map) => Trail::From(Arc::new((self.clone(), map))),
+        }
+    }
+
+    /// The row given to [`Chain::process`] from which a row of the batch was made, or [`NO_SOURCE_ROW`].
+    pub fn source_row(&self, row: usize) -> usize {
         match self {
             Trail::Source => row,
             Trail::Made => NO_SOURCE_ROW,
-            Trail::From(trail, map) => trail.source_row(map.input_row(row)),
+            Trail::From(made) => made.0.source_row(made.1.input_row(row)),
         }
     }
 }

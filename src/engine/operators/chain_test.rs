@@ -341,6 +341,30 @@ fn late_rows_come_out_as_json_one_by_one() {
     assert_eq!(outcome.rows.len(), 2);
 }
 
+#[test]
+fn a_late_row_that_was_copied_counts_and_is_told_once() {
+    let query = Query { kind: WindowKind::Tumble { size_ms: 100, offset_ms: 0 }, delay_ms: 0, keys: vec!["key"], late_row: true };
+    let input = query.windowed_schema();
+    let mut fields = input.fields().to_vec();
+    fields.extend([field("__tag", DataType::Int32), field(ROWS_COLUMN, DataType::Int64)]);
+    let expanded = schema(fields);
+    let copy = |tag: i32, rows: i64| {
+        let kept = input.fields().iter().map(|field| col(field.name(), &input).unwrap());
+        Expressions::new(kept.chain([lit(tag), lit(rows)]).collect())
+    };
+    let expand = Operator::Expand(ExpandPlan { projections: vec![copy(0, 1), copy(1, 0), copy(2, 0)], schema: expanded.clone() });
+    let keys = Expressions::new(vec![col("key", &expanded).unwrap(), col("__tag", &expanded).unwrap()]);
+    let key_fields = vec![field("key", DataType::Int64), field("__tag", DataType::Int32)];
+    let calls = vec![call(of(functions::sum::sum_udaf(), "value", &expanded), None, None)];
+    let copies = aggregate(1, expanded, keys, key_fields, (5, 6, Some(7)), true, calls, Emit::Final);
+    let job = Job { source: vec![query.assign(), expand, Operator::PartialAggregate(copies.clone())], ..query.job(&copies) };
+    let row = |ts, key, value| Row { ts, key: Some(key), value: Some(value) };
+    let rows = [row(10, 1, 5), row(150, 1, 6), row(20, 2, 7), row(160, 1, 8), row(30, 1, 9)];
+    let outcome = same_in_all_modes(&job, &batch(&rows));
+    assert_eq!((outcome.late_rows, outcome.late_json.len()), (2, 2), "{:?}", outcome.late_json);
+    assert_eq!(outcome.rows.len(), 6, "two windows of three copies: {:?}", outcome.texts());
+}
+
 /// One partial row with a flag, of window [0, 100).
 fn process_partial(flagged: bool, input: InputWatermarks, late_row: bool) -> (ChainOutput, usize) {
     let query = Query { kind: WindowKind::Tumble { size_ms: 100, offset_ms: 0 }, delay_ms: 0, keys: vec!["key"], late_row };
@@ -400,13 +424,13 @@ fn windows_are_emitted_in_bounded_portions_the_earliest_first() {
     source.seal(&mut epoch, &mut MemoryState::default(), &mut out).unwrap();
     let mut windows = Chain::new(&[Operator::WindowAggregate(aggregate.clone())], aggregate.partial_schema.clone()).unwrap();
     let mut state = MemoryState::new(&windows.tables());
-    for partials in std::mem::take(&mut out.batches) {
+    for (partials, _) in std::mem::take(&mut out.batches) {
         windows.process(partials, InputWatermarks::START, &mut epoch, &mut state, &mut out).unwrap();
     }
     let mut portion = |to: i64| {
         let mut out = ChainOutput::default();
         let more = windows.advance(Watermark(to), 7, &mut epoch, &mut state, &mut out).unwrap();
-        (out.batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), more)
+        (out.batches.iter().map(|(rows, _)| rows.num_rows()).collect::<Vec<_>>(), more)
     };
     assert_eq!(portion(998), (vec![], false));
     assert_eq!(portion(1_999), (vec![7], true));
@@ -443,7 +467,7 @@ fn folding_that_does_not_pay_is_left_out_and_changes_nothing() {
             .process(rows.slice(offset, PROBE_ROWS), InputWatermarks::START, &mut EPOCH.clone(), &mut MemoryState::default(), &mut out)
             .unwrap();
     }
-    assert_eq!(out.batches.iter().map(RecordBatch::num_rows).sum::<usize>(), 2 * PROBE_ROWS, "what follows the probe passes through");
+    assert_eq!(out.batches.iter().map(|(rows, _)| rows.num_rows()).sum::<usize>(), 2 * PROBE_ROWS, "what follows the probe passes through");
 }
 
 #[test]
@@ -501,7 +525,7 @@ fn a_result_that_does_not_fit_its_type_is_rejected_and_the_other_groups_come_out
     chain.process(rows, InputWatermarks::START, &mut epoch, &mut state, &mut out).unwrap();
     chain.seal(&mut epoch, &mut state, &mut out).unwrap();
     assert!(!chain.advance(Watermark::MAX, 10, &mut epoch, &mut state, &mut out).unwrap());
-    assert_eq!(out.batches[0].column(0).as_primitive::<Int64Type>().values().as_ref(), &[1, 3]);
+    assert_eq!(out.batches[0].0.column(0).as_primitive::<Int64Type>().values().as_ref(), &[1, 3]);
     assert_eq!(out.rejected.len(), 1);
     assert_eq!(out.rejected[0].row, NO_SOURCE_ROW);
     assert!(out.rejected[0].reason.contains("key = 2"), "{}", out.rejected[0].reason);

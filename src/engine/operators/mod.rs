@@ -37,7 +37,7 @@ mod operators_test;
 #[cfg(test)]
 mod test_kit;
 
-pub use chain::Chain;
+pub use chain::{Chain, Trail};
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::{ArrowError, SchemaRef};
@@ -94,7 +94,8 @@ pub struct RejectedRow {
 /// What a chain gives out.
 #[derive(Debug, Default)]
 pub struct ChainOutput {
-    pub batches: Vec<RecordBatch>,
+    /// Each with what tells the source row of a row, should somebody behind the chain refuse it.
+    pub batches: Vec<(RecordBatch, Trail)>,
     pub late: LateRows,
     /// At most one entry per source row; rows made by a window aggregation have no number.
     pub rejected: Vec<RejectedRow>,

@@ -4,7 +4,7 @@
 use crate::operators::assign_windows::windows_of;
 use crate::operators::scan::Scan;
 use crate::operators::test_kit::{Job, MemoryState, Outcome, same_in_all_modes};
-use crate::operators::{Chain, ChainOutput, EpochContext, InputWatermarks};
+use crate::operators::{Chain, ChainOutput, EpochContext, InputWatermarks, Trail};
 use crate::plan::*;
 use arrow_array::builder::{Int64Builder, ListBuilder, StringBuilder, StructBuilder};
 use arrow_array::cast::AsArray;
@@ -61,7 +61,7 @@ fn a_filter_keeps_true_and_drops_false_and_null() {
 fn a_filter_that_takes_all_rows_copies_none() {
     let rows = numbers(&[Some(5), Some(6)]);
     let out = once(&[Operator::Filter(Expressions::new(vec![compare(&rows, "a", Op::Gt, 3)]))], &rows);
-    assert_eq!(out.batches[0].column(0).to_data().buffers()[0].as_ptr(), rows.column(0).to_data().buffers()[0].as_ptr());
+    assert_eq!(out.batches[0].0.column(0).to_data().buffers()[0].as_ptr(), rows.column(0).to_data().buffers()[0].as_ptr());
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn a_row_that_an_expression_refuses_is_rejected_alone() {
     let expected: Vec<usize> = bad.iter().copied().filter(|row| *row >= 100).collect();
     assert_eq!(out.rejected.iter().map(|rejected| rejected.row).collect::<Vec<_>>(), expected, "rows are counted in the chain's input");
     assert!(out.rejected[0].reason.to_lowercase().contains("divide by zero"), "{}", out.rejected[0].reason);
-    let kept = out.batches[0].column(1).as_primitive::<Int64Type>().values();
+    let kept = out.batches[0].0.column(1).as_primitive::<Int64Type>().values();
     assert!(kept.iter().all(|row| *row >= 100 && row % 97 != 5));
 }
 
@@ -140,11 +140,11 @@ fn hidden_columns_are_there_for_expressions_and_not_in_the_output() {
     let schema = schema_of(&[("now", DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()))), ("seed", DataType::UInt64)]);
     let project = Operator::Project(Projection { expressions: Expressions { list, needs_now: true, needs_seed: true }, schema });
     let out = once(std::slice::from_ref(&project), &rows);
-    let batch = &out.batches[0];
+    let batch = &out.batches[0].0;
     assert_eq!(batch.column(0).as_primitive::<TimestampMillisecondType>().values().as_ref(), &[5, 5, 5]);
     let seeds = batch.column(1).as_primitive::<UInt64Type>();
     assert_eq!(seeds.values().iter().collect::<BTreeSet<_>>().len(), 3);
-    assert_eq!(once(&[project], &rows).batches[0], *batch, "the same epoch gives the same seeds");
+    assert_eq!(once(&[project], &rows).batches[0].0, *batch, "the same epoch gives the same seeds");
 }
 
 #[test]
@@ -163,7 +163,7 @@ fn two_batches_of_an_epoch_get_different_seeds() {
         chain.process(rows.clone(), InputWatermarks::START, &mut epoch, &mut MemoryState::default(), &mut out).unwrap();
     }
     assert_eq!(epoch.seed_next, 2);
-    assert_ne!(out.batches[0], out.batches[1]);
+    assert_ne!(out.batches[0].0, out.batches[1].0);
 }
 
 #[test]
@@ -201,15 +201,44 @@ fn expand_gives_the_projections_of_a_row_side_by_side() {
         schema: schema_of(&[("v", DataType::Int64), ("p", DataType::Int64)]),
     };
     let out = once(&[Operator::Expand(plan.clone())], &rows);
-    assert_eq!(out.batches[0].column(0).as_primitive::<Int64Type>().values().as_ref(), &[1, 6, 3, 2]);
+    assert_eq!(out.batches[0].0.column(0).as_primitive::<Int64Type>().values().as_ref(), &[1, 6, 3, 2]);
     assert_eq!(run_operator(Operator::Expand(plan), &rows).rejected, BTreeSet::from([1]), "a row is taken by all projections or by none");
+}
+
+#[test]
+fn a_row_given_out_leads_back_to_its_source_row_whatever_was_made_of_it() {
+    let rows = numbers(&[Some(9), Some(1), Some(0), Some(8), None, Some(7)]);
+    let schema = rows.schema();
+    let (a, b) = (col("a", &schema).unwrap(), col("b", &schema).unwrap());
+    // Refuses row 2, takes rows 0, 3 and 5 of the others, and copies each.
+    let quotient = binary(lit(10i64), Op::Divide, a.clone(), &schema).unwrap();
+    let project = Projection { expressions: Expressions::new(vec![a, b, quotient]), schema: wider(&schema) };
+    let projected = project.schema.clone();
+    let (a, b) = (col("a", &projected).unwrap(), col("b", &projected).unwrap());
+    let large = binary(a.clone(), Op::Gt, lit(5i64), &projected).unwrap();
+    let copies = ExpandPlan { projections: vec![Expressions::new(vec![a.clone(), b.clone()]), Expressions::new(vec![a, b])], schema };
+    let operators = [Operator::Project(project), Operator::Filter(Expressions::new(vec![large])), Operator::Expand(copies)];
+    let out = once(&operators, &rows);
+    assert_eq!(out.rejected.iter().map(|rejected| rejected.row).collect::<Vec<_>>(), [2]);
+    let (batch, trail) = &out.batches[0];
+    let numbered: Vec<usize> = batch.column(1).as_primitive::<Int64Type>().values().iter().map(|row| *row as usize).collect();
+    assert_eq!(numbered, [0, 0, 3, 3, 5, 5]);
+    assert_eq!((0..batch.num_rows()).map(|row| trail.source_row(row)).collect::<Vec<_>>(), numbered);
+    assert!(matches!(once(&[], &rows).batches[0].1, Trail::Source));
+}
+
+/// With a third number.
+fn wider(schema: &SchemaRef) -> SchemaRef {
+    let mut fields = schema.fields().to_vec();
+    fields.push(Arc::new(Field::new("c", DataType::Int64, true)));
+    Arc::new(Schema::new(fields))
 }
 
 #[test]
 fn a_chain_without_columns_still_counts_rows() {
     let rows = numbers(&[Some(1), Some(2)]);
     let nothing = Operator::Project(Projection { expressions: Expressions::new(vec![]), schema: Arc::new(Schema::empty()) });
-    assert_eq!(once(&[nothing], &rows).batches[0].num_rows(), 2);
+    assert_eq!(once(&[nothing], &rows).batches[0].0.num_rows(), 2);
 }
 
 fn scan_plan(watermark: Option<WatermarkPlan>) -> SourceScan {
@@ -313,7 +342,7 @@ proptest! {
         ).unwrap();
         let out = once(&[assign(kind, &rows, Some(2))], &rows);
         let mut found: Vec<BTreeSet<(i64, i64)>> = vec![BTreeSet::new(); times.len()];
-        for batch in &out.batches {
+        for (batch, _) in &out.batches {
             let column = |n: usize| batch.column(n).as_primitive::<TimestampMillisecondType>().values();
             for row in 0..batch.num_rows() {
                 let number = batch.column(1).as_primitive::<Int64Type>().value(row) as usize;

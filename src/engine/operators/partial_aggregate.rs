@@ -49,7 +49,7 @@ pub struct PartialAggregate {
     layout: PartialLayout,
     evaluator: Evaluator,
     calls: Vec<Call>,
-    /// `__rows` in the input: it holds partials already.
+    /// `__rows` in the input: it holds partials already, or copies of rows of which one counts.
     rows_column: Option<usize>,
     json_columns: Vec<usize>,
     timely_keys: SchemaRef,

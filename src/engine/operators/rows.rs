@@ -10,7 +10,7 @@ use arrow_schema::{DataType, SchemaRef};
 use arrow_select::filter::FilterBuilder;
 use arrow_select::interleave::interleave;
 
-/// From which row of an operator's input an output row was made. Only asked when a row is rejected further down.
+/// From which row of an operator's input an output row was made. Only asked when a row is rejected further down, or behind the chain.
 #[derive(Debug)]
 pub enum RowMap {
     Same,

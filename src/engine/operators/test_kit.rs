@@ -194,14 +194,14 @@ impl Runner {
         let mut out = ChainOutput::default();
         self.source.chain.process(rows, InputWatermarks::START, &mut self.context, &mut self.source.state, &mut out).unwrap();
         self.outcome.rejected.extend(out.rejected.iter().map(|rejected| offset + origin[rejected.row]));
-        self.open.append(&mut out.batches);
+        self.open.extend(out.batches.into_iter().map(|(rows, _)| rows));
     }
 
     fn seal(&mut self) {
         let mut out = ChainOutput::default();
         self.source.chain.seal(&mut self.context, &mut self.source.state, &mut out).unwrap();
         assert!(self.source.chain.open_bytes() < 1 << 20, "a seal leaves nothing open");
-        self.open.append(&mut out.batches);
+        self.open.extend(out.batches.into_iter().map(|(rows, _)| rows));
         let batches = std::mem::take(&mut self.open);
         self.epoch = self.epoch.next();
         self.context = EpochContext { now_ms: 1_000_000, seed: self.epoch.0, seed_next: 0 };
@@ -258,7 +258,7 @@ impl Runner {
 
 impl Outcome {
     fn take(&mut self, out: ChainOutput) {
-        out.batches.iter().for_each(|batch| self.add(batch));
+        out.batches.iter().for_each(|(batch, _)| self.add(batch));
         self.late_rows += out.late.rows;
         self.late_json.extend(out.late.json.into_iter().map(|json| String::from_utf8(json).unwrap()));
         assert!(out.rejected.is_empty(), "{:?}", out.rejected);

@@ -136,7 +136,9 @@ impl WindowAggregate {
         late.rows += dropped.iter().map(|row| counts.value(*row as usize).max(0) as u64).sum::<u64>();
         let Some(column) = self.layout.late_row else { return Ok(()) };
         let texts = rows.column(column).as_string::<i32>();
-        let (kept, folded): (Vec<u32>, Vec<u32>) = dropped.iter().partition(|row| texts.is_valid(**row as usize));
+        // Without a source row: copies of rows that are told of elsewhere.
+        let told = dropped.iter().filter(|row| counts.value(**row as usize) > 0);
+        let (kept, folded): (Vec<u32>, Vec<u32>) = told.partition(|row| texts.is_valid(**row as usize));
         for row in kept {
             let copies = counts.value(row as usize).max(0) as usize;
             late.json.extend(std::iter::repeat_n(texts.value(row as usize).as_bytes().to_vec(), copies));

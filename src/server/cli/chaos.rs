@@ -10,7 +10,7 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
-use streamshield_chaos::gate::{GateRequest, Side};
+use streamshield_chaos::gate::{GateRequest, Prices, Side};
 use streamshield_chaos::journal::Journal;
 use streamshield_chaos::plan::{self, SourcePlan};
 use streamshield_chaos::runner::{Request, Watcher};
@@ -28,7 +28,7 @@ const EXIT_CODES: &str = "Exit codes of `chaos run` and `gate`:
   1  the SLO was missed (gate: or something got worse)
   2  an invariant was violated
   3  inconclusive: a fault never fired, the load was not reached, the host was too busy, interrupted
-  4  the harness failed, or the plan is wrong";
+  4  the harness failed, or the plan or the command line is wrong";
 
 #[derive(Subcommand)]
 pub enum ChaosCommand {
@@ -93,11 +93,11 @@ pub struct GateArguments {
     /// The plan that both are put through: a file, or the name of a ready one.
     #[arg(long, default_value = "gate")]
     plan: String,
-    /// The job as it is to be. Default: the self-verifying one.
-    #[arg(long, value_name = "NEW.yaml")]
+    /// The job as it is to be; with --baseline. Default of both: the self-verifying one.
+    #[arg(long, value_name = "NEW.yaml", requires = "baseline")]
     job: Option<PathBuf>,
-    /// The job as it is.
-    #[arg(long, value_name = "OLD.yaml")]
+    /// The job as it is; with --job.
+    #[arg(long, value_name = "OLD.yaml", requires = "job")]
     baseline: Option<PathBuf>,
     /// The program as it is to be. Default: this one.
     #[arg(long, value_name = "PATH")]
@@ -108,10 +108,16 @@ pub struct GateArguments {
     /// By how much a figure may be worse than the baseline's.
     #[arg(long, value_parser = units::share, default_value = "20 %", value_name = "SHARE")]
     tolerance: f64,
+    /// What a processor costs, in any currency: a part of the cost per million records. The default is an assumption.
+    #[arg(long, value_parser = price, default_value_t = Prices::default().cpu_hour, value_name = "PER_HOUR")]
+    cpu_price: f64,
+    /// What memory costs, in the same currency. The default is an assumption, too.
+    #[arg(long, value_parser = price, default_value_t = Prices::default().gib_hour, value_name = "PER_GIB_HOUR")]
+    memory_price: f64,
     /// The same for both runs. Default: the plan's, else drawn.
     #[arg(long)]
     seed: Option<u64>,
-    /// Folder of both journals and of promotion.json. Default: target/chaos/gate.
+    /// Folder of both journals and of promotion.json. Default: target/chaos/promotion.
     #[arg(long, value_name = "FOLDER")]
     out: Option<PathBuf>,
 }
@@ -209,15 +215,17 @@ fn run(arguments: &RunPlan) -> u8 {
         Ok(console) => console,
         Err(error) => return harness_error(Problem::error(format!("can't listen for signals: {error}"))),
     };
+    let binary = std::env::var_os("STREAMSHIELD_BIN").map(PathBuf::from);
+    let subject = binary.as_ref().map(|binary| format!("STREAMSHIELD_BIN={} ", binary.display())).unwrap_or_default();
     let job = arguments.job.as_ref().map(|job| format!(" --job {}", job.display())).unwrap_or_default();
     let request = Request {
         plan: source.plan,
         plan_name: arguments.plan.clone(),
         seed,
         folder: folder.clone(),
-        replay: format!("streamshield chaos run {} --seed {seed}{job}", arguments.plan),
+        replay: format!("{subject}streamshield chaos run {} --seed {seed}{job}", arguments.plan),
         job: arguments.job.clone(),
-        binary: std::env::var_os("STREAMSHIELD_BIN").map(PathBuf::from),
+        binary,
     };
     console.say(Duration::ZERO, &format!("{}, seed {seed}, in {}", request.plan.title, folder.display()));
     let journal = match runner::run(&request, &console) {
@@ -368,7 +376,16 @@ fn kind(kind: ParameterKind) -> String {
     }
 }
 
+fn price(text: &str) -> Result<f64, String> {
+    let price: Option<f64> = text.parse().ok();
+    price.filter(|price| price.is_finite() && *price >= 0.0).ok_or_else(|| format!("`{text}` is no price: write a number such as 0.04"))
+}
+
 pub fn gate(arguments: &GateArguments) -> u8 {
+    if arguments.job.is_none() && arguments.binary.is_none() && arguments.baseline_binary.is_none() {
+        let problem = Problem::error("this program would be compared with itself");
+        return harness_error(problem.hint("give --binary or --baseline-binary, or --job and --baseline"));
+    }
     let (found, problems) = plan::read(&arguments.plan, catalogue());
     print(&problems);
     let Some(source) = found else { return Outcome::HarnessError.exit_code() };
@@ -376,7 +393,7 @@ pub fn gate(arguments: &GateArguments) -> u8 {
         Ok(this) => this,
         Err(error) => return harness_error(Problem::error(format!("this program does not know where it is: {error}"))),
     };
-    let folder = arguments.out.clone().unwrap_or_else(|| Path::new(DEFAULT_FOLDER).join("gate"));
+    let folder = arguments.out.clone().unwrap_or_else(|| Path::new(DEFAULT_FOLDER).join("promotion"));
     if let Err(error) = std::fs::create_dir_all(&folder) {
         return harness_error(Problem::error(format!("can't make `{}`: {error}", folder.display())));
     }
@@ -395,6 +412,7 @@ pub fn gate(arguments: &GateArguments) -> u8 {
         baseline: side("baseline", &arguments.baseline, &arguments.baseline_binary),
         candidate: side("candidate", &arguments.job, &arguments.binary),
         tolerance: arguments.tolerance,
+        prices: Prices { cpu_hour: arguments.cpu_price, gib_hour: arguments.memory_price },
         folder: folder.clone(),
         runner: this.clone(),
     };

@@ -2,11 +2,12 @@
 
 use super::{ExitStatus, ExplainFormat, read_and_plan};
 use crate::job::secret::Redactor;
-use crate::job::{Job, Replication};
+use crate::job::{Job, Replication, Slo};
 use crate::problem::{Problem, Problems};
 use crate::wiring::topics::{self, Topic};
 use crate::wiring::{self, PlannedJob, checkpoints, cluster};
 use std::path::Path;
+use std::time::Duration;
 use streamshield_core::ports::log::Log;
 use streamshield_core::tiers;
 
@@ -38,15 +39,26 @@ pub fn check(path: &Path, reach: Reach, workers: Option<u32>, redactor: &Redacto
 pub fn explain(path: &Path, format: ExplainFormat, redactor: &Redactor) -> ExitStatus {
     let (planned, problems) = read_and_plan(path, redactor);
     let status = report(&problems, redactor);
-    if let Some(planned) = planned {
+    if let Some(PlannedJob { job, planned }) = planned {
         let text = match format {
-            ExplainFormat::Text => streamshield_sql::explain::text(&planned.planned),
-            ExplainFormat::Json => format!("{:#}", streamshield_sql::explain::json(&planned.planned)),
-            ExplainFormat::Dot => streamshield_sql::explain::graphviz(&planned.planned),
+            ExplainFormat::Text => streamshield_sql::explain::text(&planned, job.parallelism),
+            ExplainFormat::Json => {
+                let mut json = streamshield_sql::explain::json(&planned, job.parallelism);
+                json["tier"] = tiers::number(job.replication.tier).into();
+                json["slo"] = slo_json(&job.slo);
+                format!("{json:#}")
+            }
+            ExplainFormat::Dot => streamshield_sql::explain::graphviz(&planned, job.parallelism),
         };
         println!("{}", redactor.redact(text.trim_end()));
     }
     status
+}
+
+/// What the job promises; null where it says nothing.
+fn slo_json(slo: &Slo) -> serde_json::Value {
+    let ms = |time: Option<Duration>| time.map(|time| time.as_millis() as u64);
+    serde_json::json!({ "completeness": slo.completeness, "max_latency_ms": ms(slo.max_latency), "max_recovery_ms": ms(slo.max_recovery) })
 }
 
 pub fn create_topics(path: &Path, dry_run: bool, redactor: &Redactor) -> ExitStatus {

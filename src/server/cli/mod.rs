@@ -7,6 +7,7 @@ mod checkpoints;
 mod run;
 mod shown;
 mod signals;
+mod state;
 mod status;
 mod summary;
 mod supervisor;
@@ -21,10 +22,12 @@ use crate::logging::{self, LogFormat};
 use crate::problem::Problems;
 use crate::wiring::{self, PlannedJob};
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::ffi::OsString;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+use streamshield_chaos::verdict::Outcome;
 use streamshield_core::ids::{Epoch, RegionId};
 
 /// How the program ends.
@@ -69,7 +72,8 @@ const EXIT_CODES: &str = "Exit codes:
   1    the job failed, or the cluster can't be used
   2    the command line or the job file is wrong
   3    another process runs the job now, or has this worker's name
-  130  ended by a second signal while draining";
+  130  ended by a second signal while draining
+`chaos run` and `gate` have codes of their own, which their help explains.";
 
 /// Streaming SQL over Kafka, exactly once.
 #[derive(Parser)]
@@ -130,6 +134,11 @@ enum Command {
         #[command(subcommand)]
         command: CheckpointsCommand,
     },
+    /// Local state of a worker that is stopped.
+    State {
+        #[command(subcommand)]
+        command: StateCommand,
+    },
     /// Topics of a job.
     Topics {
         #[command(subcommand)]
@@ -155,6 +164,9 @@ pub struct RunArguments {
     /// Start and supervise so many worker processes on this machine, instead of running the job in this one.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=256))]
     pub workers: Option<u32>,
+    /// Followers of each region, whatever the job file says: 1, or 2 in tier 1; tier 3 has none. The first worker of a job decides.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(streamshield_core::tiers::REPLICAS_MAX)))]
+    pub replicas: Option<u32>,
     /// Drain and end after this time, for example `10 s`.
     #[arg(long, value_parser = parse_duration, value_name = "TIME")]
     pub duration: Option<Duration>,
@@ -180,6 +192,9 @@ pub struct WorkerArguments {
     /// it is after half a second.
     #[arg(long, env = EXPECTED_VARIABLE, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u32).range(0..=100_000))]
     pub expect_workers: u32,
+    /// Followers of each region, whatever the job file says: 1, or 2 in tier 1; tier 3 has none. The first worker of a job decides.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(streamshield_core::tiers::REPLICAS_MAX)))]
+    pub replicas: Option<u32>,
     /// How the last line of standard output sums the run up.
     #[arg(long, value_enum, default_value_t)]
     pub summary: SummaryFormat,
@@ -297,6 +312,17 @@ enum CheckpointsCommand {
 }
 
 #[derive(Subcommand)]
+enum StateCommand {
+    /// Show the epoch of each region's store and a digest of all its groups: two stores of a region at one epoch have the same. Changes nothing.
+    Digest {
+        /// The worker's folder: the job's `state_dir`, or in it the one with the worker's name.
+        state_dir: PathBuf,
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Subcommand)]
 enum TopicsCommand {
     /// Create the topics that the job needs and that do not exist.
     Create {
@@ -336,9 +362,38 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     crate::job::units::duration(text)
 }
 
+/// How the program ends when the command line or a variable is wrong. The 2 of `chaos run` and `gate` says that an invariant was violated: theirs is
+/// the code of a run that says nothing.
+pub fn usage_code() -> u8 {
+    if gives_verdict(std::env::args_os().skip(1)) { Outcome::HarnessError.exit_code() } else { ExitStatus::Usage as u8 }
+}
+
+/// Whether this is `chaos run` or `gate`, as far as that can be told of arguments that may be wrong.
+fn gives_verdict(arguments: impl Iterator<Item = OsString>) -> bool {
+    let mut arguments = arguments.map(|argument| argument.to_string_lossy().into_owned());
+    let mut words = Vec::new();
+    while let Some(argument) = arguments.next() {
+        match argument.as_str() {
+            // Global options, whose values follow as words.
+            "--log-format" | "--metrics-addr" => drop(arguments.next()),
+            option if option.starts_with('-') => {}
+            _ => words.push(argument),
+        }
+    }
+    let words: Vec<&str> = words.iter().map(String::as_str).collect();
+    matches!(words[..], ["gate", ..] | ["chaos", "run", ..])
+}
+
 /// Parses the command line, obeys it, and returns the exit code.
 pub fn main() -> u8 {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nobody is left to be told of a pipe that has gone.
+            let _ = error.print();
+            return if error.use_stderr() { usage_code() } else { ExitStatus::Ok as u8 };
+        }
+    };
     let redactor = Redactor::default();
     let Cli { log_format, metrics_addr, command } = cli;
     match command {
@@ -359,6 +414,7 @@ pub fn main() -> u8 {
             workers::drain(&job, &workers::DrainRequest { worker: &worker, undo, wait }, &redactor)
         }
         Command::Checkpoints { command } => run_checkpoints(command, &redactor),
+        Command::State { command: StateCommand::Digest { state_dir, json } } => state::digest(&state_dir, json, &redactor),
         // Their exit codes say what a run has shown.
         Command::Chaos { command } => return chaos::chaos(command),
         Command::Gate(arguments) => return chaos::gate(&arguments),

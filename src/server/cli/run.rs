@@ -14,10 +14,12 @@ use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use std::collections::BTreeMap;
 use std::io::IsTerminal;
 use std::net::SocketAddr;
+use std::path::Path;
+use streamshield_core::tiers::{self, TierError};
 
 /// Runs a job in this process, or on several workers under it.
 pub fn run(arguments: &RunArguments, metrics_addr: Option<SocketAddr>, log_format: LogFormat, redactor: &Redactor) -> ExitStatus {
-    let (planned, mut problems) = read_and_plan(&arguments.job, redactor);
+    let (planned, mut problems) = read_with_replicas(&arguments.job, arguments.replicas, redactor);
     let live = planned.as_ref().is_some_and(|planned| is_live(arguments.live, &planned.planned.plan));
     logging::init(log_format, live && std::io::stdout().is_terminal(), redactor);
     if let Some(planned) = &planned {
@@ -70,7 +72,7 @@ impl WorkerStart {
         };
         let identity = Identity::of_worker(arguments.worker.as_deref(), arguments.rack.as_deref(), arguments.expect_workers)
             .map_err(|reason| one(Problem::error(reason).hint("name the worker: --worker NAME, or STREAMSHIELD_WORKER=NAME")))?;
-        let (planned, mut problems) = read_and_plan(&arguments.job, redactor);
+        let (planned, mut problems) = read_with_replicas(&arguments.job, arguments.replicas, redactor);
         let Some(mut planned) = planned else { return Err(problems) };
         attach(&mut planned.job, &arguments.supervised);
         if let Cluster::Embedded { .. } = planned.job.cluster {
@@ -86,6 +88,25 @@ impl WorkerStart {
         }
         Ok(WorkerStart { identity, planned, reports })
     }
+}
+
+/// The command line goes before the job file, and the tier before both.
+fn read_with_replicas(path: &Path, replicas: Option<u32>, redactor: &Redactor) -> (Option<PlannedJob>, Problems) {
+    let (mut planned, mut problems) = read_and_plan(path, redactor);
+    if let (Some(PlannedJob { job, .. }), Some(replicas)) = (&mut planned, replicas) {
+        match tiers::followers(job.replication.tier, Some(replicas)) {
+            Ok(followers) => job.replication.followers = followers,
+            Err(error) => {
+                let hint = match error {
+                    TierError::ReplicasInTier3 => "leave `--replicas` out, or set `tier: 1` or a shorter slo.max_recovery",
+                    _ => "leave `--replicas` out, or set `tier: 1`, where there may be two",
+                };
+                problems
+                    .add(Problem::error(format!("`--replicas {replicas}`: {error}")).hint(hint).at_place(job.replication.place.clone()));
+            }
+        }
+    }
+    (planned.filter(|_| !problems.has_errors()), problems)
 }
 
 /// What the supervisor knows better than the job file.

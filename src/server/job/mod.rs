@@ -53,6 +53,8 @@ pub struct Job {
     pub slots_by_default: bool,
     pub parallelism: u32,
     pub commit_interval: Duration,
+    /// Where `commit_interval` stands in the file, else `slo.max_latency`, which it has to keep.
+    pub latency_place: Option<Place>,
     pub flush_interval: Duration,
     pub memory_budget_bytes: u64,
     pub state_dir: Option<PathBuf>,

@@ -58,11 +58,11 @@ pub struct JobFile {
     pub replication_factor: Option<i32>,
 }
 
-/// What the job promises. `check` compares it with the settings; figures against it are in the metrics.
+/// What the job promises. `check` compares `max_latency` and `max_recovery` with the settings; figures against it are in the metrics.
 #[derive(JsonSchema)]
 #[schemars(deny_unknown_fields)]
 pub struct Slo {
-    /// Share of the rows that must be in the result: late rows count against it. `99.9 %` or `0.999`.
+    /// Share of the rows that must be in the result: late rows count against it. `99.9 %` or `0.999`. It is exported as a metric, to compare with; no setting follows from it.
     pub completeness: Option<Share>,
     /// From the record's timestamp to its committed result.
     pub max_latency: Option<TimeSpan>,

@@ -5,8 +5,10 @@
 
 use super::read::check_name;
 use super::{Job, units};
-use crate::problem::{Problem, Problems, did_you_mean};
+use crate::problem::{Place, Problem, Problems, did_you_mean};
 use std::collections::BTreeMap;
+
+const COMMIT_INTERVAL: &str = "streamshield.commit-interval";
 
 /// Settings with an effect.
 const OBEYED: &[&str] = &[
@@ -14,7 +16,7 @@ const OBEYED: &[&str] = &[
     "parallelism.default",
     "execution.runtime-mode",
     "execution.checkpointing.mode",
-    "streamshield.commit-interval",
+    COMMIT_INTERVAL,
     "streamshield.flush-interval",
 ];
 
@@ -56,10 +58,25 @@ pub fn apply(settings: &BTreeMap<String, String>, by_planner: &[&str], job: &mut
                 }
             },
         };
-        let literal = format!("'{key}'");
-        let place = job.sql.text.find(&literal).map(|at| job.sql.place(at..at + literal.len()));
-        problems.add(problem.at_place(place));
+        problems.add(problem.at_place(place_of(key, job)));
     }
+    // Here, since only now it is known which interval counts: the default, the file's or the SQL's.
+    if let Some(latency) = job.slo.max_latency
+        && job.commit_interval > latency
+    {
+        let in_sql = if settings.contains_key(COMMIT_INTERVAL) { place_of(COMMIT_INTERVAL, job) } else { None };
+        problems.add(
+            Problem::error(format!("commit_interval of {:?} can't keep slo.max_latency of {latency:?}", job.commit_interval))
+                .hint("results become visible at the commit: choose an interval well below the latency")
+                .at_place(in_sql.or(job.latency_place.clone())),
+        );
+    }
+}
+
+/// Where the SQL names a setting.
+fn place_of(key: &str, job: &Job) -> Option<Place> {
+    let literal = format!("'{key}'");
+    job.sql.text.find(&literal).map(|at| job.sql.place(at..at + literal.len()))
 }
 
 /// The name that a `SET` gives the job, found without planning the SQL: for questions about a job, which have an answer even where its SQL is broken by now.
@@ -90,7 +107,7 @@ fn obey(key: &str, value: &str, job: &mut Job) -> Option<Result<(), String>> {
             "EXACTLY_ONCE" => Ok(()),
             _ => Err(format!("`{value}` is not supported: results are exactly once, always")),
         },
-        "streamshield.commit-interval" => units::duration(value).map(|interval| job.commit_interval = interval),
+        COMMIT_INTERVAL => units::duration(value).map(|interval| job.commit_interval = interval),
         "streamshield.flush-interval" => units::duration(value).map(|interval| job.flush_interval = interval),
         _ => return None,
     })

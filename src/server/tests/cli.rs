@@ -94,6 +94,23 @@ fn settings_in_sql_are_obeyed_pointed_out_or_refused() {
 }
 
 #[test]
+fn an_interval_that_cannot_keep_the_promised_latency_is_refused_wherever_it_comes_from() {
+    let refused = |job: &str| Folder::with_job(job).fails(2, &["check", "--offline", "job.yaml"]);
+    let promised = format!("slo: {{max_latency: 60 ms}}\n{JOB}");
+    let by_default = refused(&promised.replace("commit_interval: 50 ms\n", ""));
+    assert!(by_default.contains("commit_interval of 100ms can't keep slo.max_latency of 60ms"), "{by_default}");
+    assert!(by_default.contains("job.yaml:1:"), "at the promise: {by_default}");
+    let in_file = refused(&promised.replace("50 ms", "70 ms"));
+    assert!(in_file.contains("commit_interval of 70ms") && in_file.contains("job.yaml:6:"), "{in_file}");
+    let set = promised.replace("sql: |\n", "sql: |\n  SET 'streamshield.commit-interval' = '80 ms';\n");
+    let in_sql = refused(&set);
+    assert!(in_sql.contains("commit_interval of 80ms") && in_sql.contains("job.yaml:8:"), "{in_sql}");
+    // The SQL has the last word.
+    let kept = set.replace("50 ms", "70 ms").replace("80 ms", "40 ms");
+    Folder::with_job(&kept).succeeds(&["check", "--offline", "job.yaml"]);
+}
+
+#[test]
 fn a_good_job_checks_without_a_cluster() {
     let output = Folder::with_job(&JOB.replace("embedded: true", "bootstrap.servers: 127.0.0.1:1")).succeeds(&["check", "job.yaml"]);
     assert!(output.contains("ok: job `lines`") && output.contains("topics were not checked"), "{output}");
@@ -112,7 +129,17 @@ fn explain_knows_three_formats() {
     assert!(folder.succeeds(&["explain", "job.yaml"]).contains("lines"));
     let json: serde_json::Value = serde_json::from_str(&folder.succeeds(&["explain", "job.yaml", "--format", "json"])).expect("json");
     assert!(json.is_object());
+    assert!(json["tier"] == 3 && json["slo"]["max_latency_ms"].is_null(), "{json:#}");
     assert!(folder.succeeds(&["explain", "job.yaml", "--format", "dot"]).starts_with("digraph"));
+}
+
+#[test]
+fn explain_says_what_the_job_promises() {
+    let folder = Folder::with_job(&format!("slo: {{completeness: 99.9 %, max_latency: 2 s, max_recovery: 5 s}}\n{JOB}"));
+    let output = folder.run_with(&["explain", "job.yaml", "--format", "json"], &[]);
+    let json: serde_json::Value = serde_json::from_str(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", output.all));
+    assert_eq!(json["tier"], 2);
+    assert_eq!(json["slo"], serde_json::json!({ "completeness": 0.999, "max_latency_ms": 2_000, "max_recovery_ms": 5_000 }));
 }
 
 #[test]

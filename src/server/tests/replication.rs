@@ -47,6 +47,18 @@ fn replicas_where_there_can_be_none_are_refused() {
 }
 
 #[test]
+fn replicas_of_the_command_line_count_where_there_can_be_some() {
+    let in_tier_3 = job("").fails(2, &["worker", "job.yaml", "--worker", "a", "--replicas", "1"]);
+    assert!(in_tier_3.contains("tier 3 has no replicas") && in_tier_3.contains("leave `--replicas` out"), "{in_tier_3}");
+    let two_standbys = job("tier: 2\n").fails(2, &["run", "job.yaml", "--replicas", "2"]);
+    assert!(two_standbys.contains("tier 2 has one standby") && two_standbys.contains("job.yaml:1:7"), "{two_standbys}");
+    let three = job("tier: 1\n").fails(2, &["run", "job.yaml", "--replicas", "3"]);
+    assert!(three.contains("--replicas") && three.contains("1..=2"), "{three}");
+    let counted = Folder::with_job(&format!("tier: 1\n{JOB}")).succeeds(&["run", "job.yaml", "--replicas", "2"]);
+    assert!(counted.contains("tier 1 (active-active) needs 3 workers, here there are 1"), "{counted}");
+}
+
+#[test]
 fn wrong_numbers_are_shown_with_the_right_ones() {
     assert_snapshot!(refused("tier: gold\nreplicas: 3\n"));
 }

@@ -51,6 +51,7 @@ fn http_shows_the_job_and_sigterm_drains_it_in_time() {
         "streamshield_commit_duration_seconds_bucket",
         "streamshield_region_epoch{",
         "process_resident_memory_bytes",
+        "# TYPE process_cpu_seconds_total counter",
         "streamshield_paused 0",
     ] {
         assert!(metrics.contains(name), "{name} is missing in\n{metrics}");

@@ -2,7 +2,9 @@
 
 mod support;
 
+use streamshield_core::ports::log::{Log, TopicSpec};
 use streamshield_embedded::{Config, EmbeddedBroker, Handle};
+use streamshield_kafka::KafkaLog;
 use support::{Folder, Running};
 
 /// Counts the rows of a topic.
@@ -61,6 +63,34 @@ fn topics_are_checked_created_and_checked_again() {
     folder.write("wider.yaml", &job.replace("parallelism: 2", "parallelism: 3"));
     let wrong = folder.fails(2, &["check", "wider.yaml"]);
     assert!(wrong.contains("has 2 partitions, the job needs 3"), "{wrong}");
+}
+
+#[test]
+fn what_topics_refuse_or_lose_is_told_before_the_start() {
+    let (broker, folder) = cluster();
+    let log = KafkaLog::connect([("bootstrap.servers".to_string(), broker.bootstrap_servers())].into()).expect("connected");
+    let topic = |name: &str, configs: &[(&str, &str)]| TopicSpec {
+        name: name.to_string(),
+        partitions: 1,
+        replication_factor: None,
+        configs: configs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect(),
+    };
+    let numbers = topic("numbers", &[("cleanup.policy", "compact,delete"), ("retention.ms", "60000")]);
+    log.create_topics(&[numbers, topic("counts", &[("max.message.bytes", "20000")])]).expect("created");
+
+    let refused = folder.fails(2, &["check", "job.yaml"]);
+    for words in [
+        "topic `counts` takes batches of at most 20000 bytes",
+        "set `kafka: {batch.size: 20000}`",
+        "topic `numbers` of table `numbers` is compacted",
+        "topic `numbers` of table `numbers` keeps records for 60s only",
+    ] {
+        assert!(refused.contains(words), "{words} is missing in\n{refused}");
+    }
+    let job = std::fs::read_to_string(folder.path().join("job.yaml")).expect("the job");
+    folder.write("smaller.yaml", &job.replace("kafka: {", "kafka: {batch.size: 20000, "));
+    let told = folder.succeeds(&["check", "smaller.yaml"]);
+    assert!(told.contains("is compacted") && told.contains("topics: 1 of 5 exist"), "{told}");
 }
 
 #[test]

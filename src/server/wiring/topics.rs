@@ -3,12 +3,16 @@
 use super::PlannedJob;
 use crate::job::identity::Identity;
 use crate::problem::{Place, Problem, Problems};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 use streamshield_core::ports::log::{Log, TopicSpec};
 use streamshield_engine::plan::{StageInput, StagePlan};
 use streamshield_engine::runtime::required_topics;
 use streamshield_kafka::KafkaLog;
+
+/// A source that keeps records for less leaves nobody the time to repair a job that stands still.
+const SHORT_RETENTION: Duration = Duration::from_secs(3600);
 
 /// A topic of the job's own, and whether it is there.
 pub struct Topic {
@@ -47,6 +51,12 @@ pub fn compare(planned: &PlannedJob, log: &Arc<KafkaLog>, problems: &mut Problem
             Ok(found) => {
                 if let Some(found) = &found {
                     differences(&spec, found.partitions, &found.configs, problems);
+                    // Of the job's own topics, the limit is one of the differences.
+                    if !spec.configs.contains_key("max.message.bytes")
+                        && let Some(limit) = log.exceeded_batch_limit(&found.configs)
+                    {
+                        problems.add(batches_too_large(&spec.name, limit).at_place(place_of(planned, &spec.name)));
+                    }
                 }
                 topics.push(Topic { spec, exists: found.is_some() });
             }
@@ -54,6 +64,14 @@ pub fn compare(planned: &PlannedJob, log: &Arc<KafkaLog>, problems: &mut Problem
         }
     }
     Some(topics)
+}
+
+/// As the sink says it when it starts.
+fn batches_too_large(topic: &str, limit: usize) -> Problem {
+    Problem::error(format!(
+        "topic `{topic}` takes batches of at most {limit} bytes (max.message.bytes), and the job's client makes larger ones"
+    ))
+    .hint(format!("set `kafka: {{batch.size: {limit}}}`, which is for all sinks of the job"))
 }
 
 /// Every topic that is read must be there; nobody but its owner knows how it should be made.
@@ -64,7 +82,12 @@ fn check_sources(planned: &PlannedJob, log: &dyn Log, problems: &mut Problems) -
             continue;
         }
         let problem = match log.describe_topic(topic) {
-            Ok(Some(_)) => continue,
+            Ok(Some(found)) => {
+                for warning in source_warnings(table, topic, &found.configs) {
+                    problems.add(warning.at_place(place_of(planned, topic)));
+                }
+                continue;
+            }
             Ok(None) => Problem::error(format!("topic `{topic}` of table `{table}` does not exist"))
                 .hint("create it, or correct the 'topic' option: a job never creates the topics that it reads"),
             Err(error) => Problem::error(format!("can't look at topic `{topic}` of table `{table}`: {error}")),
@@ -73,6 +96,23 @@ fn check_sources(planned: &PlannedJob, log: &dyn Log, problems: &mut Problems) -
         problems.add(problem.at_place(place_of(planned, topic)));
     }
     all_there
+}
+
+/// Settings of a topic that is read by which a record may be gone before its turn comes.
+fn source_warnings(table: &str, topic: &str, configs: &BTreeMap<String, String>) -> Vec<Problem> {
+    let mut warnings = Vec::new();
+    let policy = configs.get("cleanup.policy").map_or("", String::as_str);
+    if policy.contains("compact") {
+        let what = format!("topic `{topic}` of table `{table}` is compacted: of the records of a key only the newest is sure to be read");
+        warnings.push(Problem::warning(what).hint("where every record counts, read a topic with cleanup.policy=delete"));
+    }
+    let retention_ms = configs.get("retention.ms").and_then(|retention| retention.parse::<u64>().ok());
+    let short = retention_ms.map(Duration::from_millis).filter(|retention| *retention < SHORT_RETENTION && policy.contains("delete"));
+    if let Some(retention) = short {
+        let what = format!("topic `{topic}` of table `{table}` keeps records for {retention:?} only (retention.ms)");
+        warnings.push(Problem::warning(what).hint("a job that stands still for longer stops: it never jumps over records that are gone"));
+    }
+    warnings
 }
 
 /// Tables with their topics, as far as they lie in the job's own cluster.
@@ -93,7 +133,7 @@ fn place_of(planned: &PlannedJob, topic: &str) -> Option<Place> {
 }
 
 /// What is wrong with a topic that exists. Wrong settings lose data (retention) or break the job's promises (timestamps).
-fn differences(spec: &TopicSpec, partitions: i32, configs: &std::collections::BTreeMap<String, String>, problems: &mut Problems) {
+fn differences(spec: &TopicSpec, partitions: i32, configs: &BTreeMap<String, String>, problems: &mut Problems) {
     if spec.partitions >= 0 && partitions != spec.partitions {
         problems.add(
             Problem::error(format!("topic `{}` has {partitions} partitions, the job needs {}", spec.name, spec.partitions))

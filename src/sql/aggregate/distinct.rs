@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! COUNT(DISTINCT a), COUNT(DISTINCT b), SUM(c)   by k, window
-//!   expand   each row to (…, tag 0), (…, tag 1, a), (…, tag 2, b)
+//!   expand   each row to (…, tag 0), (…, tag 1, a), (…, tag 2, b); the first one has `__rows` 1, the others 0
 //!   level 1  by k, window, tag, a, b:  SUM(c) FILTER (tag = 0), given as state
 //!   level 2  by k, window:             COUNT(a) FILTER (tag = 1), COUNT(b) FILTER (tag = 2), SUM(c) merged from its states
 //! ```
@@ -21,7 +21,7 @@ use datafusion_expr::expr::AggregateFunction;
 use datafusion_expr::{Expr, lit, when};
 use std::collections::HashMap;
 use std::sync::Arc;
-use streamshield_engine::plan::{Emit, ExpandPlan, Operator};
+use streamshield_engine::plan::{Emit, ExpandPlan, Operator, ROWS_COLUMN};
 
 const TAG: &str = "__tag";
 
@@ -81,11 +81,6 @@ pub(super) fn plan(graph: &mut Graph, mut branches: Vec<Branch>, request: Reques
         }
     }
     let tagged = !plain.is_empty() || arguments.len() > 1;
-    if tagged && request.late_rows {
-        graph
-            .warnings
-            .push("with several aggregates beside DISTINCT, a late row comes to the late topic once per distinct argument".into());
-    }
     let mut keys = request.keys.clone();
     if tagged {
         for branch in &mut branches {
@@ -151,7 +146,7 @@ fn named_like(expression: &Expr, changed: Expr) -> Expr {
     changed.alias(name)
 }
 
-/// Adds the tag and the arguments, a row per tag.
+/// Adds the tag, the arguments and the number of source rows, a row per tag. Of the copies of a row only the first counts: it is late once.
 fn expand(branch: &mut Branch, arguments: &[Expr], with_plain: bool) -> Checked<()> {
     let kept: Vec<Expr> = branch.schema.columns().into_iter().map(Expr::Column).collect();
     let first_tag = if with_plain { 0 } else { 1 };
@@ -165,7 +160,8 @@ fn expand(branch: &mut Branch, arguments: &[Expr], with_plain: bool) -> Checked<
             if index + 1 == tag { Ok(argument.clone()) } else { ScalarValue::try_from(data_type).map(|null| Expr::Literal(null, None)) }
         });
         let values = values.collect::<datafusion_common::Result<Vec<_>>>()?;
-        let expressions: Vec<Expr> = kept.iter().cloned().chain([lit(tag as i32)]).chain(values).collect();
+        let rows = lit(i64::from(tag == first_tag));
+        let expressions: Vec<Expr> = kept.iter().cloned().chain([lit(tag as i32)]).chain(values).chain([rows]).collect();
         projections.push(lower(&expressions, &branch.schema)?);
     }
     let mut fields: Vec<(Option<TableReference>, FieldRef)> =
@@ -174,6 +170,7 @@ fn expand(branch: &mut Branch, arguments: &[Expr], with_plain: bool) -> Checked<
     for (index, data_type) in types.into_iter().enumerate() {
         fields.push((None, Arc::new(Field::new(argument_name(index), data_type, true))));
     }
+    fields.push((None, Arc::new(Field::new(ROWS_COLUMN, DataType::Int64, false))));
     branch.schema = Arc::new(DFSchema::new_with_metadata(fields, HashMap::new())?);
     branch.operators.push(Operator::Expand(ExpandPlan { projections, schema: branch.arrow() }));
     Ok(())

@@ -1,15 +1,16 @@
 //! Flink's functions over dates and times. A text that is no time gives NULL, as in Flink.
 
 use super::pattern::Pattern;
-use super::scalar::{Returns, of_any};
+use super::scalar::{Returns, of_any, scalar};
 use crate::error::{Checked, Fault};
 use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray;
+use arrow_array::timezone::Tz;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType};
 use arrow_array::{Array, ArrayRef, Date32Array, Int32Array, Int64Array, StringArray, TimestampMillisecondArray};
 use arrow_cast::cast;
 use arrow_schema::{DataType, TimeUnit};
-use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime};
+use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone};
 use datafusion_common::{DataFusionError, Result, exec_err};
 use datafusion_expr::ScalarUDF;
 use std::sync::Arc;
@@ -38,6 +39,7 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
         of_any("__floor_to", 2..=2, Returns::LikeArgument(1), |columns| round_to(columns, false)),
         of_any("__ceil_to", 2..=2, Returns::LikeArgument(1), |columns| round_to(columns, true)),
         of_any("__timestamp_text", 1..=1, always(DataType::Utf8), timestamp_text),
+        scalar("convert_tz", vec![DataType::Utf8; 3], DataType::Utf8, convert_tz),
     ];
     functions.into_iter().map(Arc::new).collect()
 }
@@ -321,6 +323,51 @@ fn floor_ms(ms: i64, unit: &str) -> Option<i64> {
         "YEAR" => Some(midnight(time.date().with_ordinal(1)?)),
         other => unit_ms(other).map(|length| ms - ms.rem_euclid(length)),
     }
+}
+
+fn zone(name: &str) -> Result<Tz, String> {
+    let behind_gmt = name.strip_prefix("GMT").or_else(|| name.strip_prefix("UTC")).filter(|rest| rest.starts_with(['+', '-']));
+    behind_gmt.unwrap_or(name).parse().map_err(|_| format!("there is no time zone '{name}'"))
+}
+
+/// A zone that is written out is checked before any row comes. (Java takes one that it does not know for GMT.)
+pub(super) fn check_zone(name: &str) -> Checked<()> {
+    let hint = "write a full name such as 'America/Los_Angeles', or an offset such as 'GMT-08:00'";
+    zone(name).map(drop).map_err(|message| Fault::new(message).hint(hint))
+}
+
+/// `CONVERT_TZ('2024-01-02 03:04:05', from zone, to zone)`
+fn convert_tz(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let [texts, from, to] = [0, 1, 2].map(|index| columns[index].as_string::<i32>());
+    let pattern = Pattern::parse(DEFAULT_PATTERN).map_err(DataFusionError::Execution)?;
+    let mut out = StringBuilder::with_capacity(texts.len(), texts.len() * 20);
+    let mut text = String::new();
+    for row in 0..texts.len() {
+        if texts.is_null(row) || from.is_null(row) || to.is_null(row) {
+            out.append_null();
+            continue;
+        }
+        let from = zone(from.value(row)).map_err(DataFusionError::Execution)?;
+        let to = zone(to.value(row)).map_err(DataFusionError::Execution)?;
+        match pattern.read(texts.value(row)).and_then(|wall| on_another_clock(wall, from, to)) {
+            Some(time) => {
+                text.clear();
+                pattern.format(&time, &mut text);
+                out.append_value(&text);
+            }
+            None => out.append_null(),
+        }
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// As Java's calendar: an hour that a clock skips is read by the offset before it, and of an hour that it repeats it is the later one.
+fn on_another_clock(wall: NaiveDateTime, from: Tz, to: Tz) -> Option<NaiveDateTime> {
+    let utc = match from.from_local_datetime(&wall).latest() {
+        Some(time) => time.naive_utc(),
+        None => wall.checked_sub_offset(from.offset_from_utc_datetime(&wall.checked_sub_days(Days::new(1))?).fix())?,
+    };
+    utc.checked_add_offset(to.offset_from_utc_datetime(&utc).fix())
 }
 
 /// `CAST(time AS STRING)` as Flink writes it: a space, and as many digits as the type has.

@@ -2,7 +2,7 @@
 //!
 //! - [`clock`]: functions that read the epoch's clock or seed;
 //! - [`seeded`]: what `RAND()` and `UUID()` become;
-//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`wrapping`].
+//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`encodings`]; [`wrapping`].
 //!
 //! The session's time zone is UTC.
 //!
@@ -10,6 +10,7 @@
 
 pub(crate) mod clock;
 mod datetime;
+mod encodings;
 mod pattern;
 mod scalar;
 mod seeded;
@@ -35,15 +36,16 @@ impl Functions {
         let theirs =
             datafusion_functions::all_default_functions().into_iter().chain(datafusion_functions_nested::all_default_nested_functions());
         // Ours come last: they replace what has the same name.
-        let ours = clock::functions().into_iter().chain(datetime::functions()).chain(strings::functions()).chain(wrapping::functions());
-        for function in theirs.chain(ours) {
+        let ours = clock::functions().into_iter().chain(datetime::functions()).chain(strings::functions());
+        for function in theirs.chain(ours).chain(encodings::functions()).chain(wrapping::functions()) {
             for name in function.aliases() {
                 scalars.insert(name.to_lowercase(), Arc::clone(&function));
             }
             scalars.insert(function.name().to_lowercase(), function);
         }
-        // Flink's SHA functions give hexadecimal digits; `rewrite` calls the bytes by these names.
-        for name in ["sha224", "sha256", "sha384", "sha512"] {
+        // Flink's SHA functions give hexadecimal digits, its GREATEST and LEAST give NULL if an argument is; `rewrite` calls DataFusion's by
+        // these names.
+        for name in ["sha224", "sha256", "sha384", "sha512", "greatest", "least"] {
             if let Some(function) = scalars.get(name).cloned() {
                 scalars.insert(format!("__{name}"), function);
             }
@@ -74,6 +76,8 @@ pub(crate) fn check_literals(call: &ScalarFunction) -> Checked<()> {
         }
         ("__timestamp_diff" | "__timestamp_add" | "__floor_to" | "__ceil_to", _) => text(0).map_or(Ok(()), datetime::check_unit),
         ("json_value", _) => text(1).map_or(Ok(()), strings::check_path),
+        ("str_to_map", _) => [text(1), text(2)].into_iter().flatten().try_for_each(strings::check_separator),
+        ("convert_tz", _) => [text(1), text(2)].into_iter().flatten().try_for_each(datetime::check_zone),
         _ => Ok(()),
     };
     checked.map_err(|fault| match place_of(&call.args) {

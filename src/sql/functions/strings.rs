@@ -2,24 +2,31 @@
 
 use super::scalar::{Returns, of_any, overloaded};
 use crate::error::{Checked, Fault};
-use arrow_array::builder::StringBuilder;
+use arrow_array::builder::{MapBuilder, MapFieldNames, StringBuilder};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
-use arrow_array::{Array, ArrayRef, StringArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, Int32Array, StringArray};
 use arrow_cast::cast;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Field};
 use datafusion_common::{DataFusionError, Result};
 use datafusion_expr::ScalarUDF;
 use regex::Regex;
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
-    use DataType::{Int64, Utf8};
+    use DataType::{Boolean, Int32, Int64, Utf8};
     let functions = [
         of_any("split_index", 3..=3, Returns::Always(Utf8), split_index),
         overloaded("regexp_extract", vec![vec![Utf8, Utf8], vec![Utf8, Utf8, Int64]], Utf8, regexp_extract),
         of_any("concat", 1..=64, Returns::Always(Utf8), concat),
         overloaded("json_value", vec![vec![Utf8, Utf8]], Utf8, json_value),
+        // `rewrite` turns the two-argument form into DataFusion's STRPOS.
+        overloaded("locate", vec![vec![Utf8, Utf8, Int64]], Int32, locate),
+        of_any("is_alpha", 1..=1, Returns::Always(Boolean), is_alpha),
+        of_any("is_digit", 1..=1, Returns::Always(Boolean), is_digit),
+        overloaded("parse_url", vec![vec![Utf8, Utf8], vec![Utf8, Utf8, Utf8]], Utf8, parse_url),
+        overloaded("str_to_map", vec![vec![Utf8], vec![Utf8, Utf8], vec![Utf8, Utf8, Utf8]], text_map(), str_to_map),
     ];
     functions.into_iter().map(Arc::new).collect()
 }
@@ -181,4 +188,188 @@ fn parse_path(path: &str) -> Option<Vec<Step>> {
         }
     }
     Some(steps)
+}
+
+/// `LOCATE(part, whole, from)` counts characters from 1, and is 0 where nothing is found.
+fn locate(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let (parts, wholes) = (columns[0].as_string::<i32>(), columns[1].as_string::<i32>());
+    let rows = parts.iter().zip(wholes.iter()).zip(columns[2].as_primitive::<Int64Type>().iter());
+    let places = rows.map(|((part, whole), from)| Some(place_in(whole?, part?, from?)));
+    Ok(Arc::new(places.collect::<Int32Array>()))
+}
+
+/// No place is before the first one, and there Flink finds an empty part.
+fn place_in(whole: &str, part: &str, from: i64) -> i32 {
+    if part.is_empty() {
+        return 1;
+    }
+    let skipped = usize::try_from(from.saturating_sub(1)).unwrap_or(0);
+    let start = whole.char_indices().nth(skipped).map_or(whole.len(), |(start, _)| start);
+    whole[start..].find(part).map_or(0, |found| whole[..start + found].chars().count() as i32 + 1)
+}
+
+static LETTERS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\A\p{L}+\z").expect("a fixed expression"));
+static DIGITS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\A\p{Nd}+\z").expect("a fixed expression"));
+
+/// Never NULL: what is no text, is NULL or is empty is not of these characters.
+fn consists_of(column: &ArrayRef, characters: &Regex) -> ArrayRef {
+    let answers: BooleanArray = match column.as_string_opt::<i32>() {
+        Some(texts) => texts.iter().map(|text| Some(text.is_some_and(|text| characters.is_match(text)))).collect(),
+        None => std::iter::repeat_n(Some(false), column.len()).collect(),
+    };
+    Arc::new(answers)
+}
+
+/// `IS_ALPHA(value)`: a text of letters.
+fn is_alpha(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    Ok(consists_of(&columns[0], &LETTERS))
+}
+
+/// `IS_DIGIT(value)`: a text of decimal digits, or a whole number.
+fn is_digit(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let column = &columns[0];
+    if column.data_type().is_integer() {
+        return Ok(Arc::new((0..column.len()).map(|row| Some(column.is_valid(row))).collect::<BooleanArray>()));
+    }
+    Ok(consists_of(column, &DIGITS))
+}
+
+/// `PARSE_URL(text, part [, key of the query])`: NULL for what is no URL or has no such part.
+fn parse_url(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let (urls, parts) = (columns[0].as_string::<i32>(), columns[1].as_string::<i32>());
+    let keys = columns.get(2).map(|column| column.as_string::<i32>());
+    let mut out = StringBuilder::with_capacity(urls.len(), urls.len() * 16);
+    for row in 0..urls.len() {
+        if urls.is_null(row) || parts.is_null(row) || keys.is_some_and(|keys| keys.is_null(row)) {
+            out.append_null();
+            continue;
+        }
+        let key = keys.map(|keys| keys.value(row));
+        out.append_option(Url::parse(urls.value(row)).and_then(|url| url.part(parts.value(row), key)));
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// The protocols that have a host and a path, of those that `java.net.URL` knows.
+const PROTOCOLS: [&str; 4] = ["http", "https", "ftp", "file"];
+
+/// `protocol://user_info@host:port/path?query#reference`, cut as `java.net.URL` does. Dots in the path stay.
+struct Url<'a> {
+    protocol: &'static str,
+    authority: Option<&'a str>,
+    user_info: Option<&'a str>,
+    host: &'a str,
+    /// Path and query.
+    file: &'a str,
+    reference: Option<&'a str>,
+}
+
+impl<'a> Url<'a> {
+    fn parse(text: &'a str) -> Option<Url<'a>> {
+        let text = text.trim();
+        let (text, reference) = text.split_once('#').map_or((text, None), |(text, reference)| (text, Some(reference)));
+        let (protocol, rest) = text.split_once(':')?;
+        let protocol = PROTOCOLS.into_iter().find(|known| known.eq_ignore_ascii_case(protocol))?;
+        let Some(rest) = rest.strip_prefix("//") else {
+            return Some(Url { protocol, authority: None, user_info: None, host: "", file: rest, reference });
+        };
+        let (authority, file) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+        let (user_info, host) = match authority.split_once('@') {
+            // Whose host it is can't be said.
+            Some((_, host)) if host.contains('@') => (None, ""),
+            Some((user_info, host)) => (Some(user_info), host),
+            None => (None, authority),
+        };
+        let end = if host.starts_with('[') { host.find(']')? + 1 } else { host.find(':').unwrap_or(host.len()) };
+        let (host, port) = host.split_at(end);
+        if !matches!(port, "" | ":") {
+            port.strip_prefix(':')?.parse::<u32>().ok()?;
+        }
+        Some(Url { protocol, authority: Some(authority), user_info, host, file, reference })
+    }
+
+    fn part(&self, part: &str, key: Option<&str>) -> Option<&'a str> {
+        let (path, query) = self.file.split_once('?').map_or((self.file, None), |(path, query)| (path, Some(query)));
+        match (part, key) {
+            ("QUERY", Some(key)) => query?.split('&').find_map(|pair| pair.strip_prefix(key)?.strip_prefix('=')),
+            (_, Some(_)) => None,
+            ("PROTOCOL", None) => Some(self.protocol),
+            ("AUTHORITY", None) => self.authority,
+            ("USERINFO", None) => self.user_info,
+            ("HOST", None) => Some(self.host),
+            ("FILE", None) => Some(self.file),
+            ("PATH", None) => Some(path),
+            ("QUERY", None) => query,
+            ("REF", None) => self.reference,
+            _ => None,
+        }
+    }
+}
+
+fn text_map() -> DataType {
+    let (key, value) = (Field::new("key", DataType::Utf8, false), Field::new("value", DataType::Utf8, true));
+    Field::new_map("", "entries", key, value, false, true).data_type().clone()
+}
+
+/// `STR_TO_MAP(text [, between pairs, between key and value])`, in the order of the keys. What has no value is NULL; of a key that comes twice
+/// the last value counts.
+fn str_to_map(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let texts = columns[0].as_string::<i32>();
+    let (mut between_pairs, mut between_halves) = (Separators::new(columns, 1, ","), Separators::new(columns, 2, "="));
+    let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
+    let mut out = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
+    for row in 0..texts.len() {
+        let (Some(pairs), Some(halves), true) = (between_pairs.at(row)?, between_halves.at(row)?, texts.is_valid(row)) else {
+            out.append(false)?;
+            continue;
+        };
+        let mut parts: Vec<&str> = pairs.split(texts.value(row)).collect();
+        // As Java's `split`, which drops empty parts at the end.
+        while parts.last().is_some_and(|part| part.is_empty()) {
+            parts.pop();
+        }
+        let entries = parts.into_iter().map(|part| {
+            let mut halves = halves.splitn(part, 2);
+            (halves.next().unwrap_or(part), halves.next())
+        });
+        for (key, value) in entries.collect::<BTreeMap<_, _>>() {
+            out.keys().append_value(key);
+            out.values().append_option(value);
+        }
+        out.append(true)?;
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// Row by row, compiled again only where it changes. In Flink, too, a separator is a regular expression.
+struct Separators<'a> {
+    texts: Option<&'a StringArray>,
+    default: &'static str,
+    last: Option<(String, Regex)>,
+}
+
+impl<'a> Separators<'a> {
+    fn new(columns: &'a [ArrayRef], index: usize, default: &'static str) -> Self {
+        Separators { texts: columns.get(index).map(|column| column.as_string::<i32>()), default, last: None }
+    }
+
+    fn at(&mut self, row: usize) -> Result<Option<&Regex>> {
+        let text = match self.texts {
+            None => self.default,
+            Some(texts) if texts.is_null(row) => return Ok(None),
+            Some(texts) => texts.value(row),
+        };
+        if self.last.as_ref().is_none_or(|(last, _)| last != text) {
+            let separator = Regex::new(text).map_err(|error| DataFusionError::Execution(error.to_string()))?;
+            self.last = Some((text.to_owned(), separator));
+        }
+        Ok(self.last.as_ref().map(|(_, separator)| separator))
+    }
+}
+
+/// A separator that is written out is checked before any row comes.
+pub(super) fn check_separator(text: &str) -> Checked<()> {
+    let hint =
+        "a separator is a regular expression: a backslash goes before . | $ * + ? ( ) [ ] { } ^ and \\ where they stand for themselves";
+    Regex::new(text).map(drop).map_err(|_| Fault::new(format!("the separator '{text}' is no regular expression")).hint(hint))
 }

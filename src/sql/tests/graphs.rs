@@ -1,6 +1,6 @@
 //! What becomes of the parts of a query in the job graph.
 
-use super::{explained, planned};
+use super::{PARALLELISM, explained, planned};
 use crate::explain;
 use streamshield_engine::plan::Operator;
 
@@ -27,6 +27,19 @@ fn a_single_distinct_count_takes_two_levels_without_a_tag() {
         "customer STRING, n BIGINT",
         "SELECT customer, COUNT(DISTINCT id) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY customer, window_start, window_end",
     ));
+}
+
+#[test]
+fn of_the_copies_of_a_row_for_distinct_counts_one_counts() {
+    let select = "SELECT COUNT(DISTINCT id), COUNT(DISTINCT customer) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE)
+         GROUP BY window_start, window_end";
+    let planned = planned(&with_sink("ids BIGINT, customers BIGINT", &format!("INSERT INTO result {select};")));
+    let copies = planned.plan.stages[0].operators.iter().find_map(|operator| match operator {
+        Operator::Expand(expand) => Some(&expand.projections),
+        _ => None,
+    });
+    let rows = copies.expect("rows are copied").iter().map(|copy| copy.list.last().expect("columns").to_string());
+    assert_eq!(rows.collect::<Vec<_>>(), ["1", "0"]);
 }
 
 #[test]
@@ -210,8 +223,8 @@ fn json_and_graphviz_tell_the_same_stages() {
         "INSERT INTO result SELECT COUNT(*) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY window_start, window_end;",
     );
     let planned = planned(&sql);
-    insta::assert_json_snapshot!(explain::json(&planned));
-    insta::assert_snapshot!(explain::graphviz(&planned));
+    insta::assert_json_snapshot!(explain::json(&planned, PARALLELISM));
+    insta::assert_snapshot!(explain::graphviz(&planned, PARALLELISM));
 }
 
 /// A change of this number refuses the restart of every running job: raise the semantics version only on purpose.

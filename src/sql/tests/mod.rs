@@ -16,6 +16,8 @@ use streamshield_core::ports::sink::{Sink, SinkConnector, SinkError};
 use streamshield_core::ports::source::{Source, SourceConnector, SourceError, SourceErrorKind};
 use streamshield_core::table::{OptionError, SinkRequest, SourceRequest, TableDefinition};
 
+const PARALLELISM: u32 = 4;
+
 struct TestConnector;
 
 /// Knows `topic` and needs it.
@@ -84,7 +86,7 @@ fn planned(sql: &str) -> Planned {
 }
 
 fn explained(sql: &str) -> String {
-    explain::text(&planned(sql))
+    explain::text(&planned(sql), PARALLELISM)
 }
 
 /// Errors with the text that they point at.
@@ -107,7 +109,7 @@ fn render(sql: &str, errors: &[SqlError]) -> String {
 
 fn refused(sql: &str) -> String {
     match try_plan(sql) {
-        Ok(planned) => panic!("planned although it should not be:\n{}", explain::text(&planned)),
+        Ok(planned) => panic!("planned although it should not be:\n{}", explain::text(&planned, PARALLELISM)),
         Err(errors) => render(sql, &errors),
     }
 }

@@ -68,6 +68,8 @@ fn literals_that_a_function_does_not_take() {
         ("TIMESTAMPADD(FORTNIGHT, 1, `dateTime`)".to_owned(), "there is no unit of time FORTNIGHT"),
         ("TIMESTAMPDIFF(FORTNIGHT, `dateTime`, `dateTime`)".to_owned(), "there is no unit of time FORTNIGHT"),
         (format!("JSON_VALUE({text}, 'a.b')"), "the JSON path 'a.b' is not supported"),
+        (format!("CONVERT_TZ({text}, 'UTC', 'Mars/Olympus')"), "there is no time zone 'Mars/Olympus'"),
+        (format!("STR_TO_MAP({text}, '(')"), "the separator '(' is no regular expression"),
     ] {
         let told = insert(&format!("SELECT auction FROM bid WHERE {call} IS NULL"));
         assert!(told.contains(message) && told.contains("at line 3") && told.contains("hint: "), "{call}: {told}");

@@ -111,6 +111,117 @@ fn texts() {
 }
 
 #[test]
+fn encodings() {
+    check(
+        "STRING",
+        &[
+            ("TO_BASE64('a')", "YQ=="),
+            ("FROM_BASE64('YQ==')", "a"),
+            ("FROM_BASE64('YQ')", "a"),
+            ("FROM_BASE64(TO_BASE64(s))", "a,b,,Straße"),
+            ("FROM_BASE64(missing)", "NULL"),
+            ("SHA1('abc')", "a9993e364706816aba3e25717850c26c9cd0d89d"),
+            ("SHA1('')", "da39a3ee5e6b4b0d3255bfef95601890afd80709"),
+            ("SHA1('abcdbcdecdefdefgefghfghighijhijkijkljklmklmnlmnomnopnopq')", "84983e441c3bd26ebaae4aa1f95129e5e54670f1"),
+            ("SHA1(REPEAT('x', 64))", "bb2fa3ee7afb9f54c6dfb5d021f14b1ffe40c163"),
+            ("SHA1(missing)", "NULL"),
+            ("SHA2('abc', 256)", "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"),
+            ("SHA2('abc', CHAR_LENGTH(s) + 213)", "23097d223405d8228642a477bda255b32aadbce4bda0b3f7e36c9da7"),
+            ("SHA2('abc', CHAR_LENGTH(s))", "NULL"),
+            ("SHA2(missing, 256)", "NULL"),
+            ("HEX(20)", "14"),
+            ("HEX(n)", "FFFFFFFFFFFFFFF9"),
+            ("HEX('hello,world')", "68656C6C6F2C776F726C64"),
+            ("HEX(missing)", "NULL"),
+            ("BIN(12)", "1100"),
+            ("BIN(i)", "1111111111111111111111111111111"),
+        ],
+    );
+    check("BYTES", &[("UNHEX('466c696E6B')", "466c696e6b"), ("UNHEX('F61')", "0061"), ("UNHEX('z0')", "NULL"), ("UNHEX(missing)", "NULL")]);
+}
+
+#[test]
+fn parts_of_texts() {
+    let url = "http://me@flink.apache.org:80/path/p.php?k1=v1&k2=v2#Ref1";
+    let part = |arguments: &str| value(&format!("PARSE_URL({arguments})"), "STRING");
+    for (wanted, expected) in [
+        ("'PROTOCOL'", "http"),
+        ("'AUTHORITY'", "me@flink.apache.org:80"),
+        ("'USERINFO'", "me"),
+        ("'HOST'", "flink.apache.org"),
+        ("'FILE'", "/path/p.php?k1=v1&k2=v2"),
+        ("'PATH'", "/path/p.php"),
+        ("'QUERY'", "k1=v1&k2=v2"),
+        ("'QUERY', 'k2'", "v2"),
+        ("'QUERY', 'k'", "NULL"),
+        ("'REF'", "Ref1"),
+        ("'HOST', 'k1'", "NULL"),
+        ("'host'", "NULL"),
+        ("missing", "NULL"),
+    ] {
+        assert_eq!(part(&format!("'{url}', {wanted}")), expected, "{wanted}");
+    }
+    for text in ["'no url'", "'gopher://host/'", "'http://host:port/'", "missing"] {
+        assert_eq!(part(&format!("{text}, 'HOST'")), "NULL", "{text}");
+    }
+    assert_eq!(part("'http://[::1]:8080', 'HOST'"), "[::1]");
+    assert_eq!(part("'http://host?a=b', 'PATH'"), "");
+    check(
+        "INT",
+        &[
+            ("LOCATE('b', s, 2)", "3"),
+            ("LOCATE('a', s, 2)", "9"),
+            ("LOCATE('e', s, 1)", "11"),
+            ("LOCATE('b', s, 4)", "0"),
+            ("LOCATE('b', s, -4)", "3"),
+            ("LOCATE('b', s, 99)", "0"),
+            ("LOCATE('', s, 5)", "1"),
+            ("LOCATE('b', missing, 1)", "NULL"),
+        ],
+    );
+    check(
+        "BOOLEAN",
+        &[
+            ("IS_ALPHA('Straße')", "true"),
+            ("IS_ALPHA(s)", "false"),
+            ("IS_ALPHA('')", "false"),
+            ("IS_ALPHA(missing)", "false"),
+            ("IS_ALPHA(n)", "false"),
+            ("IS_DIGIT('0123')", "true"),
+            ("IS_DIGIT('1.5')", "false"),
+            ("IS_DIGIT(n)", "true"),
+            ("IS_DIGIT(missing)", "false"),
+        ],
+    );
+    check(
+        "MAP<STRING, STRING>",
+        &[
+            ("STR_TO_MAP('k1=v1,k2=v2')", "{k1: v1, k2: v2}"),
+            ("STR_TO_MAP('k1:v1;k2: v2;', ';', ':')", "{k1: v1, k2:  v2}"),
+            ("STR_TO_MAP('b=1|a=2=3|b=4', '[|]', '=')", "{a: 2=3, b: 4}"),
+            ("STR_TO_MAP('k')", "{k: }"),
+            ("STR_TO_MAP('')", "{}"),
+            ("STR_TO_MAP(missing)", "NULL"),
+        ],
+    );
+}
+
+#[test]
+fn the_greatest_and_the_least_are_null_if_a_value_is() {
+    check(
+        "BIGINT",
+        &[
+            ("GREATEST(n, 3)", "3"),
+            ("LEAST(n, i, 3)", "-7"),
+            ("GREATEST(n, CAST(missing AS BIGINT))", "NULL"),
+            ("LEAST(3, n, CAST(missing AS BIGINT))", "NULL"),
+            ("GREATEST(n, LEAST(n, 1))", "-7"),
+        ],
+    );
+    check("STRING", &[("GREATEST('a', 'c', 'b')", "c"), ("LEAST('b', s)", "a,b,,Straße"), ("GREATEST(s, missing)", "NULL")]);
+}
+
+#[test]
 fn numbers_have_flinks_types() {
     check("INT", &[("1 + 1", "2"), ("MOD(7, 4)", "3"), ("CHAR_LENGTH(s)", "11"), ("i + 1", "-2147483648"), ("LOCATE('b', s)", "3")]);
     check("BIGINT", &[("n * 2", "-14"), ("MOD(n, 4)", "-3"), ("3000000000 + 1", "3000000001"), ("ABS(n)", "7"), ("i + n", "2147483640")]);
@@ -151,6 +262,13 @@ fn times() {
             ("CAST(ts + INTERVAL '1' DAY AS STRING)", "2024-03-10 15:04:05.067"),
             ("CAST(TIMESTAMP '2024-01-02 03:04:05' AS STRING)", "2024-01-02 03:04:05.000000"),
             ("CAST(TO_DATE('2024-01-02') AS STRING)", "2024-01-02"),
+            ("CONVERT_TZ('1970-01-01 00:00:00', 'UTC', 'America/Los_Angeles')", "1969-12-31 16:00:00"),
+            ("CONVERT_TZ('1970-01-01 00:00:00', 'GMT-08:00', 'Asia/Tokyo')", "1970-01-01 17:00:00"),
+            // Hours that the clock skips and repeats.
+            ("CONVERT_TZ('2024-03-10 02:30:00', 'America/Los_Angeles', 'UTC')", "2024-03-10 10:30:00"),
+            ("CONVERT_TZ('2024-11-03 01:30:00', 'America/Los_Angeles', 'UTC')", "2024-11-03 09:30:00"),
+            ("CONVERT_TZ(s, 'UTC', 'Asia/Tokyo')", "NULL"),
+            ("CONVERT_TZ(missing, 'UTC', 'Asia/Tokyo')", "NULL"),
         ],
     );
     check(

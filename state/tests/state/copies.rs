@@ -17,7 +17,7 @@ fn number_of(record: Option<Vec<u8>>) -> u64 {
 /// Epoch n adds one to each of a hundred keys, and a key of its own; every 50th is large.
 fn run_epoch(state: &mut dyn RegionState, epoch: u64) {
     count(state, window(0), (0..100).chain([1000 + epoch as i64]));
-    if epoch % 50 == 0 {
+    if epoch.is_multiple_of(50) {
         count(state, window(1), (0..20_000).map(|key| key + epoch as i64 * 20_000));
     }
     seal_and_apply(state, &epoch.to_le_bytes());

@@ -103,7 +103,7 @@ pub fn crash_image(from: &Path, to: &Path) {
 }
 
 /// The paths and sizes of all files.
-fn listing(directory: &Path) -> BTreeMap<PathBuf, u64> {
+pub fn listing(directory: &Path) -> BTreeMap<PathBuf, u64> {
     let mut files = BTreeMap::new();
     for entry in std::fs::read_dir(directory).expect("the directory is readable").flatten() {
         match entry.metadata() {

@@ -4,6 +4,7 @@ mod benchmarks;
 mod copies;
 mod damage;
 mod deltas;
+mod digests;
 mod disk_full;
 mod fixtures;
 mod kinds;

@@ -66,7 +66,7 @@ struct Figures {
 
 /// Appends records at an interval that lets the readers fall idle in between.
 fn measure(rounds: usize, interval: Duration) -> Option<Figures> {
-    let Some(servers) = servers() else { return None };
+    let servers = servers()?;
     let log = connect(&servers, &[]);
     let topic = topic_with(&log, "control", 1, &[("message.timestamp.type", "LogAppendTime")]);
     let followers = Followers::start(&log, &topic);

@@ -34,7 +34,7 @@ fn commit_with_cut(cut: Action) {
     let mut writer = log.writer(&id).expect("writer");
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     settled(&direct, &partition);
-    let (seen, _) = Reading::new(&direct, &topic, 0, 0).to_settled_end(&direct);
+    let (seen, _) = Reading::new(&direct, &topic, 0, 0).take_to_settled_end(&direct);
     assert!(texts(&seen) == ["clean"] || texts(&seen) == ["clean", "doubtful"], "{seen:?}");
     commit(&mut *writer, &values(&topic, ["after".to_string()]));
 }

@@ -28,7 +28,7 @@ fn is_fenced(log: &KafkaLog, topic: &Arc<str>, mut victim: Box<dyn Transactional
     assert_eq!(high(Isolation::ReadCommitted), high(Isolation::ReadUncommitted), "the end is stable at once");
     let outcome = victim.commit();
     assert!(matches!(outcome, CommitOutcome::Fenced(_) | CommitOutcome::Aborted(_)), "{outcome:?}");
-    assert_eq!(Reading::new(log, topic, 0, 0).to_settled_end(log).0, []);
+    assert_eq!(Reading::new(log, topic, 0, 0).take_to_settled_end(log).0, []);
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn preparing_and_letting_go_fences_nobody() {
     commit(&mut *writer, &values(&topic, ["b".to_string()]));
     drop(fencer);
     commit(&mut *writer, &values(&topic, ["c".to_string()]));
-    assert_eq!(texts(&Reading::new(&log, &topic, 0, 0).to_settled_end(&log).0), ["a", "b", "c"]);
+    assert_eq!(texts(&Reading::new(&log, &topic, 0, 0).take_to_settled_end(&log).0), ["a", "b", "c"]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ fn a_replay_gives_exactly_the_messages_of_the_step() {
         commit(&mut *writer, &values(&topic, numbered("v", start..start + 40)));
     }
     // Offsets 0-39, marker 40, 41-80, marker 81, 82-121, marker 122.
-    let (all, end) = Reading::new(&log, &topic, 0, 0).to_settled_end(&log);
+    let (all, end) = Reading::new(&log, &topic, 0, 0).take_to_settled_end(&log);
     assert_eq!((all.len(), end), (120, 123));
     for (from, to) in [(0, 17), (17, 18), (30, 60), (41, 81), (75, 122)] {
         let mut reading = Reading::new(&log, &topic, 0, from);
@@ -26,7 +26,7 @@ fn a_replay_gives_exactly_the_messages_of_the_step() {
         }
         assert_eq!(got, expected, "[{from}, {to})");
         assert_eq!(next, to, "a step ends behind a message");
-        let (rest, _) = reading.to_settled_end(&log);
+        let (rest, _) = reading.take_to_settled_end(&log);
         assert_eq!(rest.first().map(|seen| seen.offset), all.iter().map(|seen| seen.offset).find(|offset| *offset >= to), "leftovers stay");
     }
 }
@@ -56,7 +56,7 @@ fn only_committed_messages_are_visible_and_markers_count_in_the_end() {
     let log = log_or_return!();
     let topic = topic(&log, "committed", 1);
     let mut reading = Reading::new(&log, &topic, 0, 0);
-    assert_eq!(reading.to_end(), (vec![], 0));
+    assert_eq!(reading.take_to_end(), (vec![], 0));
     let mut writer = log.writer(&unique("committed")).expect("writer");
     writer.begin().expect("begin");
     writer.send_set(&values(&topic, numbered("open", 0..5))).expect("send");
@@ -79,7 +79,7 @@ fn only_committed_messages_are_visible_and_markers_count_in_the_end() {
     assert_eq!(writer.commit(), CommitOutcome::Committed);
     let seen = reading.messages(6);
     assert_eq!(texts(&seen), ["open0", "open1", "open2", "open3", "open4", "plain"]);
-    let (_, end) = reading.to_settled_end(&log);
+    let (_, end) = reading.take_to_settled_end(&log);
     assert_eq!(end, 7, "the commit marker stands at offset 6");
 }
 
@@ -97,7 +97,7 @@ fn aborted_messages_are_never_seen_and_move_the_end() {
         writer.abort();
         assert!(writer.begin().is_err(), "an aborted writer is replaced");
         let (seen, end) = loop {
-            let (seen, end) = reading.to_end();
+            let (seen, end) = reading.take_to_end();
             if end == (round + 1) * 11 {
                 break (seen, end);
             }
@@ -108,7 +108,7 @@ fn aborted_messages_are_never_seen_and_move_the_end() {
     let mut writer = log.writer(&unique("aborted")).expect("writer");
     commit(&mut *writer, &values(&topic, numbered("v", 0..2)));
     assert_eq!(texts(&reading.messages(2)), ["v0", "v1"]);
-    assert_eq!(reading.to_settled_end(&log).1, 36);
+    assert_eq!(reading.take_to_settled_end(&log).1, 36);
 }
 
 #[test]

@@ -21,7 +21,7 @@ fn a_broker_that_goes_and_comes_back_shows_as_retry_and_nothing_is_lost() {
     let mut writer = log.writer(&id).expect("writer");
     commit(&mut *writer, &values(&topic, numbered("before", 0..3)));
     let mut reading = Reading::new(&log, &topic, 0, 0);
-    assert_eq!(reading.to_end().0.len(), 3);
+    assert_eq!(reading.take_to_end().0.len(), 3);
     shell(stop);
     let error = reading.error();
     assert_eq!(error.kind, LogErrorKind::Retry, "{error}");

@@ -70,7 +70,7 @@ pub fn topic_with(log: &KafkaLog, prefix: &str, partitions: i32, configs: &[(&st
     let name = unique(prefix);
     let configs = configs.iter().map(|(key, value)| (key.to_string(), value.to_string())).collect();
     let created = log.create_topics(&[TopicSpec { name: name.clone(), partitions, replication_factor: None, configs }]).expect("create");
-    assert_eq!(created, [name.clone()]);
+    assert_eq!(created, std::slice::from_ref(&name));
     name.into()
 }
 
@@ -138,11 +138,11 @@ impl Reading {
     }
 
     /// Takes until the reader stands at the end, once nothing is open: a commit's markers follow its answer.
-    pub fn to_settled_end(&mut self, log: &KafkaLog) -> (Vec<Seen>, i64) {
+    pub fn take_to_settled_end(&mut self, log: &KafkaLog) -> (Vec<Seen>, i64) {
         let high = settled(log, &self.partition);
-        let (mut all, mut end) = self.to_end();
+        let (mut all, mut end) = self.take_to_end();
         while end < high {
-            let (seen, later) = self.to_end();
+            let (seen, later) = self.take_to_end();
             all.extend(seen);
             end = later;
             self.wait();
@@ -151,7 +151,7 @@ impl Reading {
     }
 
     /// Takes until the reader stands at the end.
-    pub fn to_end(&mut self) -> (Vec<Seen>, i64) {
+    pub fn take_to_end(&mut self) -> (Vec<Seen>, i64) {
         let (mut all, deadline) = (Vec::new(), Instant::now() + PATIENCE);
         loop {
             let (seen, taken) = self.take(&ALL).expect("take");

@@ -17,13 +17,13 @@ fn topics_are_created_once_and_described_with_effective_configs() {
         configs: [("cleanup.policy".to_string(), "compact".to_string())].into(),
     };
     assert_eq!(log.describe_topic(&name).expect("describe"), None);
-    assert_eq!(log.create_topics(&[spec.clone()]).expect("create"), [name.clone()]);
+    assert_eq!(log.create_topics(std::slice::from_ref(&spec)).expect("create"), std::slice::from_ref(&name));
     assert_eq!(log.create_topics(&[spec]).expect("again"), Vec::<String>::new());
     let found = log.describe_topic(&name).expect("describe").expect("exists");
     assert_eq!((found.partitions, found.configs["cleanup.policy"].as_str()), (3, "compact"));
     assert!(found.configs.contains_key("max.message.bytes"), "defaults are there too");
     let default = TopicSpec { name: unique("default"), partitions: -1, replication_factor: None, configs: BTreeMap::new() };
-    log.create_topics(&[default.clone()]).expect("the broker decides");
+    log.create_topics(std::slice::from_ref(&default)).expect("the broker decides");
     assert!(log.describe_topic(&default.name).expect("describe").expect("exists").partitions >= 1);
     let bad = TopicSpec { name: "no/such name".into(), partitions: 1, replication_factor: None, configs: BTreeMap::new() };
     assert_eq!(log.create_topics(&[bad]).expect_err("name").kind, LogErrorKind::Fatal);
@@ -107,7 +107,7 @@ fn appended_messages_come_back_with_their_offset() {
     }
     times.sort();
     println!("append with acknowledgement: p50 {:.1} ms, p95 {:.1} ms", times[100].as_secs_f64() * 1e3, times[190].as_secs_f64() * 1e3);
-    assert_eq!(Reading::new(&log, &topic, 0, 0).to_end().0.len(), 200);
+    assert_eq!(Reading::new(&log, &topic, 0, 0).take_to_end().0.len(), 200);
     let large = log.append(&message(&"x".repeat(3_000_000))).expect_err("too large");
     assert_eq!(large.kind, LogErrorKind::Invalid, "{large}");
 }

@@ -19,7 +19,7 @@ fn a_new_writer_fences_the_old_one_and_aborts_its_transaction() {
     let outcome = old.commit();
     assert!(matches!(outcome, CommitOutcome::Fenced(_)), "{outcome:?}");
     assert_eq!(old.begin().expect_err("spent").kind, LogErrorKind::Fenced);
-    let (seen, _) = Reading::new(&log, &topic, 0, 0).to_settled_end(&log);
+    let (seen, _) = Reading::new(&log, &topic, 0, 0).take_to_settled_end(&log);
     assert_eq!(texts(&seen), ["old0", "old1", "new0", "new1"]);
 }
 
@@ -36,7 +36,7 @@ fn fencing_without_a_new_writer_ends_the_transaction_too() {
     let partition = TopicPartition::new(Arc::clone(&topic), 0);
     let stable = log.bounds(&partition, Isolation::ReadCommitted).expect("bounds");
     assert_eq!(stable, log.bounds(&partition, Isolation::ReadUncommitted).expect("bounds"), "nothing is open");
-    assert_eq!(Reading::new(&log, &topic, 0, 0).to_settled_end(&log).0, []);
+    assert_eq!(Reading::new(&log, &topic, 0, 0).take_to_settled_end(&log).0, []);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_timestamp_that_the_topic_does_not_take_is_refused_for_good() {
     assert!(matches!(&outcome, CommitOutcome::Refused(why) if why.contains("ahead")), "{outcome:?}");
     drop(writer);
     commit(&mut *log.writer(&id).expect("writer"), &values(&topic, numbered("after", 0..1)));
-    assert_eq!(texts(&Reading::new(&log, &topic, 0, 0).to_settled_end(&log).0), ["after0"]);
+    assert_eq!(texts(&Reading::new(&log, &topic, 0, 0).take_to_settled_end(&log).0), ["after0"]);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn keys_land_where_java_clients_put_them() {
     for (key, hash) in java {
         let partition = (hash & 0x7fff_ffff) % 100;
         let mut reading = Reading::new(&log, &topic, partition, 0);
-        assert!(texts(&reading.to_settled_end(&log).0).contains(&key), "'{key}' is not in partition {partition}");
+        assert!(texts(&reading.take_to_settled_end(&log).0).contains(&key), "'{key}' is not in partition {partition}");
     }
 }
 
@@ -158,7 +158,7 @@ fn a_large_transaction_passes_a_small_queue() {
     let topic = topic(&log, "queue", 1);
     let mut writer = log.writer(&unique("queue")).expect("writer");
     commit(&mut *writer, &values(&topic, numbered("v", 0..20_000)));
-    let (seen, end) = Reading::new(&log, &topic, 0, 0).to_settled_end(&log);
+    let (seen, end) = Reading::new(&log, &topic, 0, 0).take_to_settled_end(&log);
     assert_eq!(end, 20_001);
     assert!(seen.iter().enumerate().all(|(index, seen)| seen.value.as_deref() == Some(&format!("v{index}"))), "order or content");
 }

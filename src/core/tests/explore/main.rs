@@ -2,13 +2,17 @@
 //!
 //! The product's own `Cluster` is the log's side. The writers' side (who believes what, whose producer is fenced, who has read a changelog's end) is modelled
 //! in `model.rs`; `search.rs` visits every state that the environment and the workers can reach together, breadth first, so that what it finds is the shortest
-//! way to it. Each rule is then broken on purpose, in the model, and the search has to find that.
+//! way to it. Each rule is then broken on purpose, in the model, and the search has to find that. How much was searched is told in
+//! `target/bench/exploration.json`, which `make test` shows at its end: what a passing test prints is not seen.
 
 mod model;
 mod search;
 
 use model::{Mutant, Scope};
 use search::search;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 /// Three workers, one of which starts anew, three regions, two crashes.
 const SMALL: Scope =
@@ -53,9 +57,28 @@ fn report(what: &str, scope: Scope) {
         found.transitions,
         started.elapsed().as_secs_f64()
     );
+    let seconds = (started.elapsed().as_secs_f64() * 10.0).round() / 10.0;
+    let figures = json!({
+        "states": found.states, "states_of_the_log": found.heads, "transitions": found.transitions, "seconds": seconds, "violation": found.violation,
+    });
+    write(what, &figures);
     assert!(found.violation.is_none(), "{}", found.violation.unwrap_or_default());
     assert!(found.states > 1_000, "the environment did nothing");
     assert!(found.commits > 0 && found.reassignments > 0, "nobody committed or took over");
+}
+
+/// Puts a search's figures into the file, a line of their own. The searches of one run are threads of one process.
+fn write(what: &str, figures: &Value) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _alone = ONE_AT_A_TIME.lock();
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../target/bench");
+    let (path, part) = (format!("{folder}/exploration.json"), format!("{folder}/exploration.json.part"));
+    let mut all: BTreeMap<String, Value> = serde_json::from_str(&std::fs::read_to_string(&path).unwrap_or_default()).unwrap_or_default();
+    all.insert(what.into(), figures.clone());
+    let lines: Vec<String> = all.iter().map(|(what, figures)| format!("  {}: {figures}", json!(what))).collect();
+    std::fs::create_dir_all(folder).expect("the clone can be written to");
+    std::fs::write(&part, format!("{{\n{}\n}}\n", lines.join(",\n"))).expect("the clone can be written to");
+    std::fs::rename(&part, &path).expect("the clone can be written to");
 }
 
 /// The check can fail: without any one of these rules it finds a way to break an invariant.
@@ -68,6 +91,7 @@ fn a_broken_rule_is_found() {
         println!("{mutant:?}: {} states", found.states);
         let violation = found.violation.unwrap_or_else(|| panic!("{mutant:?} was not found in {} states", found.states));
         println!("{violation}\n");
+        write(&format!("without a rule: {mutant:?}"), &json!({ "states": found.states, "violation_of": mutant.breaks() }));
         assert!(violation.starts_with(mutant.breaks()), "{mutant:?} should break {}", mutant.breaks());
     }
 }

@@ -301,6 +301,9 @@ impl Recipes<'_> {
         add("worker", self.arguments.job.as_os_str().to_os_string());
         add("--worker", index.to_string().into());
         add("--expect-workers", self.workers.to_string().into());
+        if let Some(replicas) = self.arguments.replicas {
+            add("--replicas", replicas.to_string().into());
+        }
         add("--supervisor", std::process::id().to_string().into());
         if let Some(broker) = &self.broker {
             add("--broker", broker.into());

@@ -89,7 +89,7 @@ impl Reader<'_> {
         let name = self.text(&mut root, "name");
         let name_place = name.as_ref().map(|name| Place { file: self.file.clone(), span: name.span.clone() });
         let name = name.and_then(|name| self.checked_name(name));
-        let (slo, recovery_place) = self.slo(&mut root);
+        let (slo, [promise_place, recovery_place]) = self.slo(&mut root);
         let replication = self.replication(&mut root, &slo, recovery_place);
         let cluster = self.cluster(&mut root);
         let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
@@ -108,15 +108,6 @@ impl Reader<'_> {
         let late_rows =
             self.choice(&mut root, "late_rows", "LateRows").and_then(|value| late_row_policy(&value)).unwrap_or(LateRowPolicy::Drop);
         let replication_factor = self.count(&mut root, "replication_factor", 32767).map(|count| count as i32);
-        if let (Some((interval, span)), Some(latency)) = (&commit_interval, slo.max_latency)
-            && *interval > latency
-        {
-            self.error(
-                format!("commit_interval of {interval:?} can't keep slo.max_latency of {latency:?}"),
-                span.clone(),
-                "results become visible at the commit: choose an interval well below the latency",
-            );
-        }
         self.unknown(root, "");
         Some(Job {
             file: self.file.clone(),
@@ -130,7 +121,8 @@ impl Reader<'_> {
             slots: slots.unwrap_or(cores),
             slots_by_default: slots.is_none(),
             parallelism,
-            commit_interval: commit_interval.map_or(DEFAULT_COMMIT_INTERVAL, |(interval, _)| interval),
+            commit_interval: commit_interval.as_ref().map_or(DEFAULT_COMMIT_INTERVAL, |(interval, _)| *interval),
+            latency_place: commit_interval.map(|(_, span)| span).or(promise_place).map(|span| Place { file: self.file.clone(), span }),
             flush_interval,
             memory_budget_bytes,
             state_dir,
@@ -156,14 +148,14 @@ impl Reader<'_> {
         }
     }
 
-    /// The promises, and where `max_recovery` stands.
-    fn slo(&mut self, root: &mut Section) -> (Slo, Option<Range<usize>>) {
-        let Some(mut section) = self.subsection(root, "slo") else { return (Slo::default(), None) };
+    /// The promises, and where `max_latency` and `max_recovery` stand.
+    fn slo(&mut self, root: &mut Section) -> (Slo, [Option<Range<usize>>; 2]) {
+        let Some(mut section) = self.subsection(root, "slo") else { return (Slo::default(), [None, None]) };
         let completeness = self.parsed(&mut section, "completeness", units::share, "write `99.9 %` or `0.999`").map(|(share, _)| share);
-        let max_latency = self.positive_duration(&mut section, "max_latency").map(|(latency, _)| latency);
+        let (max_latency, latency_place) = self.positive_duration(&mut section, "max_latency").unzip();
         let (max_recovery, recovery_place) = self.positive_duration(&mut section, "max_recovery").unzip();
         self.unknown(section, "Slo");
-        (Slo { completeness, max_latency, max_recovery }, recovery_place)
+        (Slo { completeness, max_latency, max_recovery }, [latency_place, recovery_place])
     }
 
     fn cluster(&mut self, root: &mut Section) -> Option<Cluster> {

@@ -2,6 +2,7 @@
 //!
 //! `scripts/test.sh` starts the services; `scripts/with-services.sh COMMAND` does it for one command. A test whose service is missing fails,
 //! unless `STREAMSHIELD_SKIP_S3=1` or `STREAMSHIELD_SKIP_HDFS=1` says that this is intended.
+#![allow(clippy::unwrap_used)]
 
 mod collection;
 mod every_store;

@@ -1,8 +1,8 @@
 use super::*;
 use crate::generator::tests::read;
-use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::*;
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::{Field, Schema, TimeUnit};
 use proptest::prelude::*;
 use std::collections::BTreeMap;

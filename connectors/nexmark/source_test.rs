@@ -1,6 +1,7 @@
-use super::model::{EVENTS_PER_GROUP, Event};
+use super::model::{EVENTS_PER_GROUP, Event, Model};
 use super::*;
 use crate::generator::tests::read;
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMillisecondType};
 use arrow_schema::{Field, Schema, TimeUnit};

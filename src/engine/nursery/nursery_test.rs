@@ -1,0 +1,413 @@
+//! A changelog that can't be read, and a writer of whom the control log has never heard.
+
+use super::*;
+use crate::clock::SystemClock;
+use crate::config::{BadRecordPolicy, JobConfig, LateRowPolicy, spawn_thread};
+use crate::membership::{control_partition, message};
+use crate::plan::{ExchangePlan, JobPlan, StageInput, StageOutput, StagePlan};
+use arrow_schema::Schema;
+use crossbeam_channel::bounded;
+use parking_lot::Mutex;
+use std::path::Path;
+use streamshield_core::cluster::{FEATURE_LEVEL, Joined};
+use streamshield_core::ids::{ExchangeId, PlanFingerprint, StageId};
+use streamshield_core::ports::log::*;
+use streamshield_core::ports::state::{OpenedState, StateError, WindowTableSpec};
+use streamshield_core::tiers;
+use streamshield_core::watermark::{UpstreamWatermark, Watermark};
+
+const ME: Incarnation = Incarnation(1);
+const PLAN: PlanFingerprint = PlanFingerprint(42);
+const STRANGER: SlotId = SlotId { incarnation: Incarnation(7), slot: 3 };
+
+/// Behind the last message of a changelog lies the end of its transaction.
+#[derive(Default)]
+struct World {
+    messages: BTreeMap<TopicPartition, Vec<Vec<u8>>>,
+    /// Until somebody is fenced, the end of a changelog is not stable.
+    is_held_open: bool,
+    calls: Vec<String>,
+}
+
+impl World {
+    fn end(&self, partition: &TopicPartition, isolation: Isolation) -> Offset {
+        let count = self.messages.get(partition).map_or(0, Vec::len) as Offset;
+        let is_hidden = self.is_held_open && isolation == Isolation::ReadCommitted;
+        if count == 0 || is_hidden || *partition == control_partition("job") { count } else { count + 1 }
+    }
+}
+
+#[derive(Clone, Default)]
+struct TestLog(Arc<Mutex<World>>);
+
+impl TestLog {
+    /// A job whose workers have joined.
+    fn of_members(members: &[Incarnation], regions: u32) -> TestLog {
+        let log = TestLog::default();
+        members.iter().for_each(|member| log.tell(&joined(*member)));
+        log.tell(&ControlRecord::Genesis(genesis(&job(regions))));
+        log
+    }
+
+    fn tell(&self, record: &ControlRecord) {
+        self.append(&message(&control_partition("job"), record)).expect("appended");
+    }
+
+    fn commit(&self, partition: u32, payload: Vec<u8>) {
+        self.0.lock().messages.entry(changelog(partition)).or_default().push(payload);
+    }
+
+    /// How many control records say this.
+    fn told(&self, word: &str) -> usize {
+        let world = self.0.lock();
+        let records = world.messages[&control_partition("job")].iter();
+        records.filter(|record| String::from_utf8_lossy(record).contains(&format!("\"{word}\""))).count()
+    }
+
+    fn calls(&self) -> Vec<String> {
+        self.0.lock().calls.clone()
+    }
+}
+
+impl Log for TestLog {
+    fn create_topics(&self, _: &[TopicSpec]) -> Result<Vec<String>, LogError> {
+        Ok(Vec::new())
+    }
+    fn describe_topic(&self, _: &str) -> Result<Option<TopicDescription>, LogError> {
+        Ok(None)
+    }
+    fn bounds(&self, partition: &TopicPartition, isolation: Isolation) -> Result<Bounds, LogError> {
+        Ok(Bounds { low: 0, high: self.0.lock().end(partition, isolation) })
+    }
+    fn ends(&self, partitions: &[TopicPartition], isolation: Isolation) -> Result<Vec<Offset>, LogError> {
+        let mut world = self.0.lock();
+        world.calls.push("ends".into());
+        Ok(partitions.iter().map(|partition| world.end(partition, isolation)).collect())
+    }
+    fn resolve(&self, _: &TopicPartition, _: StartAt) -> Result<Offset, LogError> {
+        Ok(0)
+    }
+    fn group_offset(&self, _: &str, _: &TopicPartition) -> Result<Option<Offset>, LogError> {
+        Ok(None)
+    }
+    fn commit_group_offsets(&self, _: &str, _: &[(TopicPartition, Offset)]) {}
+    fn reader(&self, _: ReaderOptions, _: Arc<Wakeup>) -> Result<Box<dyn LogReader>, LogError> {
+        Ok(Box::new(TestReader { log: self.clone(), positions: BTreeMap::new() }))
+    }
+    fn writer(&self, _: &str) -> Result<Box<dyn TransactionalWriter>, LogError> {
+        Err(LogError::new(LogErrorKind::Fatal, "nobody writes here"))
+    }
+    fn fencer(&self, transactional_id: &str) -> Result<Box<dyn Fencer>, LogError> {
+        Ok(Box::new(TestFencer { log: self.clone(), call: format!("fence {transactional_id}") }))
+    }
+    fn append(&self, message: &OutMessage) -> Result<Offset, LogError> {
+        let mut world = self.0.lock();
+        let all = world.messages.entry(TopicPartition::new(message.topic.clone(), 0)).or_default();
+        all.push(message.payload.clone().unwrap_or_default());
+        Ok(all.len() as Offset - 1)
+    }
+    fn trim(&self, _: &[(TopicPartition, Offset)]) -> Result<(), LogError> {
+        Ok(())
+    }
+}
+
+struct TestFencer {
+    log: TestLog,
+    call: String,
+}
+
+impl Fencer for TestFencer {
+    fn fence(self: Box<Self>) -> Result<(), LogError> {
+        let mut world = self.log.0.lock();
+        world.is_held_open = false;
+        world.calls.push(self.call.clone());
+        Ok(())
+    }
+}
+
+struct TestReader {
+    log: TestLog,
+    positions: BTreeMap<TopicPartition, Offset>,
+}
+
+impl LogReader for TestReader {
+    fn assign(&mut self, partition: &TopicPartition, from: Offset) -> Result<(), LogError> {
+        self.positions.insert(partition.clone(), from);
+        Ok(())
+    }
+    fn unassign(&mut self, partition: &TopicPartition) -> Result<(), LogError> {
+        self.positions.remove(partition);
+        Ok(())
+    }
+    fn take(&mut self, partition: &TopicPartition, _: &TakeLimit, visit: &mut dyn FnMut(&[MessageView<'_>])) -> Result<Taken, LogError> {
+        let world = self.log.0.lock();
+        let position = self.positions.get_mut(partition).expect("assigned");
+        let mut views = Vec::new();
+        for (offset, payload) in world.messages.get(partition).into_iter().flatten().enumerate().skip(*position as usize) {
+            let (offset, payload) = (offset as Offset, Some(payload.as_slice()));
+            let timestamp_type = TimestampType::LogAppendTime;
+            views.push(MessageView { offset, timestamp_ms: 1_000, timestamp_type, key: None, payload, headers: &[] });
+        }
+        if !views.is_empty() {
+            visit(&views);
+        }
+        *position += views.len() as Offset;
+        let end = world.end(partition, Isolation::ReadCommitted);
+        Ok(Taken { next: *position, messages: views.len(), bytes: 0, at_end: Some(end) })
+    }
+}
+
+struct NoStores;
+
+impl StateBackend for NoStores {
+    fn open(&self, region: RegionId, _: &[WindowTableSpec]) -> Result<OpenedState, StateError> {
+        panic!("{region} has no state");
+    }
+    fn delete(&self, region: RegionId) -> Result<(), StateError> {
+        panic!("{region} has no state");
+    }
+    fn adopt(&self, region: RegionId, _: &Path) -> Result<(), StateError> {
+        panic!("{region} has no state");
+    }
+    fn scratch(&self) -> PathBuf {
+        PathBuf::new()
+    }
+}
+
+fn region(partition: u32) -> RegionId {
+    RegionId { stage: StageId(0), partition }
+}
+
+fn changelog(partition: u32) -> TopicPartition {
+    TopicPartition::new("job-stage-changelog", partition as i32)
+}
+
+fn joined(incarnation: Incarnation) -> ControlRecord {
+    ControlRecord::Joined(Joined {
+        incarnation,
+        nonce: incarnation.0,
+        worker: format!("worker-{}", incarnation.0),
+        slots: 1,
+        rack: None,
+        level: FEATURE_LEVEL,
+        plan: PLAN,
+        settings: tiers::settings(Tier::ActiveStandby, 1),
+        http: None,
+    })
+}
+
+/// The first epoch of a region.
+fn record(partition: u32, writer: SlotId) -> EpochRecord {
+    EpochRecord {
+        version: EpochRecord::VERSION,
+        region: region(partition),
+        epoch: Epoch::GENESIS,
+        incarnation: writer.incarnation,
+        transactional_id: writer.transactional_id("job"),
+        plan: PLAN,
+        now_ms: 0,
+        steps: Vec::new(),
+        positions: vec![0],
+        upstreams: vec![UpstreamWatermark::START],
+        watermark: Watermark::MIN,
+        digest: None,
+        delta: None,
+        finished: false,
+    }
+}
+
+/// One stage without state, from one exchange to another.
+fn job(regions: u32) -> Job {
+    let exchange = |id: u32, partitions| ExchangePlan {
+        id: ExchangeId(id),
+        name: format!("exchange-{id}"),
+        schema: Arc::new(Schema::empty()),
+        keys: Vec::new(),
+        upstream: Vec::new(),
+        downstream: StageId(0),
+        partitions: Some(partitions),
+    };
+    let stage = StagePlan {
+        id: StageId(0),
+        name: "stage".into(),
+        input: StageInput::Exchange(ExchangeId(0)),
+        operators: Vec::new(),
+        output: StageOutput::Exchange(ExchangeId(1)),
+    };
+    let exchanges = vec![exchange(0, regions), exchange(1, 1)];
+    let config = JobConfig {
+        name: "job".into(),
+        slots: 1,
+        worker: "worker".into(),
+        rack: None,
+        http: None,
+        cluster: tiers::settings(Tier::ActiveStandby, 1),
+        checkpoint_interval: None,
+        parallelism: regions,
+        commit_interval: Duration::from_millis(100),
+        flush_interval: Duration::from_secs(5),
+        memory_budget_bytes: 64 << 20,
+        on_bad_record: BadRecordPolicy::Skip,
+        late_rows: LateRowPolicy::Drop,
+        replication_factor: None,
+        log_dies_with_process: false,
+    };
+    Job {
+        plan: JobPlan { stages: vec![stage], exchanges, fingerprint: PLAN, warnings: Vec::new() },
+        config,
+        sources: BTreeMap::new(),
+        sinks: BTreeMap::new(),
+        groups: BTreeMap::new(),
+    }
+}
+
+fn genesis(job: &Job) -> Genesis {
+    let Ok(genesis) = job.discover() else { panic!("there are no sources to look for") };
+    genesis
+}
+
+/// The nursery of a worker, with its slot's end of the channel.
+struct Bed {
+    nursery: Nursery,
+    arrivals: Receiver<Arrival>,
+}
+
+impl Bed {
+    fn new(log: &TestLog, incarnation: Incarnation, regions: u32) -> Bed {
+        let (job, clock, slot) = (job(regions), Arc::new(SystemClock::default()), SlotId { incarnation, slot: 0 });
+        let reader = || log.reader(ReaderOptions::default(), Arc::default()).expect("a reader");
+        let mut control = reader();
+        control.assign(&control_partition("job"), 0).expect("assigned");
+        let membership = Membership::new(Arc::new(log.clone()), "job", incarnation, control, Cluster::default(), 0);
+        membership.read().expect("read");
+        let (arrivals_sender, arrivals) = bounded(regions as usize);
+        let settings = RegionSettings {
+            clock: clock.clone(),
+            plan: PLAN,
+            incarnation,
+            transactional_id: slot.transactional_id("job"),
+            on_bad_record: BadRecordPolicy::Skip,
+            commit_interval: job.config.commit_interval,
+            flush_interval: job.config.flush_interval,
+            state_bytes_max: 1 << 20,
+            open_bytes_max: 1 << 20,
+            ships_deltas: true,
+        };
+        let nursery = Nursery {
+            slot,
+            genesis: Arc::new(genesis(&job)),
+            job: Arc::new(job),
+            membership: Arc::new(membership),
+            settings,
+            log: Arc::new(log.clone()),
+            state: Arc::new(NoStores),
+            checkpoints: None,
+            spawn: spawn_thread(),
+            changelog: reader(),
+            exchange: reader(),
+            arrivals: arrivals_sender,
+            departures: bounded(1).1,
+            slot_wakeup: Arc::default(),
+            wakeup: Arc::default(),
+            progress: Arc::new(Progress::new(vec!["stage".into()], Tier::ActiveStandby, clock)),
+            takeovers: Arc::default(),
+            shared: Arc::new(Shared::new(1)),
+            tier: Tier::ActiveStandby,
+            charges: Charges::default(),
+        };
+        Bed { nursery, arrivals }
+    }
+
+    /// Turns of a worker that reads the control log, or of one that does not come to it.
+    fn turns(&mut self, reads: bool) {
+        for _ in 0..20 {
+            if reads {
+                self.nursery.membership.read().expect("read");
+            }
+            if let Turn::Ended(outcome) = self.nursery.turn() {
+                panic!("{outcome:?}");
+            }
+        }
+    }
+
+    fn arrived(&self) -> Vec<RegionId> {
+        self.arrivals.try_iter().map(|arrival| arrival.region.id).collect()
+    }
+
+    fn quarantined(&self) -> Vec<(RegionId, String)> {
+        self.nursery.membership.view(Cluster::quarantined)
+    }
+}
+
+#[test]
+fn a_damaged_changelog_stops_its_region_and_no_other() {
+    let log = TestLog::of_members(&[ME], 2);
+    log.commit(0, b"not ours".to_vec());
+    log.commit(1, record(1, SlotId { incarnation: ME, slot: 0 }).encode());
+    let mut bed = Bed::new(&log, ME, 2);
+    bed.turns(true);
+    assert_eq!(bed.arrived(), [region(1)]);
+    let quarantined = bed.quarantined();
+    assert_eq!(quarantined.len(), 1);
+    assert!(quarantined[0].0 == region(0) && quarantined[0].1.contains("job-stage-changelog-0 offset 0"), "{quarantined:?}");
+    assert_eq!(log.told("failed"), 1);
+}
+
+#[test]
+fn a_follower_of_a_damaged_changelog_is_left_alone_until_the_region_is_to_be_owned_there() {
+    let log = TestLog::of_members(&[ME, Incarnation(2)], 1);
+    log.commit(0, b"not ours".to_vec());
+    let look = Bed::new(&log, ME, 1);
+    let owner = look.nursery.membership.view(|cluster| cluster.region(region(0)).and_then(|region| region.owner)).expect("an owner");
+    let owner = owner.slot.incarnation;
+    let mut bed = Bed::new(&log, Incarnation(3 - owner.0), 1);
+    bed.turns(true);
+    bed.turns(true);
+    assert_eq!((log.told("not_ready"), log.told("failed")), (1, 0), "it is said once, and its owner works");
+    log.tell(&ControlRecord::Left { incarnation: owner, clean: true });
+    bed.turns(true);
+    assert_eq!((log.told("failed"), bed.quarantined().len(), bed.arrived().len()), (1, 1, 0));
+}
+
+#[test]
+fn who_wrote_the_last_epoch_and_never_joined_is_fenced_before_the_end_is_asked_for() {
+    let log = TestLog::of_members(&[ME], 2);
+    for partition in [0, 1] {
+        log.commit(partition, record(partition, STRANGER).encode());
+    }
+    log.0.lock().is_held_open = true;
+    let mut bed = Bed::new(&log, ME, 2);
+    bed.turns(false);
+    assert!(bed.arrived().is_empty() && !log.calls().contains(&"fence job-7-3".to_string()), "it was not looked up yet");
+    bed.turns(true);
+    assert_eq!(bed.arrived(), [region(0), region(1)]);
+    let calls = log.calls();
+    assert_eq!(calls.iter().filter(|call| call.starts_with("fence")).collect::<Vec<_>>(), ["fence job-7-3"]);
+    assert_eq!(calls.last().map(String::as_str), Some("ends"));
+}
+
+#[test]
+fn nobody_is_fenced_who_has_joined_before_this_worker_has_read_of_it() {
+    let log = TestLog::of_members(&[ME], 1);
+    log.commit(0, record(0, STRANGER).encode());
+    let mut bed = Bed::new(&log, ME, 1);
+    log.tell(&joined(STRANGER.incarnation));
+    bed.turns(false);
+    bed.turns(true);
+    assert_eq!(bed.arrived(), [region(0)]);
+    assert!(log.calls().iter().all(|call| call == "ends"), "{:?}", log.calls());
+}
+
+#[test]
+fn only_who_never_joined_this_job_is_unknown() {
+    let other = Incarnation(2);
+    let log = TestLog::of_members(&[ME, other], 1);
+    let writer = |record: &EpochRecord| Bed::new(&log, ME, 1).nursery.membership.view(|cluster| unknown_writer(cluster, "job", record));
+    let of_other = record(0, SlotId { incarnation: other, slot: 0 });
+    assert_eq!(writer(&of_other), None, "it may have released the region, and works");
+    log.tell(&ControlRecord::Left { incarnation: other, clean: false });
+    assert_eq!(writer(&of_other), None, "must_fence says what is to be done");
+    assert_eq!(writer(&record(0, STRANGER)), Some(STRANGER));
+    let of_another_job = EpochRecord { transactional_id: STRANGER.transactional_id("orders"), ..record(0, STRANGER) };
+    assert_eq!(writer(&of_another_job), None);
+}

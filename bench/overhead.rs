@@ -7,7 +7,7 @@
 //! - **Restore**: the workers' folders are deleted between a stop and a start, so all state comes from the store: how much longer it takes
 //!   than with the folders in place until there is output of new input, for the bytes that were fetched.
 //! - **Hand-over**: a worker joins, leaves and is drained under load; the pause of each region that changes hands is read from its changelog, and only
-//!   those regions move that have to. Nobody's transaction is aborted by it.
+//!   those regions move that have to. No transaction of the others is aborted by it.
 //! - **Region** (`region.rs`): one that fails again and again leaves the others their throughput.
 //!
 //! Parts that are measured again replace their entry in `target/bench/overhead.json`, so that they can be measured one by one.

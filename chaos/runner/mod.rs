@@ -43,6 +43,8 @@ use subject::Subject;
 const START_TIME_MAX: Duration = Duration::from_secs(180);
 /// After the method, the load goes on healthy for so long: what `after` is measured in.
 const AFTER_TIME: Duration = Duration::from_secs(10);
+/// Between two acts of rebuilding: longer than between two flushes of a tier 1 job.
+const FLOW_TIME: Duration = Duration::from_secs(3);
 const START_TRIES: u32 = 3;
 /// Of the words of a failure; the logs have the rest.
 const WORDS_MAX: usize = 400;
@@ -313,6 +315,11 @@ impl Run<'_> {
         }
         self.enter(RunStage::Rebuilding);
         states::compare(shared)?;
+        // Under load again: records are under way, and epochs beyond the last flush.
+        let taken = shared.taken();
+        shared.wait_for(self.request.plan.host.catch_up_within.0, || shared.taken() > taken);
+        shared.sleep(FLOW_TIME);
+        shared.expect_going()?;
         inject::rebuild_all_state(shared);
         shared.expect_going()?;
         let deleted = Instant::now();

@@ -20,6 +20,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use streamshield_faults::stage::binary;
 
 /// As the journal has it: how many stores were compared; without a value: the job keeps no state.
 pub(super) const READING: &str = "stores compared at the same epoch";
@@ -67,6 +68,15 @@ pub(super) fn compare(shared: &Shared<'_>) -> Result<(), Stop> {
     let restored = if has_state { restored(shared) } else { Ok(Stores::new()) };
     let settled = settle(shared);
     shared.load.set_rate(1.0);
+    // As after a rebuild: a job that does not come back from a stop has failed, whatever could be compared.
+    let reading = Reading {
+        at_ms: shared.now_ms(),
+        mode: Mode::After,
+        name: "settled after all workers were stopped".into(),
+        value: None,
+        met: settled.is_ok(),
+    };
+    shared.add(Entry::Reading { reading });
     for why in [live.as_ref().err(), restored.as_ref().err(), settled.as_ref().err()].into_iter().flatten() {
         shared.run.note(format!("states were not compared, or not all: {}", short(why)));
     }
@@ -123,7 +133,13 @@ fn at_rest<T>(shared: &Shared<'_>, act: impl FnOnce() -> Result<T, String>) -> R
     let end = |name: &String| -> Result<(), String> {
         let process = workers.process(name).map_err(|error| error.to_string())?;
         let ended = process.terminate(STOP_PATIENCE).map_err(|error| format!("{name}: {error:#}"))?;
-        if ended.status.success() { Ok(()) } else { Err(format!("{name} did not end by itself: {}", ended.status)) }
+        if ended.status.success() {
+            return Ok(());
+        }
+        let detail = format!("{} after it was asked to end", ended.status);
+        let finding = Finding { invariant: Invariant::CleanLogs, kind: "unexplained-death".into(), place: name.clone(), detail };
+        shared.add(Entry::Finding { finding });
+        Err(format!("{name} did not end by itself: {}", ended.status))
     };
     // Let go at the end, whatever comes.
     let holds: Result<Vec<_>, _> = names.iter().map(|name| workers.hold(name)).collect();
@@ -149,7 +165,8 @@ fn settle(shared: &Shared<'_>) -> Result<(), String> {
 
 /// Of all workers, as a user gets them.
 fn digests(shared: &Shared<'_>) -> Result<Stores, String> {
-    let program = shared.run.program().map_err(|error| error.to_string())?;
+    // Ours: the program under test may be older than the command.
+    let program = binary().map_err(|error| format!("{error:#}"))?;
     let mut stores = Stores::new();
     for worker in shared.plan.topology.worker_names() {
         let mut command = Command::new(&program);

@@ -264,6 +264,12 @@ impl Watch<'_, '_> {
             Looked::Not(why) if shared.rebuilt() > 0 => Looked::Not(format!("{why}; {} workers were only rebuilt", shared.rebuilt())),
             looked => looked,
         };
+        // Everybody else who had caught up has shown all stores.
+        let must_show = !shared.plan.method.is_empty() && shared.journal(|journal| journal.catch_up_ms.is_some());
+        let looked = match looked {
+            Looked::At(_) if must_show && stores.is_none() => Looked::Not("whole states could not be compared; the notes say why".into()),
+            looked => looked,
+        };
         shared.add(Entry::Looked { invariant, looked });
         let spoilt = self.shared.journal(|journal| journal.injections.iter().any(|one| one.fault == SPOILS_STATE && one.count > 0));
         let detail = match (diverged, spoilt) {

@@ -404,6 +404,7 @@ impl Committer {
         }
         let spent = self.clock.steady().saturating_sub(batch.since);
         metrics::histogram!("streamshield_commit_duration_seconds").record(spent.as_secs_f64());
+        self.progress.resume(Waiting::Commit(self.slot.slot));
         let Batch { committed, refused, .. } = batch;
         self.tell(CommitNews::Settled { committed, refused });
     }

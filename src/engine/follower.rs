@@ -496,7 +496,13 @@ impl From<LogError> for FollowError {
             // The job's topics were there when it started: a client that does not know of one has old or half-fetched metadata, as on a busy broker.
             LogErrorKind::Retry | LogErrorKind::Fenced | LogErrorKind::Missing => FollowError::Retry(error.message),
             LogErrorKind::OutOfRange => FollowError::Unusable(error.message),
-            LogErrorKind::Invalid | LogErrorKind::Fatal => FollowError::Stopped(Failure { reason: error.message, retry: false }),
+            // Damaged here, or on the way: elsewhere it may be read.
+            LogErrorKind::Invalid => FollowError::Stopped(Failure { reason: error.message, retry: true }),
+            // Of the client, and so of this worker.
+            LogErrorKind::Fatal => FollowError::Refused {
+                message: error.message,
+                hint: "mend what the message names (access, credentials, the broker's address) and start the worker again".into(),
+            },
         }
     }
 }

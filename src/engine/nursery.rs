@@ -47,8 +47,8 @@ const IDLE: Duration = Duration::from_millis(50);
 const WAITING: Duration = Duration::from_millis(3);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// When a follower goes on that can't: when the region is to be owned here.
-const RESTS: Duration = Duration::MAX;
+/// How long a follower rests that can't go on, unless the region is to be owned here.
+const RESTS: Duration = Duration::from_secs(60);
 /// How long a take-over may keep new followers from being begun: one whose region has no input never commits.
 const FOLLOWERS_DEFERRED_MAX: Duration = Duration::from_secs(2);
 /// Tries of bringing an owned region up before it is given back.
@@ -300,10 +300,10 @@ impl Nursery {
                 continue;
             }
             let task = self.charges.tasks.entry(*id).or_insert_with(|| Task::new(*role));
-            task.role = *role;
+            let followed = matches!(std::mem::replace(&mut task.role, *role), Role::Follower { .. });
             if let Role::Owner { fences_open, assignment } = role {
-                if task.resume_at == RESTS {
-                    task.resume_at = now;
+                if followed {
+                    task.resume_at = task.resume_at.min(now);
                 }
                 let (cause, previous) = self.membership.view(|cluster| cause_of(cluster, *id));
                 let silent_ms = previous.map_or(0, |previous| self.membership.silence_before(previous));
@@ -594,7 +594,7 @@ impl Nursery {
         } else {
             tracing::error!(region = %id, reason = failure.reason, "the region can't be followed, and whoever takes it over will find the same");
             let _ = self.membership.append(&ControlRecord::NotReady { incarnation, region: id, epoch: Epoch(0) });
-            task.resume_at = RESTS;
+            task.resume_at = self.now() + RESTS;
         }
         self.charges.tasks.insert(id, task);
         Tended::Quiet

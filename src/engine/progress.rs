@@ -125,6 +125,12 @@ impl Progress {
         self.status.lock().regions.retain(|entry| entry.region != name || entry.stopped.is_some());
     }
 
+    /// The region is quarantined. `shown`: also where nothing is left of it.
+    pub fn stops(&self, region: RegionId, reason: &str, shown: bool) {
+        let stop = |entry: &mut RegionStatus| entry.stopped = Some(reason.to_string());
+        if shown { self.entry(region, stop) } else { self.region(region, stop) }
+    }
+
     /// Ends what is said of stops that are over: such a region runs somewhere. Its entry stays if that is `here`, where it is owned or followed.
     pub fn forget_stops(&self, quarantined: &[(RegionId, String)], here: impl FnOnce() -> BTreeSet<RegionId>) {
         let quarantined: BTreeSet<String> = quarantined.iter().map(|(region, _)| region.to_string()).collect();

@@ -128,7 +128,7 @@ pub fn gone(standing: &Standing) -> Option<JobOutcome> {
 
 /// How long a worker that was asked to leave goes on working until the others have what it owns.
 const HAND_OVER_TIME_MAX: Duration = Duration::from_millis(1_000);
-/// How long leaving may take in all, the closing of stores and connections included.
+/// When slots that leave wait for the log no longer; what closing takes comes on top.
 const LEAVE_TIME_MAX: Duration = Duration::from_millis(1_800);
 /// How long helpers have to close what they hold once the slots have ended.
 const CLOSING_TIME: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_secs(2);
@@ -169,7 +169,7 @@ impl Shared {
         self.leaving_since_ms.load(Ordering::SeqCst) != u64::MAX
     }
 
-    /// The steady time at which a worker that was asked to leave has left, whatever is still open.
+    /// The steady time at which the slots of a worker that was asked to leave end, whatever is still open.
     pub fn leaves_by(&self) -> Option<Duration> {
         let since_ms = self.leaving_since_ms.load(Ordering::SeqCst);
         (since_ms != u64::MAX).then(|| Duration::from_millis(since_ms) + LEAVE_TIME_MAX)

@@ -87,6 +87,8 @@ pub struct Work {
     prepared: bool,
     seen_version: Option<u64>,
     finish_told: BTreeSet<RegionId>,
+    /// A quarantine of theirs is shown here, though they are gone.
+    failed_here: BTreeSet<RegionId>,
     draining: Option<Draining>,
     group_offsets: BTreeMap<String, BTreeMap<TopicPartition, Offset>>,
     group_offsets_sent: Duration,
@@ -172,7 +174,7 @@ impl Slot {
             return Err(Turn::Ended(outcome));
         }
         for (region, reason) in &quarantined {
-            self.progress.region(*region, |entry| entry.stopped = Some(reason.clone()));
+            self.progress.stops(*region, reason, self.work.failed_here.contains(region));
         }
         self.progress.forget_stops(&quarantined, || self.regions_here());
         if all_finished {
@@ -345,14 +347,15 @@ impl Slot {
         }
     }
 
-    /// Another try would end in the same way. What the region has sealed behind it comes here as well, unwritten.
+    /// The log or a sink refuses what the region has sealed. That may lie with this worker (its clock, its disk), so another one tries too: the control log counts.
+    /// What the region has sealed behind it comes here as well, unwritten.
     fn refused(&mut self, epoch: RefusedEpoch) {
         let RefusedEpoch { region: id, assignment, epoch, reason } = epoch;
         let Some(region) = self.work.regions.get_mut(&id).filter(|region| region.assignment == assignment) else { return };
         region.in_flight -= 1;
         region.epoch = region.epoch.min(Epoch(epoch.0 - 1));
-        if region.failed.as_ref().is_none_or(|failure| failure.retry) {
-            self.fail(id, RegionError::Stop(reason));
+        if region.failed.is_none() {
+            self.fail(id, RegionError::Failed(reason));
         }
     }
 
@@ -522,10 +525,7 @@ impl Slot {
             Some(Failure { reason, retry }) => {
                 // Closed before anybody may open it.
                 region.drop_state();
-                if !retry {
-                    // Or nothing would be left of it here by the time that its quarantine is read.
-                    self.progress.region(id, |entry| entry.stopped = Some(reason.clone()));
-                }
+                self.work.failed_here.insert(id);
                 ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry }
             }
             None if region.leaving => ControlRecord::Released { incarnation, region: id, assignment, epoch },

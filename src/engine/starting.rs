@@ -48,7 +48,7 @@ fn check_none_was_lost(environment: &Environment, specs: &[TopicSpec]) -> Result
 /// clusters than the job's own are not looked at, and a topic that can't be described is no reason not to start.
 fn warn_of_added_partitions(job: &Job, environment: &Environment, genesis: &Genesis) {
     for (stage, (topic, _)) in &job.groups {
-        let found = match retrying(environment.clock.as_ref(), "describe a topic", || environment.log.describe_topic(topic)) {
+        let found = match environment.log.describe_topic(topic) {
             Ok(found) => found.map_or(0, |found| found.partitions),
             Err(error) => {
                 tracing::info!(topic, reason = error.message, "it is not known whether the topic has got more partitions");

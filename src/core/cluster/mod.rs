@@ -94,7 +94,8 @@ use index::Index;
 use observed::Observed;
 use state::State;
 
-/// The highest level that this binary knows: how it reads the log. Raised with every change of what a record means or whom assignment chooses.
+/// The highest level that this binary knows: how it reads the log. From the first release on it is raised with every change of what a record means or whom
+/// assignment chooses; builds before that must not share a control log.
 pub const FEATURE_LEVEL: u32 = 1;
 
 /// What the control log says, up to one offset.

@@ -81,6 +81,10 @@ pub(super) fn plan(graph: &mut Graph, mut branches: Vec<Branch>, request: Reques
         }
     }
     let tagged = !plain.is_empty() || arguments.len() > 1;
+    if tagged {
+        let warning = "with several aggregates beside DISTINCT, a row may be late for one of them and in time for another; it counts as late if the first one drops it";
+        graph.warnings.push(warning.into());
+    }
     let mut keys = request.keys.clone();
     if tagged {
         for branch in &mut branches {
@@ -146,7 +150,7 @@ fn named_like(expression: &Expr, changed: Expr) -> Expr {
     changed.alias(name)
 }
 
-/// Adds the tag, the arguments and the number of source rows, a row per tag. Of the copies of a row only the first counts: it is late once.
+/// Adds the tag, the arguments and the number of source rows, a row per tag. Of the copies of a row only the first counts: it is late at most once.
 fn expand(branch: &mut Branch, arguments: &[Expr], with_plain: bool) -> Checked<()> {
     let kept: Vec<Expr> = branch.schema.columns().into_iter().map(Expr::Column).collect();
     let first_tag = if with_plain { 0 } else { 1 };

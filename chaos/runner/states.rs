@@ -146,7 +146,7 @@ fn at_rest<T>(shared: &Shared<'_>, act: impl FnOnce() -> Result<T, String>) -> R
     let ended: Result<(), String> = std::thread::scope(|scope| {
         let end = &end;
         let threads: Vec<_> = names.iter().map(|name| scope.spawn(move || end(name))).collect();
-        threads.into_iter().map(|thread| thread.join().unwrap_or_else(|_| Err("stopping panicked".into()))).collect()
+        threads.into_iter().try_for_each(|thread| thread.join().unwrap_or_else(|_| Err("stopping panicked".into())))
     });
     let done = holds.map_err(|error| error.to_string()).and_then(|holds| {
         let done = ended.and_then(|()| act());

@@ -10,8 +10,7 @@ use streamshield_workload::time::wall_ms;
 
 /// How late the schedule is looked at: less than a window by far.
 const TURN: Duration = Duration::from_millis(1);
-/// The default of producers since Kafka 4.0 (KIP-1030). Each of a partition's batches is a request: with 1 ms, 5,000 of them per second kept the broker busy
-/// that the workers share two cores with.
+/// The default of producers since Kafka 4.0 (KIP-1030).
 const LINGER: Duration = Duration::from_millis(5);
 /// From the bulk keys' window to that of the closing records, which no watermark reaches.
 const OWN_WINDOW_AHEAD_MS: i64 = 86_400_000;

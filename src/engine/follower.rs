@@ -46,7 +46,7 @@ pub enum FollowError {
     Diverged { epoch: Epoch, message: String },
     /// This state is of no use (too old for the log, a failing disk): rebuild it.
     Unusable(String),
-    /// Nothing helps this region but people, here or anywhere: a foreign or damaged changelog. The other regions go on.
+    /// This region can't go on here, and without `retry` nowhere before people have helped (a foreign changelog). The other regions go on.
     Stopped(Failure),
     /// Nothing helps this worker but people: another plan's epochs, what lies here is of other topics.
     Refused { message: String, hint: String },

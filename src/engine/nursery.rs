@@ -592,7 +592,7 @@ impl Nursery {
             task.resume_at = self.now() + RETRY_PAUSE_MAX;
             task.given_back = Some((assignment, failure));
         } else {
-            tracing::error!(region = %id, reason = failure.reason, "the region can't be followed, and whoever takes it over will find the same");
+            tracing::error!(region = %id, reason = failure.reason, "the region can't be followed here");
             let _ = self.membership.append(&ControlRecord::NotReady { incarnation, region: id, epoch: Epoch(0) });
             task.resume_at = self.now() + RESTS;
         }

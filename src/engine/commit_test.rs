@@ -11,11 +11,12 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use streamshield_core::cluster::{Cluster, ControlRecord, Entry, FEATURE_LEVEL, Joined, Settings, SlotId, Tier};
+use streamshield_core::cluster::{Cluster, ControlRecord, Entry, FEATURE_LEVEL, Joined, SlotId, Tier};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Incarnation, Offset, PlanFingerprint, RegionId, StageId};
 use streamshield_core::ports::log::*;
 use streamshield_core::ports::sink::{ExternalContent, SinkContent, SinkError};
+use streamshield_core::tiers;
 use streamshield_core::watermark::Watermark;
 
 const ME: Incarnation = Incarnation(1);
@@ -173,17 +174,6 @@ impl Slot {
     fn new() -> Slot {
         let log = TestLog::default();
         let (clock, slot) = (Arc::new(SystemClock::default()), SlotId { incarnation: ME, slot: 0 });
-        let settings = Settings {
-            tier: Tier::Checkpoints,
-            followers: 0,
-            heartbeat_interval_ms: 100,
-            expiry_ms: 350,
-            release_timeout_ms: 5_000,
-            workers_expected: 1,
-            start_wait_ms: 0,
-            balance_delay_ms: 0,
-            warm_up_timeout_ms: 0,
-        };
         let joined = ControlRecord::Joined(Joined {
             incarnation: ME,
             nonce: 1,
@@ -192,7 +182,7 @@ impl Slot {
             rack: None,
             level: FEATURE_LEVEL,
             plan: PlanFingerprint(1),
-            settings,
+            settings: tiers::settings(Tier::Checkpoints, 0),
             http: None,
         });
         let mut cluster = Cluster::default();

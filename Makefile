@@ -56,17 +56,20 @@ kill-test: build ## the long kill test: KILLS=100 → target/bench/kill-test.jso
 simulate: build ## SEEDS=2000 simulated clusters with faults, all invariants checked → target/bench/simulation.json (SEED=17 replays one)
 	@$(CARGO_TARGET_DIR)/release/simulate $(if $(SEED),--seed $(SEED),--seeds $(SEEDS)) $(ARGS)
 
+# A broker to measure beside: room for its buffers, and the JVM's own compilers (scripts/kafka.sh is for brokers that live for a test).
+STEADY_BROKER := KAFKA_HEAP=$${KAFKA_HEAP:-512m} KAFKA_JVM_PERFORMANCE_OPTS=-XX:+UseSerialGC
+
 .PHONY: bench
 bench: build ## Nexmark q0 q1 q2 q12 beside Apache Flink → target/bench/nexmark.json (EVENTS=…)
-	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench nexmark $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
+	@$(STEADY_BROKER) scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench nexmark $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
 
 .PHONY: bench-latency
 bench-latency: build ## from the moment an event is due to committed output, two stages, 20,000 events/s → target/bench/latency.json
-	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench latency $(ARGS)
+	@$(STEADY_BROKER) scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench latency $(ARGS)
 
 .PHONY: bench-memory
 bench-memory: build ## 10 million keys in one window, 512 MiB budget → target/bench/memory.json
-	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench memory $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
+	@$(STEADY_BROKER) scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench memory $(if $(EVENTS),--events $(EVENTS)) $(ARGS)
 
 .PHONY: bench-control-log
 bench-control-log: bootstrap ## the control log of 10,000 workers and 70,000 regions, without a broker → target/bench/control-log.json (ARGS="100 700")
@@ -79,15 +82,15 @@ STREAMS_BROKER := group.min.session.timeout.ms=100 transaction.abort.timed.out.t
 .PHONY: bench-failover
 bench-failover: build ## kill -9 of a worker under load, by tier and state, beside Kafka Streams → target/bench/failover.json (ARGS="--tier 1 --kills 50")
 	@scripts/bootstrap.sh streams
-	@KAFKA_HEAP=$${KAFKA_HEAP:-512m} KAFKA_EXTRA="$$(printf '%s\n' $(STREAMS_BROKER))" scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench failover $(ARGS)
+	@$(STEADY_BROKER) KAFKA_EXTRA="$$(printf '%s\n' $(STREAMS_BROKER))" scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench failover $(ARGS)
 
 .PHONY: bench-overhead
 bench-overhead: build ## what tiers, checkpoints, restores, planned hand-overs and a failing region cost → target/bench/overhead.json
-	@KAFKA_HEAP=$${KAFKA_HEAP:-512m} scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench overhead $(ARGS)
+	@$(STEADY_BROKER) scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench overhead $(ARGS)
 
 .PHONY: soak
 soak: build ## a kill every 10 s for SOAK_MINUTES=20: nothing grows, nothing is left → target/bench/soak.json
-	@scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench soak --minutes $(SOAK_MINUTES) $(ARGS)
+	@$(STEADY_BROKER) scripts/with-kafka.sh $(CARGO_TARGET_DIR)/release/bench soak --minutes $(SOAK_MINUTES) $(ARGS)
 
 .PHONY: chaos-smoke
 chaos-smoke: build ## a short plan of faults on a real 3-broker Kafka, under three minutes → target/chaos/smoke (journal.json, report.html)

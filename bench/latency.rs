@@ -20,8 +20,8 @@ use streamshield_workload::schedule::mix;
 use streamshield_workload::time::{parse_time, time_text};
 
 const KEYS: u64 = 100;
-/// Results of the first seconds are left out: connections, page cache, allocator.
-const WARM_UP: Duration = Duration::from_secs(5);
+/// Results of the first seconds are left out: connections, page cache, allocator, and the broker's JVM, which compiles what it runs.
+const WARM_UP: Duration = Duration::from_secs(30);
 const READY_TIMEOUT: Duration = Duration::from_secs(60);
 
 #[derive(clap::Args)]

@@ -2,8 +2,8 @@
 //!
 //! - **Tiers**: the same load on three workers in each tier, one after the other in one run; CPU seconds of all workers between two moments in the middle.
 //!   Tier 3 is the base: a follower that computes (Tier 1) or applies deltas (Tier 2) comes on top.
-//! - **Checkpoints**: one worker reads a full topic as fast as it can, with checkpoints and without, in turns; the loss in records per second. Checkpoints are more
-//!   frequent than by default, so that a short run has many.
+//! - **Checkpoints**: one worker reads a full topic as fast as it can, with checkpoints and without, in turns; the loss in records per second. All intervals are
+//!   the defaults, so the topic is long.
 //! - **Restore**: the workers' folders are deleted between a stop and a start, so all state comes from the store: how much longer it takes
 //!   than with the folders in place until there is output of new input, for the bytes that were fetched.
 //! - **Hand-over**: a worker joins, leaves and is drained under load; the pause of each region that changes hands is read from its changelog, and only
@@ -21,6 +21,8 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use streamshield_core::cluster::Tier;
+use streamshield_core::tiers::checkpoint_interval;
 use streamshield_tests::load::feeder::Feeder;
 use streamshield_tests::load::{Load, verify};
 use streamshield_tests::support::client::create_topic;
@@ -32,7 +34,8 @@ use streamshield_tests::support::process::usage;
 use streamshield_tests::support::seed::seed;
 use streamshield_tests::support::streamshield::{Runner, call};
 
-const WARM_UP: Duration = Duration::from_secs(5);
+/// Until then the broker's JVM compiles what it runs.
+const WARM_UP: Duration = Duration::from_secs(30);
 const TIMEOUT: Duration = Duration::from_secs(120);
 const TIER_1_MAX: f64 = 2.1;
 const TIER_2_MAX: f64 = 1.2;
@@ -54,7 +57,7 @@ pub struct Options {
     #[arg(long, default_value_t = 10_000_000)]
     state_bytes: u64,
     /// Records of a run with or without checkpoints.
-    #[arg(long, default_value_t = 6_000_000)]
+    #[arg(long, default_value_t = 20_000_000)]
     records: u64,
     /// Joins, leaves and drains.
     #[arg(long, default_value_t = 8)]
@@ -175,10 +178,9 @@ fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> R
                FROM TABLE(TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' DAY)) GROUP BY bidder, auction, window_start, window_end;";
         let folder = folder.join(&name);
         std::fs::create_dir_all(folder.join("store"))?;
-        // Only what was flushed can be saved, and by default that is less often than the checkpoints here.
-        let mut job = Job::new(&name, servers, sql).set("tier", 3).set("parallelism", PARALLELISM).set("flush_interval", "1 s");
+        let mut job = Job::new(&name, servers, sql).set("tier", 3).set("parallelism", PARALLELISM);
         if with_store {
-            job = job.set("checkpoint", format!("{{store: 'file://{}', interval: 3 s}}", folder.join("store").display()));
+            job = job.set("checkpoint", format!("{{store: 'file://{}'}}", folder.join("store").display()));
         }
         let (_, ended) = Runner::new(&folder).finish(&job, Duration::from_secs(600))?;
         streamshield_tests::support::client::delete_topic(servers, &sink)?;
@@ -210,7 +212,7 @@ fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> R
     let cost = quantile(&costs, 0.5).context("no runs")?;
     let missed = (cost > CHECKPOINT_COST_MAX).then(|| format!("checkpoints cost {:.1} %", cost * 100.0));
     let value = json!({
-        "interval_seconds": 3, "records": options.records, "records_per_second_with": with, "records_per_second_without": without,
+        "interval_seconds": checkpoint_interval(Tier::Checkpoints).as_secs(), "records": options.records, "records_per_second_with": with, "records_per_second_without": without,
         "checkpoints": made, "costs": costs, "cost": cost,
     });
     Ok((value, missed.into_iter().collect()))

@@ -5,7 +5,8 @@
 # For tests and benchmarks: 1 or 3 nodes, small heaps, short time-outs. Needs no more than a JDK; the jars come from the
 # user's cache (scripts/jars.sh). Without --port a free one is chosen. Started again on the same DIR it finds its data.
 # A start takes 2 to 5 s; the first one also writes a class-data archive that makes later ones faster.
-# Environment: KAFKA_HEAP (256m), KAFKA_EXTRA (more lines of server.properties).
+# Environment: KAFKA_HEAP (256m), KAFKA_EXTRA (more lines of server.properties), KAFKA_JVM_PERFORMANCE_OPTS (for a broker of short life: the quick compiler alone;
+# a measurement wants the JVM's own choice).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/service.sh"
@@ -55,7 +56,7 @@ start() {
   echo "$port" >"$dir/port"
   classpath=$(printf '%s:' "$jars"/*.jar)
   archive=$jars/classes-$(java -version 2>&1 | cksum | cut -d' ' -f1).jsa
-  options=(-Xmx"${KAFKA_HEAP:-256m}" -Xms48m -Xss512k -XX:+UseSerialGC -XX:TieredStopAtLevel=1 -XX:-UsePerfData
+  options=(-Xmx"${KAFKA_HEAP:-256m}" -Xms48m -Xss512k ${KAFKA_JVM_PERFORMANCE_OPTS--XX:+UseSerialGC -XX:TieredStopAtLevel=1} -XX:-UsePerfData
     -Djava.awt.headless=true -Djava.net.preferIPv4Stack=true -Djava.io.tmpdir="$dir"
     -Dorg.slf4j.simpleLogger.defaultLogLevel=warn -Dorg.slf4j.simpleLogger.log.kafka.server.KafkaRaftServer=info
     -Dorg.slf4j.simpleLogger.showDateTime=true "-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS")

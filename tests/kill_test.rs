@@ -8,7 +8,8 @@ use streamshield_tests::support::seed;
 #[test]
 fn output_is_right_to_the_row_after_kills_on_kafka() -> Result<()> {
     let Some(broker) = Broker::kafka("kill_test::output_is_right_to_the_row_after_kills_on_kafka") else { return Ok(()) };
-    survives(&broker, 10)
+    // Every second kill is at a point, and each point has its turn.
+    survives(&broker, 2 * kill::points().len() as u32)
 }
 
 #[test]

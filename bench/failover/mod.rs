@@ -45,6 +45,8 @@ pub const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// A gigabyte of state has to come back.
 pub const SETTLE_TIMEOUT: Duration = Duration::from_secs(300);
 const FILL_TIMEOUT: Duration = Duration::from_secs(900);
+/// Until then the broker's JVM compiles what it runs, and takes the time from everybody else.
+const WARM_UP: Duration = Duration::from_secs(30);
 const OUTPUT_QUIET_MAX: Duration = Duration::from_secs(120);
 
 #[derive(clap::Args)]
@@ -209,6 +211,7 @@ fn measure(servers: &str, series: &Series, events_per_second: u64, seed: u64, fo
     println!("state in place after {:.1} s, {state_reported} bytes in memory", started.elapsed().as_secs_f64());
     let feeder = Feeder::start(servers, &load)?;
     let observer = Observer::start(servers, &load, Rows::Ours)?;
+    std::thread::sleep(WARM_UP);
     let mut random = generator(seed);
     let mut kills: Vec<Kill> = Vec::new();
     for number in 0..series.kills {

@@ -5,7 +5,7 @@
 
 use super::kills::Kill;
 use super::observer::{Observer, Rows, StreamsResult};
-use super::{OUTPUT_QUIET_MAX, SETTLE_TIMEOUT, START_TIMEOUT, Series, load_of, remove_topics, report};
+use super::{OUTPUT_QUIET_MAX, SETTLE_TIMEOUT, START_TIMEOUT, Series, WARM_UP, load_of, remove_topics, report};
 use anyhow::{Context, Result, ensure};
 use rand::Rng;
 use rdkafka::message::Message;
@@ -61,6 +61,7 @@ pub fn measure(servers: &str, series: &Series, events_per_second: u64, seed: u64
     instances.wait_settled(START_TIMEOUT)?;
     let feeder = Feeder::start(servers, &load)?;
     let observer = Observer::start(servers, &load, Rows::Streams)?;
+    std::thread::sleep(WARM_UP);
     let mut random = generator(seed);
     let mut kills = Vec::new();
     for number in 0..series.kills {

@@ -29,6 +29,6 @@ mod values;
 pub use api::{
     DEFAULT_LIMIT, Family, Fault, FaultError, FaultSpec, Fired, Parameter, ParameterKind, Parameters, Role, Target, Value, role_names,
 };
-pub use faults::{StageFault, build, catalogue, find};
+pub use faults::{ArmedPoint, StageFault, build, catalogue, find};
 pub use stage::{BrokerView, DataFeed, JobFile, Stage, StageEvent, StageEventKind, StoreKind, Topology, WorkerView};
 pub use values::{BuildError, check_value};

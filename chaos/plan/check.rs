@@ -1,10 +1,11 @@
 //! What a schema can't know of a plan: whether its faults exist, can be aimed where they are, and whether its promises can ever be looked at.
 
-use super::{Metric, Mode, Parameter, Phase, Plan, ProbeKind, Start, Step, Store, Threshold, Topology};
+use super::{FailPoint, Metric, Mode, Parameter, Phase, Plan, ProbeKind, Start, Step, Store, Threshold, Topology};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
+use streamshield_faults::faults::{CRASH_POINTS, PASSING, STANDBY_POINTS};
 use streamshield_faults::{Family, FaultSpec, Role, Target, Value, check_value, role_names};
 use streamshield_files::problem::{Problem, Problems, SourceFile, did_you_mean};
 use streamshield_files::schema::{key_place, place};
@@ -193,6 +194,9 @@ impl Check<'_> {
         self.stray_keys(&step, given[0], &path);
         if let Some(fault) = &step.fault {
             self.fault(fault, step.target.as_ref(), &step.with, step.lasts.is_some(), &path);
+            if let Some(when) = &step.when {
+                self.when(when, &extended(&path, "when"));
+            }
         }
         if step.load.is_some() && step.lasts.is_none() {
             self.error("another rate needs a time limit", &[path[0], path[1], "load"], "add `for: 60 s`");
@@ -225,6 +229,7 @@ impl Check<'_> {
     /// Keys that this kind of step does not look at.
     fn stray_keys(&mut self, step: &Step, kind: &str, path: &[&str]) {
         let strays = [
+            ("when", step.when.is_some() && kind != "fault"),
             ("target", step.target.is_some() && kind != "fault"),
             ("with", !step.with.is_empty() && kind != "fault"),
             ("repeat", step.repeat.is_some() && kind != "fault"),
@@ -266,8 +271,34 @@ impl Check<'_> {
             self.at(format!("`{name}` is over at once"), span, "leave `for` out; `repeat` and `every` do it several times".into());
         }
         self.parameters(spec, with, path);
+        if let Some(point) = with.get("point") {
+            self.standby_point(&point.0, &extended(&extended(path, "with"), "point"));
+        }
         self.target(spec, target, path);
         self.possible(spec, target, path);
+    }
+
+    /// Whether somebody ever passes the point that a fault waits for.
+    fn when(&mut self, when: &FailPoint, path: &[&str]) {
+        let at = extended(path, "fail_point");
+        if !CRASH_POINTS.contains(&when.fail_point.as_str()) {
+            self.error(format!("there is no fail point `{}`", when.fail_point), &at, format!("there are {}", CRASH_POINTS.join(", ")));
+        }
+        self.standby_point(&when.fail_point, &at);
+        self.target(&PASSING, when.target.as_ref(), path);
+        self.possible(&PASSING, when.target.as_ref(), path);
+    }
+
+    /// A delta is followed in tier 2 alone.
+    fn standby_point(&mut self, point: &str, path: &[&str]) {
+        let tier = self.plan.topology.tier;
+        if STANDBY_POINTS.contains(&point) && tier != 2 {
+            self.error(
+                format!("only standbys pass `{point}`, and tier {tier} has none"),
+                path,
+                "set `topology.tier: 2`, or choose another point",
+            );
+        }
     }
 
     fn parameters(&mut self, spec: &FaultSpec, with: &BTreeMap<String, Parameter>, path: &[&str]) {

@@ -238,6 +238,9 @@ pub struct Step {
     /// When: a time since the method began (`10 s`), or a number of records sent (`records>=20000`). Default: when the step before has ended.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at: Option<Start>,
+    /// Each time the fault waits until a worker passes a named point, which stays there while the fault is injected. It is aimed at that worker, if the step has no `target` and it can be.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<FailPoint>,
     /// A fault of the catalogue (`streamshield chaos list`), for example `process.kill`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fault: Option<String>,
@@ -270,6 +273,20 @@ pub struct Step {
     /// Nothing is broken for this time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pause: Option<Time>,
+}
+
+/// A named point of the program, and who is to pass it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FailPoint {
+    /// The point's name, for example `engine::before_commit`: those at which `process.crash_at` lets a worker die.
+    pub fail_point: String,
+    /// Whose passing counts. Default: the owner of a region, drawn from the seed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// How long it is waited for. Default: 60 s.
+    #[serde(default = "default_patience")]
+    pub within: Time,
 }
 
 /// A parameter as it was written; its kind depends on the fault.

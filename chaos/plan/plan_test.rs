@@ -148,6 +148,43 @@ fn more_deaths_than_are_planned_can_not_be_asked_for() {
     assert!(problems_of(&asked).contains("can't fire 4 times"), "{}", problems_of(&asked));
 }
 
+#[test]
+fn a_fault_may_wait_for_a_worker_at_a_named_point() {
+    let step = "{fault: net.reset, when: {fail_point: \"engine::before_commit\", target: {role: worker, name: w2}}, for: 5 s}";
+    let text = format!("version: 1\ntitle: x\nworkload: {{rate: 100}}\nmethod: [{step}]\n");
+    let (file, mut problems) = (SourceFile::new("plan.yaml", text.as_str()), Problems::default());
+    let plan = parse(&file, streamshield_faults::catalogue(), &mut problems).expect("a plan");
+    assert!(problems.0.is_empty());
+    let when = plan.method[0].when.as_ref().expect("it waits");
+    assert_eq!((when.fail_point.as_str(), when.within), ("engine::before_commit", Time::seconds(60)));
+    assert_eq!(when.target.as_ref().map(Target::to_string).as_deref(), Some("worker w2"));
+}
+
+#[test]
+fn a_point_that_nobody_passes_is_refused() {
+    let waits = |when: &str| format!("{{fault: net.reset, when: {{{when}}}, for: 5 s}}");
+    let delta = "fail_point: \"state::apply_delta\"";
+    let crash = "{fault: process.crash_at, with: {point: \"state::after_delta\"}}";
+    let drawn = format!("{{random: {{of: [{crash}], every: 5 s, calm: 1 s}}, for: 1 min}}");
+    for (tier, step, problem) in [
+        (1, waits("fail_point: \"engine::nowhere\""), "there is no fail point `engine::nowhere`"),
+        (1, waits("fail_point: \"engine::nowhere\""), "there are engine::before_begin, engine::after_produce"),
+        (1, waits("fail_point: \"engine::before_commit\", target: {role: broker}"), "`fail_point` can't be aimed at `broker`"),
+        (1, waits("fail_point: \"engine::before_commit\", target: {role: worker, name: w7}"), "there is no worker `w7`"),
+        (3, waits("fail_point: \"engine::before_commit\", target: {role: follower}"), "tier 3 has none"),
+        (1, waits(delta), "only standbys pass `state::apply_delta`, and tier 1 has none"),
+        (3, crash.to_string(), "only standbys pass `state::after_delta`, and tier 3 has none"),
+        (1, drawn.clone(), "only standbys pass `state::after_delta`, and tier 1 has none"),
+        (1, "{pause: 5 s, when: {fail_point: \"engine::before_commit\"}}".to_string(), "`when` means nothing in a step with `pause`"),
+    ] {
+        let problems = problems_with(&format!("tier: {tier}"), &step, "");
+        assert!(problems.contains(problem), "{step}: {problems}");
+    }
+    for step in [waits(delta), crash.to_string(), drawn] {
+        assert_eq!(problems_with("tier: 2", &step, ""), "", "{step}");
+    }
+}
+
 /// By the real catalogue.
 fn problems_with(topology: &str, method: &str, rest: &str) -> String {
     let text = format!("version: 1\ntitle: x\ntopology: {{{topology}}}\nworkload: {{rate: 100}}\nmethod: [{method}]\n{rest}\n");

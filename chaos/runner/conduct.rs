@@ -67,7 +67,7 @@ fn repeat(shared: &Shared<'_>, index: usize, step: &Step, candidate: &Candidate)
     let lasts = step.lasts.map_or(DEFAULT_LIMIT, |time| time.0);
     for round in 0..times {
         let began = Instant::now();
-        let due = Due { step: index, candidate, random: random(shared.seed, index, round, 0), lasts };
+        let due = Due { step: index, candidate, when: step.when.as_ref(), random: random(shared.seed, index, round, 0), lasts };
         inject::inject(shared, due);
         // The last one has its time, too: what follows would disturb what it shows.
         if shared.is_ending() || (times > 1 && !shared.sleep_until(began + every)) {
@@ -93,7 +93,7 @@ fn draws(shared: &Shared<'_>, index: usize, draw: &Draw, lasts: Duration) {
                 scope.spawn(move || {
                     if shared.sleep_until(round_began + wait) {
                         let lasts = (round_began + active).saturating_duration_since(Instant::now());
-                        inject::inject(shared, Due { step: index, candidate, random, lasts });
+                        inject::inject(shared, Due { step: index, candidate, when: None, random, lasts });
                     }
                 });
             }

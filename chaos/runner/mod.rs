@@ -30,12 +30,13 @@ use crate::journal::{BrokenOff, Entry, Injection, InjectionOutcome, Journal, Not
 use crate::plan::{Mode, Plan, Store};
 use feed::Load;
 use shared::Shared;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use streamshield_faults::stage::binary;
-use streamshield_faults::{FaultError, JobFile, Stage, StoreKind, Topology};
+use streamshield_faults::{ArmedPoint, FaultError, JobFile, Stage, StoreKind, Topology};
 use streamshield_workload::{Settings, WorkloadError};
 use subject::Subject;
 
@@ -196,7 +197,9 @@ impl Run<'_> {
         subject.create_topics(&servers)?;
         let job_file = self.job_file(&subject, &servers)?;
         let started = Instant::now();
-        stage.start_workers(&job_file)?;
+        let waits = plan.method.iter().any(|step| step.when.is_some());
+        let environment = if waits { ArmedPoint::environment(&stage) } else { BTreeMap::new() };
+        stage.start_workers_with(&job_file, &environment)?;
         self.wait_settled(&stage, "all workers to run")?;
         self.add(Entry::Started { after_ms: started.elapsed().as_millis() as u64 });
         let follower = subject.follow(&servers)?;

@@ -7,6 +7,7 @@
 //! - [`ids`]: newtypes for regions, epochs, fences.
 //! - [`watermark`]: event-time progress and the one definition of "closed" and "late" (E-5).
 //! - [`cluster`]: who is alive, who owns which region and whom to fence (O-1, C-1).
+//! - [`cut`]: where the regions of a job can be put back to together.
 //! - [`epoch`]: the epoch record, the proof of what was committed (E-1 … E-4).
 //! - [`tiers`]: from the promised recovery to a tier, and what its workers agree on.
 //! - [`status`]: the view of all workers and regions, for people.
@@ -15,6 +16,7 @@
 //! - [`ports`]: the traits between engine, connectors and state.
 
 pub mod cluster;
+pub mod cut;
 pub mod epoch;
 pub mod ids;
 pub mod mutants;

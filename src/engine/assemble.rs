@@ -216,6 +216,7 @@ impl Job {
             flush_in_flight: false,
             flush_wanted: false,
             in_flight: 0,
+            committed_position: 0,
             leaving: false,
             released_at: None,
             hurry: false,
@@ -263,7 +264,7 @@ impl Job {
     }
 }
 
-fn has_state(stage: &StagePlan) -> bool {
+pub(crate) fn has_state(stage: &StagePlan) -> bool {
     stage.operators.iter().any(|operator| matches!(operator, crate::plan::Operator::WindowAggregate(_)))
 }
 

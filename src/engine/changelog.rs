@@ -7,6 +7,7 @@
 //! else asks ([`StableEnd`]). The end of a partition under read committed is only the last stable offset: an open transaction hides behind it.
 
 use crate::content::DELTA_KEY;
+pub use crate::content::RECORD_KEY;
 use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::epoch::EpochRecord;

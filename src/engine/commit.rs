@@ -28,6 +28,7 @@
 use crate::changelog::Tail;
 use crate::clock::Clock;
 use crate::content::{SealedEpoch, send_all};
+use crate::flight::Notes;
 use crate::membership::Membership;
 use crate::progress::{Progress, Waiting};
 use crate::runtime::{EngineError, JobOutcome, Shared, gone};
@@ -101,6 +102,7 @@ pub struct Committer {
     pub wakeup: Arc<Wakeup>,
     /// Of the slot that hears the news.
     pub slot_wakeup: Arc<Wakeup>,
+    pub notes: Notes,
     stage: Stage,
     batch: Option<Batch>,
     /// Where each region's changelog stood before the batches that are not known yet: what a doubtful outcome is read from.
@@ -154,12 +156,13 @@ pub struct CommitterParts {
     pub news: Sender<CommitNews>,
     pub wakeup: Arc<Wakeup>,
     pub slot_wakeup: Arc<Wakeup>,
+    pub notes: Notes,
 }
 
 impl Committer {
     pub fn new(parts: CommitterParts) -> Committer {
         let transactional_id = parts.slot.transactional_id(&parts.membership.job);
-        let CommitterParts { log, topics, membership, slot, progress, clock, shared, sealed, news, wakeup, slot_wakeup } = parts;
+        let CommitterParts { log, topics, membership, slot, progress, clock, shared, sealed, news, wakeup, slot_wakeup, notes } = parts;
         // There from the start on: that none was aborted can be told from nobody having counted.
         metrics::counter!("streamshield_transactions_aborted_total").increment(0);
         Committer {
@@ -175,6 +178,7 @@ impl Committer {
             news,
             wakeup,
             slot_wakeup,
+            notes,
             stage: Stage::NoProducer,
             batch: None,
             changelog_ends: BTreeMap::new(),
@@ -291,7 +295,9 @@ impl Committer {
         }
         fail_point!("engine::before_begin");
         writer.begin()?;
-        if let Err(error) = send_all(writer.as_mut(), &batch.epochs) {
+        let sending = send_all(writer.as_mut(), &batch.epochs, &mut self.notes);
+        self.notes.nothing();
+        if let Err(error) = sending {
             writer.abort();
             metrics::counter!("streamshield_transactions_aborted_total").increment(1);
             if error.kind == LogErrorKind::Invalid {

@@ -3,6 +3,7 @@
 use crate::clock::SystemClock;
 use crate::commit::{CommitNews, Committer, CommitterParts, NEWS_MAX, SEALED_AHEAD_MAX};
 use crate::content::SealedEpoch;
+use crate::flight::Notes;
 use crate::membership::Membership;
 use crate::progress::{EpochCounts, Progress};
 use crate::runtime::Shared;
@@ -184,6 +185,7 @@ impl Slot {
             plan: PlanFingerprint(1),
             settings: tiers::settings(Tier::Checkpoints, 0),
             http: None,
+            died_in: Vec::new(),
         });
         let mut cluster = Cluster::default();
         cluster.apply(Entry { offset: 0, append_time_ms: Some(1_000), payload: &joined.encode() });
@@ -203,6 +205,7 @@ impl Slot {
             news: news_sender,
             wakeup: Arc::default(),
             slot_wakeup: Arc::default(),
+            notes: Notes::default(),
         });
         Slot { committer, log, sealed: sealed_sender, news, reasons: Vec::new() }
     }

@@ -1,6 +1,7 @@
 //! What a job run needs to know besides its plan.
 
 use crate::clock::Clock;
+use crate::flight::FlightRecorder;
 use std::sync::Arc;
 use std::time::Duration;
 use streamshield_core::cluster::Settings;
@@ -78,6 +79,8 @@ pub struct Environment {
     pub spawn: Spawn,
     /// Threads may be made: false in a simulation.
     pub parallel: bool,
+    /// None: a death of this process is nobody's to explain.
+    pub flight: Option<Arc<FlightRecorder>>,
 }
 
 /// [`Environment::spawn`] of a real process.

@@ -11,12 +11,14 @@
 //! region (or several, when a region's rows are many), each with its upstream's watermark.
 
 use crate::exchange::frame::FrameEncoder;
+use crate::flight::Notes;
 use crate::progress::EpochCounts;
 use crate::topics::EXCHANGE_MESSAGE_BYTES;
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use streamshield_core::cluster::DiedIn;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Offset};
 use streamshield_core::mutants;
@@ -69,8 +71,8 @@ impl SealedEpoch {
     }
 }
 
-/// Sends the content of several regions into an open transaction; the epoch records come last.
-pub fn send_all(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) -> Result<(), LogError> {
+/// Sends the content of several regions into an open transaction; the epoch records come last. `notes` are the caller's to end.
+pub fn send_all(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch], notes: &mut Notes) -> Result<(), LogError> {
     for epoch in epochs {
         if let Some(SinkContent::Messages(messages)) = &epoch.sink {
             writer.send_set(messages)?;
@@ -79,7 +81,7 @@ pub fn send_all(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) ->
             writer.send(message)?;
         }
     }
-    send_exchanges(writer, epochs)?;
+    send_exchanges(writer, epochs, notes)?;
     for epoch in epochs {
         if let Some(delta) = &epoch.delta {
             let mut chunks = delta.chunks(CHANGELOG_CHUNK_BYTES);
@@ -112,10 +114,11 @@ struct Filling {
     newest_timestamp_ms: Option<i64>,
 }
 
-fn send_exchanges(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch]) -> Result<(), LogError> {
+fn send_exchanges(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch], notes: &mut Notes) -> Result<(), LogError> {
     let mut filling: BTreeMap<(Arc<str>, usize), Filling> = BTreeMap::new();
     for epoch in epochs {
         let Some(content) = &epoch.exchange else { continue };
+        notes.at(DiedIn { region: epoch.record.region, epoch: epoch.epoch(), position: None });
         let mut encoder = FrameEncoder::new(content.schema.clone());
         for (partition, rows) in content.rows.iter().enumerate() {
             if rows.is_empty() && !content.announce {

@@ -15,6 +15,7 @@
 
 use crate::changelog::{Item, item};
 use crate::exchange::frame::Frame;
+use crate::flight::Notes;
 use crate::operators::{ChainOutput, EpochContext};
 use crate::region::{Failure, Input, Region, RegionError, epoch_context};
 use std::collections::VecDeque;
@@ -148,10 +149,16 @@ impl Follower {
     }
 
     /// Takes what is there of the changelog and applies some of it. True: something moved.
-    pub fn turn(&mut self, changelog: &mut dyn LogReader, exchange: &mut dyn LogReader, now: Duration) -> Result<bool, FollowError> {
+    pub fn turn(
+        &mut self,
+        changelog: &mut dyn LogReader,
+        exchange: &mut dyn LogReader,
+        notes: &mut Notes,
+        now: Duration,
+    ) -> Result<bool, FollowError> {
         let mut moved = self.take(changelog)?;
         for _ in 0..EPOCHS_PER_TURN {
-            if !self.apply_next(exchange, now)? {
+            if !self.apply_next(exchange, notes, now)? {
                 break;
             }
             moved = true;
@@ -272,9 +279,9 @@ impl Follower {
     }
 
     /// Applies the next epoch, or a part of it. False: waits for the log.
-    fn apply_next(&mut self, exchange: &mut dyn LogReader, now: Duration) -> Result<bool, FollowError> {
+    fn apply_next(&mut self, exchange: &mut dyn LogReader, notes: &mut Notes, now: Duration) -> Result<bool, FollowError> {
         if let Some(replay) = self.replay.take() {
-            return self.run(replay, exchange, now);
+            return self.run(replay, exchange, notes, now);
         }
         let Some(next) = self.pending.pop_front() else { return Ok(false) };
         self.pending_bytes -= next.delta.as_ref().map_or(0, Vec::len);
@@ -287,6 +294,7 @@ impl Follower {
             self.applied(next.record, next.offset);
             return Ok(true);
         }
+        notes.at(self.region.place());
         match next.delta {
             Some(delta) => self.apply_delta(next.offset, next.record, &delta).map(|()| true),
             None => {
@@ -294,7 +302,7 @@ impl Follower {
                 let muted = ChainOutput::default();
                 let replay = Replay { offset: next.offset, record: next.record, context, step: 0, frames: Vec::new(), muted };
                 self.heard = now;
-                self.run(replay, exchange, now)
+                self.run(replay, exchange, notes, now)
             }
         }
     }
@@ -355,12 +363,13 @@ impl Follower {
     }
 
     /// Runs the steps of one epoch, muted, as far as the input is there.
-    fn run(&mut self, mut replay: Replay, exchange: &mut dyn LogReader, now: Duration) -> Result<bool, FollowError> {
+    fn run(&mut self, mut replay: Replay, exchange: &mut dyn LogReader, notes: &mut Notes, now: Duration) -> Result<bool, FollowError> {
+        notes.at(self.region.place());
         let mut moved = false;
         while let Some(step) = replay.record.steps.get(replay.step) {
             match step {
                 Step::Read { to, .. } => {
-                    if !self.read(*to, &mut replay.frames, exchange, now)? {
+                    if !self.read(*to, &mut replay.frames, exchange, notes, now)? {
                         if now.saturating_sub(self.heard) > SILENCE_MAX {
                             return Err(FollowError::Unusable(format!("the input gives nothing up to offset {to}")));
                         }
@@ -382,7 +391,14 @@ impl Follower {
     }
 
     /// Takes the messages before `to`. True: all are there.
-    fn read(&mut self, to: Offset, frames: &mut Vec<Frame>, exchange: &mut dyn LogReader, now: Duration) -> Result<bool, FollowError> {
+    fn read(
+        &mut self,
+        to: Offset,
+        frames: &mut Vec<Frame>,
+        exchange: &mut dyn LogReader,
+        notes: &mut Notes,
+        now: Duration,
+    ) -> Result<bool, FollowError> {
         let Input::Exchange(input) = &self.region.input else {
             return Err(FollowError::Unusable(format!("{}: a stage with state reads a source directly", self.region.id)));
         };
@@ -392,7 +408,7 @@ impl Follower {
         }
         let limit = TakeLimit { messages: usize::MAX, bytes: usize::MAX, end: Some(to) };
         while self.region.position < to {
-            match self.region.take_frames(exchange, &limit) {
+            match self.region.take_frames(exchange, &limit, notes) {
                 Ok(Some(taken)) => {
                     self.region.position = taken.next;
                     frames.extend(taken.frames);

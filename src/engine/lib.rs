@@ -10,8 +10,9 @@
 //! - `operators`, [`exchange`]: columnar operators of a stage, and the way of rows between stages.
 //! - `region`, `step`: one stage × one partition; its steps and its seal (E-1, E-2, E-5).
 //! - `content`, `commit`: sealed epochs and their one transaction (E-3).
-//! - `changelog`, `follower`: the proof of what was committed, and the state that follows it (E-4).
+//! - [`changelog`], `follower`: the proof of what was committed, and the state that follows it (E-4).
 //! - `membership`, `heart`, `steward`, `reporter`, `nursery`, `takeover`: the control log, and what a worker does because of it (O-1, C-1).
+//! - [`flight`]: what a worker was at when it died without a word.
 //! - `checkpointer`: region checkpoints and the trim behind them (K-1, K-2).
 //! - [`turn`], [`clock`]: everything that runs takes turns and asks for the time, so that a simulation can run it.
 //! - [`runtime`]: start, status, stop. `starting`, `worker`: the way into the cluster, and the actors of a member.
@@ -19,7 +20,7 @@
 //! Not here: what a connector does (`connectors/`), how groups are stored (`state/`), what a record means (`core`).
 
 mod assemble;
-mod changelog;
+pub mod changelog;
 mod checkpointer;
 pub mod clock;
 mod commit;
@@ -29,6 +30,7 @@ pub mod config;
 mod content;
 pub mod crash_points;
 pub mod exchange;
+pub mod flight;
 mod follower;
 mod heart;
 mod letters;

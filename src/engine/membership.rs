@@ -185,6 +185,9 @@ impl Membership {
                     *self.silence.lock() = Some((*incarnation, *silent_ms));
                 }
             }
+            Effect::Quarantined { region, reason } => {
+                tracing::warn!(%region, reason, "a region is quarantined: nobody works on it, and the rest of the job goes on");
+            }
             other => tracing::debug!(effect = ?other, "cluster"),
         }
     }

@@ -20,6 +20,7 @@
 mod opening;
 
 use crate::changelog::{STABLE_TIME_MAX, check_stable};
+use crate::flight::Notes;
 use crate::follower::{FollowError, Follower};
 use crate::membership::Membership;
 use crate::progress::Progress;
@@ -91,6 +92,7 @@ pub struct Nursery {
     pub takeovers: Arc<Takeovers>,
     pub shared: Arc<Shared>,
     pub tier: Tier,
+    pub notes: Notes,
     pub charges: Charges,
 }
 
@@ -125,8 +127,8 @@ struct Task {
     without_checkpoint: bool,
     /// No checkpoint was had because nobody answered.
     store_is_away: bool,
-    /// Of a checkpoint of a region without state, to begin behind: the changelog is new.
-    restored: Option<EpochRecord>,
+    /// Where the checkpoint stands that was fetched, and from where on the changelog holds that: as its manifest says it.
+    restored: Option<(Offset, EpochRecord)>,
     /// The assignment that was given back, and why. The record may be in the log from the first try on, whatever was answered, and then the
     /// region is another's without any fence: under this assignment it never goes to the slot (O-1).
     given_back: Option<(Offset, Failure)>,
@@ -172,7 +174,9 @@ impl Actor for Nursery {
         }
         let (mut moved, mut waits) = (false, false);
         for id in self.in_order_of_need() {
-            match self.tend(id) {
+            let tended = self.tend(id);
+            self.notes.nothing();
+            match tended {
                 Ok(Tended::Moved) => moved = true,
                 Ok(Tended::Waits) => waits = true,
                 Ok(Tended::Quiet) => {}
@@ -373,7 +377,10 @@ impl Nursery {
 
     fn follow(&mut self, id: RegionId, task: &mut Task, mut follower: Box<Follower>) -> Result<Option<(Phase, Tended)>, FollowError> {
         let now = self.now();
-        let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), now)?;
+        let mut unnoted = Notes::default();
+        // That its followers die says nothing of a region that its owner gets on with.
+        let notes = if matches!(task.role, Role::Owner { .. }) { &mut self.notes } else { &mut unnoted };
+        let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), notes, now)?;
         self.progress.followed(id, follower.region.epoch.0, follower.epochs_behind());
         let tended = if moved { Tended::Moved } else { Tended::Quiet };
         match task.role {
@@ -454,7 +461,7 @@ impl Nursery {
     ) -> Result<Option<(Phase, Tended)>, FollowError> {
         let now = self.now();
         let Role::Owner { assignment, .. } = task.role else { return Ok(Some((Phase::Following(follower), Tended::Moved))) };
-        let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), now)?;
+        let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), &mut self.notes, now)?;
         self.progress.followed(id, follower.region.epoch.0, follower.epochs_behind());
         let is_at_end = follower.is_caught_up() || end.is_some_and(|end| follower.has_applied(end));
         if let Some(writer) = self.unknown_writer(&follower).filter(|writer| is_at_end && task.fenced != Some(*writer)) {
@@ -553,6 +560,14 @@ impl Nursery {
                 let record = ControlRecord::NotReady { incarnation: self.slot.incarnation, region: id, epoch };
                 let _ = self.membership.append(&record);
                 message
+            }
+            // Without the checkpoint that it could not have: a job that was made from another one's begins with those.
+            FollowError::Unusable(message) if std::mem::take(&mut task.store_is_away) => {
+                tracing::warn!(region = %id, message, "the region waits: the store of the checkpoints does not answer");
+                task.without_checkpoint = false;
+                task.resume_at = now + RETRY_PAUSE_MAX;
+                self.charges.tasks.insert(id, task);
+                return Ok(Tended::Quiet);
             }
             FollowError::Unusable(message) => {
                 tracing::warn!(region = %id, message, "the state can't be used; it is rebuilt");
@@ -676,6 +691,12 @@ fn unknown_writer(cluster: &Cluster, job: &str, last: &EpochRecord) -> Option<Sl
     let slot = last.transactional_id.strip_prefix(&format!("{job}-{}-", last.incarnation.0))?.parse().ok()?;
     let is_unknown = cluster.standing(last.incarnation) == Standing::Unknown;
     is_unknown.then_some(SlotId { incarnation: last.incarnation, slot })
+}
+
+/// Whether an epoch is one of this job's, and not of one that it was made from.
+fn is_of_job(record: &EpochRecord, job: &str) -> bool {
+    let slot = record.transactional_id.strip_prefix(&format!("{job}-{}-", record.incarnation.0));
+    slot.is_some_and(|slot| slot.parse::<u32>().is_ok())
 }
 
 /// What the view wants of a slot's nursery.

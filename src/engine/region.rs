@@ -28,7 +28,7 @@ use arrow_schema::{DataType, SchemaRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use streamshield_core::cluster::GenesisSplit;
+use streamshield_core::cluster::{DiedIn, GenesisSplit};
 use streamshield_core::epoch::{DeltaHead, EpochRecord, Step};
 use streamshield_core::ids::{Epoch, Incarnation, Offset, PlanFingerprint, RegionId};
 use streamshield_core::ports::log::{OutMessage, TopicPartition};
@@ -194,6 +194,8 @@ pub struct Region {
     pub flush_wanted: bool,
     /// Batches of sealed epochs whose outcome is not known yet.
     pub in_flight: usize,
+    /// Where its input stood at the end of the last committed epoch, since it is in a slot.
+    pub committed_position: Offset,
     /// To be released: no further steps.
     pub leaving: bool,
     /// Where the changelog ended when its release was first written; it may be in the log since.
@@ -214,6 +216,18 @@ impl Region {
     pub fn drop_state(&mut self) {
         self.state = Box::new(crate::stateless::NoState);
         self.has_tables = false;
+    }
+
+    /// Whether its changelog holds an epoch: one that was committed here, or by an earlier owner.
+    pub fn has_begun(&self) -> bool {
+        self.last_committed.is_some() || self.changelog_from > 0
+    }
+
+    /// Where the work begins that would be done again if the process died now.
+    pub fn place(&self) -> DiedIn {
+        let committed = Epoch(self.epoch.0.saturating_sub(self.in_flight as u64));
+        let position = matches!(self.input, Input::Source(_)).then_some(self.committed_position);
+        DiedIn { region: self.id, epoch: committed.next(), position }
     }
 
     /// The open epoch, opened now if there is none.

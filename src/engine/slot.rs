@@ -19,6 +19,7 @@ use crate::checkpointer::{CheckpointNews, Checkpoints};
 use crate::clock::Clock;
 use crate::commit::{CommitNews, CommittedEpoch, RefusedEpoch, SEALED_AHEAD_MAX};
 use crate::content::SealedEpoch;
+use crate::flight::Notes;
 use crate::follower::encode_stored;
 use crate::membership::Membership;
 use crate::nursery::{Arrival, Departure};
@@ -49,6 +50,10 @@ const GROUP_OFFSETS_EVERY: Duration = Duration::from_secs(1);
 /// How long a take-over may keep the regions that are here from sealing ahead.
 const TAKEOVER_PRIORITY_MAX: Duration = Duration::from_millis(500);
 const IDLE_INPUTS_SERVED_EVERY: Duration = Duration::from_secs(1);
+/// The control log hears of first epochs now and then: of many regions at once.
+const BEGUN_TOLD_EVERY: Duration = Duration::from_millis(500);
+/// Regions named in one such record, which has to fit into a message.
+const BEGUN_REGIONS_MAX: usize = 8_192;
 /// How soon it is noticed that a checkpoint is due.
 const CHECKPOINTS_OFFERED_EVERY: Duration = Duration::from_millis(500);
 /// How long a drain may wait for the log before the slot leaves with epochs unacknowledged (the next owner resolves them).
@@ -74,6 +79,7 @@ pub struct Slot {
     pub progress: Arc<Progress>,
     pub takeovers: Arc<Takeovers>,
     pub shared: Arc<Shared>,
+    pub notes: Notes,
     pub work: Work,
 }
 
@@ -87,6 +93,11 @@ pub struct Work {
     prepared: bool,
     seen_version: Option<u64>,
     finish_told: BTreeSet<RegionId>,
+    /// The control log does not know yet that their changelogs are not empty.
+    unbegun: BTreeSet<RegionId>,
+    /// Or that their exchange partitions are not.
+    unread: BTreeSet<RegionId>,
+    begun_told: Duration,
     /// A quarantine of theirs is shown here, though they are gone.
     failed_here: BTreeSet<RegionId>,
     draining: Option<Draining>,
@@ -127,6 +138,7 @@ impl Actor for Slot {
         moved |= self.step_all();
         moved |= self.seal_due();
         moved |= self.let_go();
+        self.tell_begun(false);
         self.send_group_offsets(false);
         self.offer_checkpoints();
         self.serve_idle_inputs();
@@ -215,16 +227,26 @@ impl Slot {
         while let Ok(Arrival { mut region }) = self.arrivals.try_recv() {
             moved = true;
             let (id, me) = (region.id, self.id);
-            let owned = self.membership.view(|cluster| cluster.owned(me).into_iter().find(|owned| owned.region == id));
+            let (owned, (begun, reads)) = self.membership.view(|cluster| {
+                let known = cluster.region(id).map_or((false, false), |region| (region.begun, region.reads));
+                (cluster.owned(me).into_iter().find(|owned| owned.region == id), known)
+            });
             if owned.as_ref().is_none_or(|owned| owned.assignment != region.assignment) {
                 self.depart(Departure { region: id, read_back: None, warm: None });
                 continue;
             }
             region.leaving = owned.is_some_and(|owned| owned.release);
             region.hurry = true;
+            region.committed_position = region.position;
             if let Input::Source(source) = &mut region.input {
                 // While it followed, nobody looked for rows: its idle time begins now.
                 source.last_rows_ms = region.now_ms.max(region.settings.clock.wall_ms());
+            }
+            if !begun {
+                self.work.unbegun.insert(id);
+            }
+            if !reads && matches!(region.input, Input::Exchange(_)) {
+                self.work.unread.insert(id);
             }
             if let Err(reason) = self.open_input(&region) {
                 tracing::warn!(region = %id, reason, "the input can't be read yet");
@@ -283,6 +305,8 @@ impl Slot {
         self.close_input(&region);
         self.progress.lets_go(id);
         self.work.finish_told.remove(&id);
+        self.work.unbegun.remove(&id);
+        self.work.unread.remove(&id);
         let warm = changelog_end.map(|end| (Box::new(region), end));
         self.depart(Departure { region: id, read_back, warm });
     }
@@ -316,6 +340,7 @@ impl Slot {
         let Some(region) = self.work.regions.get_mut(&id) else { return };
         region.in_flight -= 1;
         let position = record.positions.first().copied().unwrap_or(0);
+        region.committed_position = position;
         if let Some((partition, group)) = region.input.group(&self.job.config.name) {
             self.work.group_offsets.entry(group.to_string()).or_default().insert(partition.clone(), position);
         }
@@ -368,7 +393,7 @@ impl Slot {
             }
             let (sources, exchange) = (&mut self.work.sources, self.exchange.as_mut());
             // A panic in one region's code must not take its neighbours down; its open epoch is never sealed.
-            match catch_unwind(AssertUnwindSafe(|| step(region, sources, exchange))) {
+            match catch_unwind(AssertUnwindSafe(|| step(region, sources, exchange, &mut self.notes))) {
                 Ok(Ok(true)) => moved = true,
                 Ok(Ok(false)) => {
                     if let Some(end) = met_end(region, &self.work.sources) {
@@ -380,6 +405,7 @@ impl Slot {
                 Err(panic) => failed.push((*id, RegionError::Failed(panic_text(panic.as_ref())))),
             }
         }
+        self.notes.nothing();
         for (id, error) in failed {
             self.fail(id, error);
         }
@@ -425,6 +451,9 @@ impl Slot {
             }
             let bytes = region.has_tables.then(|| region.state.bytes());
             let is_first = region.hurry;
+            if region.open.is_some() {
+                self.notes.at(region.place());
+            }
             match catch_unwind(AssertUnwindSafe(|| region.seal(leaving))) {
                 Ok(Ok(Some(mut sealed))) => {
                     if mutants::is_on("apply-before-commit") {
@@ -447,6 +476,7 @@ impl Slot {
                 });
             }
         }
+        self.notes.nothing();
         for (id, error) in failed {
             self.fail(id, error);
         }
@@ -533,6 +563,37 @@ impl Slot {
         }
     }
 
+    /// Tells the control log, once in the life of a region, that its changelog is not empty any more, and once that its exchange partition is not: who
+    /// finds one empty later must not begin anew. Should this slot die before, the region's next owner says it.
+    fn tell_begun(&mut self, last: bool) {
+        let now = self.clock.steady();
+        let is_early = now < self.work.append_after || now.saturating_sub(self.work.begun_told) < BEGUN_TOLD_EVERY;
+        if is_early && !last {
+            return;
+        }
+        self.work.begun_told = now;
+        for reads in [false, true] {
+            let work = &self.work;
+            let untold = if reads { &work.unread } else { &work.unbegun };
+            let is_seen = |region: &Region| region.has_begun() && (region.position > 0 || !reads);
+            let due = untold.iter().filter(|id| work.regions.get(*id).is_some_and(is_seen));
+            let regions: Vec<RegionId> = due.take(BEGUN_REGIONS_MAX).copied().collect();
+            if regions.is_empty() {
+                continue;
+            }
+            let record = ControlRecord::Begun { incarnation: self.id.incarnation, regions: regions.clone(), reads };
+            if let Err(error) = self.membership.append(&record) {
+                tracing::debug!(%error, "could not tell of first epochs yet");
+                self.append_later();
+                return;
+            }
+            let told = if reads { &mut self.work.unread } else { &mut self.work.unbegun };
+            for id in &regions {
+                told.remove(id);
+            }
+        }
+    }
+
     fn append_later(&mut self) -> bool {
         self.work.append_after = self.clock.steady() + RETRY_WAIT;
         false
@@ -557,6 +618,7 @@ impl Slot {
         let draining = self.work.draining.as_ref().expect("draining");
         if sealed && self.work.in_flight == 0 {
             let outcome = draining.outcome.clone();
+            self.tell_begun(true);
             self.shared.slot_left_clean();
             self.send_group_offsets(true);
             return Turn::Ended(outcome);

@@ -5,18 +5,18 @@
 //! ```
 //! On failure: what the log may still answer is tried again until [`START_DEADLINE`]; a plan or settings that don't fit the genesis end the start with what to do.
 
-use crate::assemble::{Job, ensure_topics};
+use crate::assemble::{Job, ensure_topics, has_state};
 use crate::config::{Environment, JobConfig};
 use crate::membership::{ControlReading, Membership, START_DEADLINE, retrying};
-use crate::plan::JobPlan;
+use crate::plan::{JobPlan, StageInput, StagePlan};
 use crate::runtime::EngineError;
 use crate::topics;
 use crate::worker::Worker;
 use std::sync::Arc;
 use std::time::Duration;
-use streamshield_core::cluster::{ControlRecord, FEATURE_LEVEL, Genesis, Joined, Settings, Standing};
-use streamshield_core::ids::{Incarnation, Offset, StageId};
-use streamshield_core::ports::log::{LogError, LogErrorKind, TopicSpec, Wakeup};
+use streamshield_core::cluster::{ControlRecord, DiedIn, FEATURE_LEVEL, Genesis, Joined, Settings, Standing};
+use streamshield_core::ids::{Incarnation, Offset, RegionId, StageId};
+use streamshield_core::ports::log::{Isolation, LogError, LogErrorKind, TopicPartition, TopicSpec, Wakeup};
 
 /// Who has joined has made all topics before: one of the job's own that is not there any more was deleted, and with it what the job has done. Asked before
 /// anything is made, so that the next start sees the same.
@@ -42,6 +42,50 @@ fn check_none_was_lost(environment: &Environment, specs: &[TopicSpec]) -> Result
         })?;
     }
     Ok(())
+}
+
+/// Who makes a deleted topic again gets an empty one: the job would begin anew there, and give its rows twice or without what it had counted. Asked
+/// before this worker joins: as soon as somebody works, an exchange is empty no more.
+fn check_none_was_made_anew(job: &Job, environment: &Environment, membership: &Membership) -> Result<(), EngineError> {
+    let mut written: Vec<(TopicPartition, RegionId, bool)> = Vec::new();
+    // First what was written, then where it ends: an epoch that is told of lies in the log by then.
+    membership.view(|cluster| {
+        for (id, region) in cluster.regions() {
+            let Some(stage) = job.plan.stages.get(id.stage.0 as usize) else { continue };
+            let partition = |topic: String| TopicPartition::new(topic, id.partition as i32);
+            if region.begun {
+                written.push((partition(topics::changelog(&job.config.name, stage)), id, is_restorable(job, stage)));
+            }
+            if let (true, StageInput::Exchange(exchange)) = (region.reads, &stage.input) {
+                written.push((partition(topics::exchange(&job.config.name, &job.plan.exchanges[exchange.0 as usize])), id, false));
+            }
+        }
+    });
+    let partitions: Vec<TopicPartition> = written.iter().map(|(partition, ..)| partition.clone()).collect();
+    let ask = || environment.log.ends(&partitions, Isolation::ReadUncommitted);
+    let ends = retrying(environment.clock.as_ref(), "look where the job's topics end", ask)?;
+    match written.iter().zip(ends).find(|(_, end)| *end == 0) {
+        Some(((partition, id, is_restorable), _)) => Err(made_anew(partition, *id, *is_restorable)),
+        None => Ok(()),
+    }
+}
+
+/// Whether a restore under another name does without the stage's changelog: where its regions stand is in their checkpoints, too. In a job with
+/// exchanges that is so for windows only.
+pub(crate) fn is_restorable(job: &Job, stage: &StagePlan) -> bool {
+    has_state(stage) || job.plan.exchanges.is_empty()
+}
+
+/// A partition that holds nothing though the region has written or read there.
+pub(crate) fn made_anew(partition: &TopicPartition, region: RegionId, is_restorable: bool) -> EngineError {
+    let restore = if is_restorable { " (`checkpoints restore --as` takes the state over)" } else { "" };
+    EngineError {
+        message: format!("{partition} is empty, but region {region} has committed epochs: the topic was deleted and made anew"),
+        hint: Some(format!(
+            "what a deleted topic held can't be had again: begin anew under another job name{restore}, or without all of the job's topics, \
+             its state_dir and its checkpoints"
+        )),
+    }
 }
 
 /// The job reads the partitions that its topics had at its first start: nothing else would tell that records in later ones are not read. Topics in other
@@ -157,10 +201,18 @@ impl Starting {
         let specs = self.job.topics(&genesis);
         if membership.view(|cluster| cluster.highest_incarnation().is_some()) {
             check_none_was_lost(&self.environment, &specs)?;
+            check_none_was_made_anew(&self.job, &self.environment, &membership)?;
             warn_of_added_partitions(&self.job, &self.environment, &genesis);
         }
         ensure_topics(&self.environment, &specs)?;
         let config = &self.job.config;
+        let died_in = self.environment.flight.as_ref().map_or_else(Vec::new, |flight| {
+            flight.forget();
+            flight.died_in().to_vec()
+        });
+        for DiedIn { region, epoch, .. } in &died_in {
+            tracing::warn!(%region, epoch = epoch.0, "this worker's last process died while it worked on the region");
+        }
         let joined = ControlRecord::Joined(Joined {
             incarnation: membership.incarnation,
             nonce: self.environment.nonce,
@@ -171,6 +223,7 @@ impl Starting {
             plan: self.job.plan.fingerprint,
             settings: config.cluster.clone(),
             http: config.http.clone(),
+            died_in,
         });
         let offset = retrying(self.environment.clock.as_ref(), "write to the control topic", || membership.append(&joined))?;
         self.phase = StartPhase::Joining { membership, genesis: Arc::new(genesis), offset };

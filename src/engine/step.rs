@@ -5,6 +5,7 @@
 
 use crate::crash_points;
 use crate::exchange::frame::{self, Frame};
+use crate::flight::Notes;
 use crate::operators::scan::Scan;
 use crate::operators::{ChainOutput, EpochContext, InputWatermarks};
 use crate::plan::WatermarkPlan;
@@ -31,10 +32,12 @@ pub fn step(
     region: &mut Region,
     sources: &mut BTreeMap<StageId, Box<dyn SourceReader>>,
     exchange: &mut dyn LogReader,
+    notes: &mut Notes,
 ) -> Result<bool, RegionError> {
     crash_points::pass_step_of(region.id);
     fail::fail_point!("engine::step", |_| Err(RegionError::Failed("fail point engine::step".into())));
     if region.pending_emit {
+        notes.at(region.place());
         region.step_emit()?;
         region.watch_memory();
         return Ok(true);
@@ -42,10 +45,10 @@ pub fn step(
     let moved = match &region.input {
         Input::Source(_) => {
             let reader = sources.get_mut(&region.id.stage).expect("a slot has a reader for each source stage of its regions");
-            let took = region.step_source(reader.as_mut())?;
+            let took = region.step_source(reader.as_mut(), notes)?;
             took || region.tick(reader.as_ref())
         }
-        Input::Exchange(_) => region.step_exchange(exchange)?,
+        Input::Exchange(_) => region.step_exchange(exchange, notes)?,
     };
     region.watch_memory();
     Ok(moved)
@@ -76,7 +79,7 @@ impl Region {
     }
 
     /// Takes a step of a source split. False: there was nothing to take.
-    pub fn step_source(&mut self, reader: &mut dyn SourceReader) -> Result<bool, RegionError> {
+    pub fn step_source(&mut self, reader: &mut dyn SourceReader, notes: &mut Notes) -> Result<bool, RegionError> {
         let Input::Source(source) = &self.input else { unreachable!("a source step on an exchange") };
         // A bounded split knows its end itself; `end` is for exact replays, which sources need none of.
         let limit = TakeLimit { messages: STEP_RECORDS_MAX, bytes: STEP_BYTES_MAX, end: None };
@@ -84,6 +87,9 @@ impl Region {
         let state = batch.state;
         let took = batch.to > self.position;
         if took {
+            // Not before: most turns take nothing, and a note is a write.
+            notes.at(self.place());
+            crash_points::pass_rows_of(self.id);
             self.open();
             let mut open = self.open.take().expect("opened above");
             let result = self.apply_source(&mut open, batch);
@@ -142,9 +148,10 @@ impl Region {
     }
 
     /// Takes a step of an exchange partition. False: there was nothing to take.
-    pub fn step_exchange(&mut self, reader: &mut dyn LogReader) -> Result<bool, RegionError> {
+    pub fn step_exchange(&mut self, reader: &mut dyn LogReader, notes: &mut Notes) -> Result<bool, RegionError> {
         let limit = TakeLimit { messages: STEP_MESSAGES_MAX, bytes: STEP_BYTES_MAX, end: None };
-        let Some(taken) = self.take_frames(reader, &limit)? else { return Ok(false) };
+        let Some(taken) = self.take_frames(reader, &limit, notes)? else { return Ok(false) };
+        crash_points::pass_rows_of(self.id);
         self.open();
         let mut open = self.open.take().expect("opened above");
         open.steps.push(Step::Read { input: 0, from: self.position, to: taken.next });
@@ -162,13 +169,20 @@ impl Region {
     }
 
     /// What is there now on the exchange partition, decoded.
-    pub fn take_frames(&mut self, reader: &mut dyn LogReader, limit: &TakeLimit) -> Result<Option<TakenFrames>, RegionError> {
+    pub fn take_frames(
+        &mut self,
+        reader: &mut dyn LogReader,
+        limit: &TakeLimit,
+        notes: &mut Notes,
+    ) -> Result<Option<TakenFrames>, RegionError> {
+        let place = self.place();
         let Input::Exchange(exchange) = &mut self.input else { unreachable!("an exchange step on a source") };
         let schema = exchange.schema.clone();
         let mut frames = Vec::new();
         let mut damaged = None;
         let mut newest_timestamp_ms = None;
         let taken = reader.take(&exchange.partition, limit, &mut |messages| {
+            notes.at(place);
             for message in messages {
                 newest_timestamp_ms = newest_timestamp_ms.max((message.timestamp_ms >= 0).then_some(message.timestamp_ms));
                 match frame::decode(message.payload.unwrap_or_default(), &schema) {

@@ -12,6 +12,7 @@ use crate::checkpointer::{CHECKPOINT_JOBS_MAX, CheckpointNews, Checkpointer, Che
 use crate::clock::{Clock, LogBoundClock};
 use crate::commit::{Committer, CommitterParts, NEWS_MAX, SEALED_AHEAD_MAX};
 use crate::config::Environment;
+use crate::flight::Notes;
 use crate::heart::Heart;
 use crate::membership::{Membership, retrying};
 use crate::nursery::Nursery;
@@ -181,6 +182,10 @@ impl Worker {
             let options = ReaderOptions { buffer_bytes, partitions_max, wait_max, ..Default::default() };
             retrying(environment.clock.as_ref(), "make a reader", || log.reader(options.clone(), wakeup.clone()))
         };
+        let notes = |thread: &str| match &environment.flight {
+            Some(flight) => flight.notes(&format!("{thread}-{}", id.slot)),
+            None => Notes::default(),
+        };
         let (sealed_sender, sealed) = bounded(SEALED_AHEAD_MAX + 1);
         let (news_sender, news) = bounded(NEWS_MAX);
         // A region is on its way at most once, in one of the two directions: neither ever fills up.
@@ -201,6 +206,7 @@ impl Worker {
             news: news_sender,
             wakeup: committer_wakeup.clone(),
             slot_wakeup: wakeup.clone(),
+            notes: notes("commit"),
         });
         let region_clock = LogBoundClock { clock: clock.clone(), membership: membership.clone() };
         let nursery = Nursery {
@@ -223,6 +229,7 @@ impl Worker {
             takeovers: self.takeovers.clone(),
             shared: self.shared.clone(),
             tier: settings.tier,
+            notes: notes("nursery"),
             charges: Default::default(),
         };
         let slot = Slot {
@@ -244,6 +251,7 @@ impl Worker {
             progress: self.progress.clone(),
             takeovers: self.takeovers.clone(),
             shared: self.shared.clone(),
+            notes: notes("slot"),
             work: Default::default(),
         };
         self.help(&format!("commit-{}", id.slot), committer, committer_wakeup);

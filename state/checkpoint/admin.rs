@@ -17,6 +17,7 @@ use futures::{StreamExt, TryStreamExt};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Incarnation, RegionId};
 use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointErrorKind, CheckpointInfo, Durability};
 
@@ -127,32 +128,90 @@ impl ObjectCheckpoints {
         self.collect(region, Collect { own: Incarnation(u64::MAX), grace }, still_wanted)
     }
 
+    /// The epoch record of a checkpoint, as it lies in the changelog.
+    pub fn record(&self, region: RegionId, epoch: Epoch) -> Result<Vec<u8>, CheckpointError> {
+        let manifest = self.block_on(self.shared.of_epoch(region, epoch))?.ok_or_else(|| no_such(region, epoch))?;
+        Ok(manifest.record())
+    }
+
     /// Copies one checkpoint per region to another job of the same store, which then starts from them. That job must not have checkpoints of these
-    /// regions: its epochs would go back.
-    pub fn clone_to(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<Vec<CheckpointInfo>, CheckpointError> {
+    /// regions: its epochs would go back. `records`: of regions that stand elsewhere in that job's topics than in this one's; who gives them has
+    /// called [`check_clone`](Self::check_clone) before, and goes on with what an earlier try has copied.
+    pub fn clone_to(
+        &self,
+        new_job: &str,
+        epochs: &BTreeMap<RegionId, Epoch>,
+        records: &BTreeMap<RegionId, EpochRecord>,
+    ) -> Result<Vec<CheckpointInfo>, CheckpointError> {
+        let goes_on = !records.is_empty();
+        let manifests = self.to_be_cloned(new_job, epochs, goes_on)?;
+        if !goes_on {
+            self.check_kept(&manifests)?;
+        }
+        let (shared, target) = (&self.shared, self.shared.layout.of_job(new_job));
+        let mut cloned = Vec::new();
+        for manifest in manifests {
+            let record = records.get(&manifest.region);
+            let manifest = self.block_on(shared.clone_one(&manifest, record, &target))?;
+            cloned.push(manifest.info(Durability::Remote, false));
+        }
+        Ok(cloned)
+    }
+
+    /// Whether [`clone_to`](Self::clone_to) would find all that it needs, and nothing in its way but what an earlier try has left.
+    pub fn check_clone(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<(), CheckpointError> {
+        self.check_kept(&self.to_be_cloned(new_job, epochs, true)?)
+    }
+
+    /// What is marked, and as good as swept, may be gone before it is copied.
+    fn check_kept(&self, manifests: &[Arc<Manifest>]) -> Result<(), CheckpointError> {
+        let shared = &self.shared;
+        for manifest in manifests {
+            let (region, name) = (manifest.region, manifest.name());
+            let listing = self.block_on(Listing::of_region(&shared.remote, &shared.layout, region))?;
+            if !listing.pins.contains(&name) && self.block_on(shared.is_nearly_collected(region, name, &listing))? {
+                return Err(refused(format!(
+                    "epoch {} of region {region} is about to be deleted by garbage collection: restore to a newer one",
+                    name.epoch
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// `goes_on`: the same checkpoints may lie there already, but not all of them.
+    fn to_be_cloned(
+        &self,
+        new_job: &str,
+        epochs: &BTreeMap<RegionId, Epoch>,
+        goes_on: bool,
+    ) -> Result<Vec<Arc<Manifest>>, CheckpointError> {
         let shared = &self.shared;
         if !is_plain(new_job) || new_job == shared.layout.job() {
             return Err(refused(format!("{new_job:?} is not the name of another job")));
         }
         let target = shared.layout.of_job(new_job);
         // All is checked before anything is copied.
-        let mut manifests = Vec::new();
+        let (mut manifests, mut in_the_way) = (Vec::new(), Vec::new());
         for (region, epoch) in epochs {
             let manifest = self.block_on(shared.of_epoch(*region, *epoch))?.ok_or_else(|| no_such(*region, *epoch))?;
             let there = self.block_on(Listing::of_checkpoints(&shared.remote, &target, *region))?;
             if let Some(name) = there.manifests.keys().next_back() {
                 let message =
                     format!("job {new_job:?} already has a checkpoint of region {region} (epoch {}): choose a new name", name.epoch);
-                return Err(refused(message));
+                if !goes_on || *name != manifest.name() {
+                    return Err(refused(message));
+                }
+                in_the_way.push(message);
             }
             manifests.push(manifest);
         }
-        let mut cloned = Vec::new();
-        for manifest in manifests {
-            let manifest = self.block_on(shared.clone_one(&manifest, &target))?;
-            cloned.push(manifest.info(Durability::Remote, false));
+        if in_the_way.len() == manifests.len()
+            && let Some(message) = in_the_way.pop()
+        {
+            return Err(refused(message));
         }
-        Ok(cloned)
+        Ok(manifests)
     }
 }
 
@@ -224,8 +283,14 @@ impl Shared {
     }
 
     /// Files first, manifest last (K-1), as in a save.
-    async fn clone_one(&self, manifest: &Manifest, target: &Layout) -> Result<Manifest, StoreError> {
+    async fn clone_one(&self, manifest: &Manifest, record: Option<&EpochRecord>, target: &Layout) -> Result<Manifest, StoreError> {
         let region = manifest.region;
+        let cloned = manifest.of_job(target.job(), record);
+        let (path, bytes) = (target.manifest(region, cloned.name()), Bytes::from(cloned.encode()));
+        // An earlier try has come this far.
+        if self.remote.get(&path).await.is_ok_and(|found| found == bytes) {
+            return Ok(cloned);
+        }
         let copies = futures::stream::iter(manifest.files.clone()).map(|file| async move {
             let from = self.layout.object(region, Folder::Files, &file.object);
             let to = target.object(region, Folder::Files, &file.object);
@@ -237,8 +302,7 @@ impl Shared {
             Ok(())
         });
         copies.buffer_unordered(self.config.upload_concurrency).try_collect::<Vec<()>>().await?;
-        let cloned = manifest.of_job(target.job());
-        match self.remote.create(&target.manifest(region, cloned.name()), Bytes::from(cloned.encode())).await? {
+        match self.remote.create(&path, bytes).await? {
             Created::Ours => Ok(cloned),
             Created::Other(_) => Err(StoreError::damaged(format!("{}: another checkpoint lies under this name", cloned.name()))),
         }

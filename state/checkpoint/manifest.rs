@@ -43,6 +43,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Incarnation, Offset, PlanFingerprint, RegionId};
 use streamshield_core::ports::checkpoint::{CheckpointInfo, CheckpointRequest, Durability};
 use streamshield_core::watermark::Watermark;
@@ -120,9 +121,15 @@ impl Manifest {
         PlanFingerprint(self.plan)
     }
 
-    /// The same checkpoint, for another job.
-    pub(crate) fn of_job(&self, job: &str) -> Manifest {
-        Manifest { job: job.to_owned(), ..self.clone() }
+    /// The same checkpoint, for another job, whose changelog holds from its beginning on what comes after it. `record`: where the region
+    /// stands in that job's own topics; None: as here.
+    pub(crate) fn of_job(&self, job: &str, record: Option<&EpochRecord>) -> Manifest {
+        let mut manifest = Manifest { job: job.to_owned(), changelog_from: 0, ..self.clone() };
+        if let Some(record) = record {
+            manifest.positions.clone_from(&record.positions);
+            manifest.record = BASE64.encode(record.encode());
+        }
+        manifest
     }
 
     pub(crate) fn record(&self) -> Vec<u8> {

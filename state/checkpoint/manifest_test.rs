@@ -38,6 +38,33 @@ fn what_is_written_is_read_back() {
 }
 
 #[test]
+fn for_another_job_it_says_where_the_region_stands_in_that_jobs_topics() {
+    let manifest = manifest();
+    let as_here = manifest.of_job("hot-items-2", None);
+    assert_eq!((as_here.job.as_str(), as_here.changelog_from, &as_here.positions), ("hot-items-2", 0, &manifest.positions));
+    assert_eq!((as_here.record(), &as_here.files), (manifest.record(), &manifest.files));
+    let record = EpochRecord {
+        version: EpochRecord::VERSION,
+        region: manifest.region,
+        epoch: manifest.epoch,
+        incarnation: manifest.incarnation,
+        transactional_id: "hot-items-1764091234567-0".into(),
+        plan: manifest.plan(),
+        now_ms: 0,
+        steps: Vec::new(),
+        positions: vec![0],
+        upstreams: Vec::new(),
+        watermark: manifest.watermark,
+        digest: None,
+        delta: None,
+        finished: false,
+    };
+    let elsewhere = manifest.of_job("hot-items-2", Some(&record));
+    assert_eq!((elsewhere.positions.as_slice(), elsewhere.record()), (&[0][..], record.encode()));
+    assert_eq!(elsewhere.name(), manifest.name());
+}
+
+#[test]
 fn every_flipped_bit_and_every_truncation_is_noticed() {
     let whole = manifest().encode();
     for length in 0..whole.len() {

@@ -10,9 +10,9 @@ use streamshield_tests::load::Load;
 use streamshield_tests::support::seed;
 use streamshield_tests::support::streamshield::{binary, call};
 
-/// A minute in all: one kill, one cut link, and a load that proves its output.
+/// A minute in all: one kill, two cut links, one of them right before a commit, and a load that proves its output.
 const PLAN: &str = "version: 1
-title: one kill and one cut link, in a minute
+title: one kill and two cut links, in a minute
 seed: 11
 topology: {brokers: 0, workers: 2, tier: 1, parallelism: 2, store: local, checkpoint_interval: 3 s}
 workload: {rate: 300, keys: 50, state: 64 KiB}
@@ -23,6 +23,8 @@ method:
   - {fault: process.kill, target: {role: active}}
   - {pause: 5 s}
   - {fault: net.partition, target: {role: worker, name: w2}, for: 2 s}
+  - {pause: 5 s}
+  - {fault: net.partition, when: {fail_point: \"engine::before_commit\"}, for: 2 s}
 thresholds:
   catch_up_s: [value < 100]
 proof_of_fault: {min_kills: 1, min_records: 1000}
@@ -47,6 +49,9 @@ fn a_short_plan_breaks_a_cluster_and_proves_that_it_does_not_show() {
     assert_eq!(journal["verdict"]["outcome"], "pass", "{words}");
     assert_eq!(journal["seed"], 11);
     assert!(journal["kills"]["workers"].as_u64() >= Some(1) && journal["records"]["verified"].as_u64() >= Some(1_000), "{words}");
+    let injections = journal["injections"].as_array().expect("a list");
+    let waited = injections.iter().find(|one| one["parameters"]["when"] == "engine::before_commit").expect("it was tried");
+    assert!(waited["evidence"].as_str().is_some_and(|text| text.contains(" was at engine::before_commit: ")), "{waited:#}");
     let held = |name: &str| {
         let results = journal["invariants"].as_array().expect("a list");
         results.iter().any(|result| result["invariant"] == name && result["anomalies"] == 0 && result["looked"]["at"].as_u64() > Some(0))

@@ -9,7 +9,7 @@ use std::time::Instant;
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::Epoch;
 use streamshield_tests::support::broker::Broker;
-use streamshield_tests::support::client::{Input, Output, create_topic, ends, read_json, topics};
+use streamshield_tests::support::client::{Input, Output, create_topic, ends, read_json, topics, wait_for_json};
 use streamshield_tests::support::cluster::Workers;
 use streamshield_tests::support::http;
 use streamshield_tests::support::job::{Job, kafka_table};
@@ -132,5 +132,87 @@ fn a_job_made_from_the_checkpoints_of_another_one_goes_on_where_that_one_stood()
     second.stop_all(TIMEOUT)?;
     let expected: Vec<i64> = (0..1_500).filter(|v| v % 2 == 0).collect();
     ensure!(values(&servers, "even")? == expected, "each row once, whichever job made it");
+    Ok(())
+}
+
+/// Ten keys in turn, all in one window that stays open, spread over two partitions.
+fn clicks(rows: std::ops::Range<i64>, partition: i64) -> Vec<serde_json::Value> {
+    let of_partition = rows.filter(|row| row / 10 % 2 == partition);
+    of_partition.map(|row| serde_json::json!({ "k": row % 10, "ts": format!("2024-01-01 00:00:{:02}", row % 60) })).collect()
+}
+
+#[test]
+fn a_job_with_an_exchange_that_is_restored_under_another_name_counts_each_row_of_its_open_windows_once() -> Result<()> {
+    let broker = Broker::embedded()?;
+    let (servers, folder) = (broker.bootstrap_servers(), tempfile::tempdir()?);
+    create_topic(&servers, "clicks", 2)?;
+    create_topic(&servers, "counts", 2)?;
+    let sql = kafka_table("clicks", "k BIGINT, ts TIMESTAMP(3), WATERMARK FOR ts AS ts", "clicks", &[])
+        + &kafka_table("counts", "we TIMESTAMP(3), k BIGINT, n BIGINT", "counts", &[])
+        + "INSERT INTO counts SELECT window_end, k, COUNT(*)\n\
+           FROM TABLE(TUMBLE(TABLE clicks, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY k, window_start, window_end;";
+    let store = format!("{{store: 'file://{}', interval: 1 s}}", folder.path().join("store").display());
+    let job = Job::new("clicks-1", &servers, sql).set("tier", 3).set("slots", 1).set("parallelism", 2);
+    let job = job.set("flush_interval", "300 ms").set("checkpoint", &store);
+    let input = Input::new(&servers)?;
+    let send = |rows: std::ops::Range<i64>| -> Result<()> {
+        (0..2).try_for_each(|partition| input.send_all("clicks", partition as i32, &clicks(rows.clone(), partition)))
+    };
+
+    let mut first = Workers::new(folder.path(), &job)?;
+    first.start_all(&["w1"])?;
+    // Over some time: what keeps windows is written down at an epoch, and a checkpoint holds what was.
+    for part in 0..25 {
+        send(part * 40..(part + 1) * 40)?;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    first.wait_for("a checkpoint of each region that counts", TIMEOUT, |status| {
+        let counting: Vec<_> = status.regions.iter().filter(|region| region.region.starts_with("s1/")).collect();
+        counting.len() == 2 && counting.iter().all(|region| region.checkpoint.is_some())
+    })?;
+    // The newest checkpoints hold less than what was taken.
+    send(1_000..1_600)?;
+    let taken = first.wait_for("all is taken", TIMEOUT, |status| status.totals.records_in == 1_600 && status.totals.lag_records == 0)?;
+    first.stop_all(TIMEOUT)?;
+    ensure!(read_json(&servers, "counts")?.is_empty(), "the window is open");
+
+    let file = first.job_file().display().to_string();
+    let restore_to = |to: &str, name: &str| call(folder.path(), &["checkpoints", "restore", &file, "--to", to, "--as", name]);
+    let too_old = restore_to("0", "clicks-0")?;
+    let words = String::from_utf8_lossy(&too_old.stderr).into_owned();
+    ensure!(too_old.status.code() == Some(1) && words.contains("has no checkpoint that old"), "{words}");
+    // Each region that counts has a checkpoint up to this epoch; the sources go back no further than what was taken of them.
+    let checkpoints = taken.regions.iter().filter_map(|region| region.checkpoint.as_ref());
+    let newest = checkpoints.map(|checkpoint| checkpoint.epoch.0).max().context("there are checkpoints")?;
+    let back = restore_to(&newest.to_string(), "clicks-1-then")?;
+    ensure!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
+    let restore = || restore_to("latest", "clicks-2");
+    let restored = restore()?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let again = restore()?;
+    ensure!(again.status.code() == Some(1), "nothing is restored onto what was: {}", String::from_utf8_lossy(&again.stdout));
+
+    let elsewhere = folder.path().join("second");
+    std::fs::create_dir_all(&elsewhere)?;
+    let mut second = Workers::new(&elsewhere, &Job { name: "clicks-2".into(), ..job })?;
+    second.start_all(&["w1"])?;
+    second.wait_settled(1, TIMEOUT)?;
+    // Most likely before it has written anything to the files that came with the other job's checkpoint.
+    second.kill("w1")?;
+    second.start("w1")?;
+    second.wait_settled(1, TIMEOUT)?;
+    send(1_600..2_000)?;
+    // Closes the window, in both partitions.
+    for partition in 0..2 {
+        input.send_all("clicks", partition, &[serde_json::json!({ "k": -1, "ts": "2024-01-01 00:10:00" })])?;
+    }
+    let counted = wait_for_json(&servers, "counts", 10, TIMEOUT);
+    counted.with_context(|| second.last_words())?;
+    second.stop_all(TIMEOUT)?;
+    let mut counted: Vec<(i64, i64)> =
+        read_json(&servers, "counts")?.iter().filter_map(|row| Some((row["k"].as_i64()?, row["n"].as_i64()?))).collect();
+    counted.sort_unstable();
+    let expected: Vec<(i64, i64)> = (0..10).map(|k| (k, 200)).collect();
+    ensure!(counted == expected, "{counted:?}\n{}", second.logs());
     Ok(())
 }

@@ -4,6 +4,7 @@ use super::{COUNTS, Stage, TIMEOUT, row};
 use anyhow::{Context, Result, ensure};
 use streamshield_tests::support::client::{delete_topic, topics};
 use streamshield_tests::support::job::BOUNDED;
+use streamshield_tests::support::streamshield::call;
 
 #[test]
 fn a_restarted_job_goes_on_where_it_was() -> Result<()> {
@@ -130,6 +131,45 @@ fn refused_without(name: &str, suffix: &str) -> Result<()> {
     let words = refused.process.last_words();
     ensure!(!ended.status.success(), "the job went on without {lost}:\n{words}");
     ensure!(words.contains(&format!("there is no topic {lost}, and the job has worked")), "{lost} is not named:\n{words}");
+    Ok(())
+}
+
+#[test]
+fn a_job_whose_changelogs_were_made_anew_is_refused_and_gives_no_row_twice() -> Result<()> {
+    refused_with_new("new-changelogs", "-changelog")
+}
+
+#[test]
+fn a_job_whose_exchange_was_made_anew_is_refused() -> Result<()> {
+    refused_with_new("new-exchange", "-repartition")
+}
+
+/// Deletes topics of a job that has worked, and has them created again, while it is down.
+fn refused_with_new(name: &str, suffix: &str) -> Result<()> {
+    let mut stage = Stage::new(name)?;
+    let job = stage.job(&[], COUNTS);
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT)?;
+    stage.send(0, &[row("a", 1, 0), row("z", 0, 30_000)])?;
+    stage.send(1, &[row("a", 2, 100), row("z", 0, 30_000)])?;
+    assert_eq!(stage.wait_for_output(1).with_context(|| run.process.last_words())?, ["a 00:00:00 2 3"]);
+    run.process.terminate(TIMEOUT)?;
+    let lost: Vec<String> =
+        topics(&stage.servers())?.into_iter().filter(|topic| topic.starts_with(&stage.name) && topic.ends_with(suffix)).collect();
+    ensure!(!lost.is_empty(), "no topic ends with {suffix}");
+    lost.iter().try_for_each(|topic| delete_topic(&stage.servers(), topic))?;
+    std::fs::write(stage.runner.folder.join("made-anew.yaml"), job.yaml())?;
+    let created = call(&stage.runner.folder, &["topics", "create", "made-anew.yaml"])?;
+    ensure!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    // All that it had is gone, as on a new machine.
+    std::fs::remove_dir_all(stage.runner.state_dir())?;
+    let refused = stage.runner.start(&job)?;
+    let ended = refused.process.expect_end(TIMEOUT)?;
+    let words = refused.process.last_words();
+    ensure!(!ended.status.success(), "the job went on with empty topics:\n{words}");
+    let is_named = lost.iter().any(|topic| (0..2).any(|partition| words.contains(&format!("{topic}-{partition} is empty, but region"))));
+    ensure!(is_named, "none of {lost:?} is named:\n{words}");
+    assert_eq!(stage.output()?, ["a 00:00:00 2 3"]);
     Ok(())
 }
 

@@ -26,6 +26,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
+use streamshield_faults::faults::{CRASH_POINTS, STANDBY_POINTS};
 
 pub const PARTITIONS: i32 = 8;
 /// With a broker that was just started, and with everything to replay.
@@ -33,14 +34,11 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 const POINT_TIMEOUT: Duration = Duration::from_secs(60);
 const OUTPUT_QUIET_MAX: Duration = Duration::from_secs(60);
 
-/// The crash points of `streamshield_engine::crash_points`, and up to which passing a run may live.
-const POINTS: [(&str, u64); 5] = [
-    ("engine::before_begin", 20),
-    ("engine::after_produce", 20),
-    ("engine::before_commit", 20),
-    ("engine::after_commit", 20),
-    ("state::apply_flush", 6),
-];
+/// The crash points that a worker passes which is alone, and up to which passing a run may live: there are fewer flushes than commits.
+pub fn points() -> Vec<(&'static str, u64)> {
+    let passed = CRASH_POINTS.into_iter().filter(|point| !STANDBY_POINTS.contains(point));
+    passed.map(|point| (point, if point.starts_with("state::") { 6 } else { 20 })).collect()
+}
 
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -101,7 +99,8 @@ fn choose(random: &mut ChaCha8Rng, kill: u32) -> Death {
     // Every point has its turn; the rest is chance.
     let turn = kill as usize;
     if turn % 2 == 1 {
-        let (point, passings) = POINTS[turn / 2 % POINTS.len()];
+        let points = points();
+        let (point, passings) = points[turn / 2 % points.len()];
         return Death::At(point, random.random_range(1..=passings));
     }
     match random.random_range(0..4) {

@@ -14,6 +14,9 @@ pub const CRASH_POINTS: [&str; 8] = [
     "state::after_delta",
 ];
 
+/// Those of them that only standbys pass: tier 2 has some.
+pub const STANDBY_POINTS: [&str; 2] = ["state::apply_delta", "state::after_delta"];
+
 /// Requests whose answers can be lost.
 pub(crate) const APIS: [&str; 9] = [
     "produce",
@@ -70,6 +73,9 @@ const fn spec(
 ) -> FaultSpec {
     FaultSpec { name, family, about, parameters, targets, lasts }
 }
+
+/// No fault: a step that waits until a worker passes a point is aimed like one.
+pub static PASSING: FaultSpec = spec("fail_point", Family::Process, "a worker passes a point", &[], WORKERS, false);
 
 /// All faults, by family.
 pub fn catalogue() -> &'static [FaultSpec] {

@@ -7,6 +7,7 @@
 //! ```
 //! - [`catalogue`]: the list, with parameters and targets.
 //! - `target`: from a role to workers, links and brokers of this moment.
+//! - [`ArmedPoint`]: a named place at which a worker waits for a fault.
 //! - `process`, `limits`, `network`, `transactions`, `broker`, `records`, `storage`, `store`, `time`, `data`: what is done.
 //!
 //! **A fault that can't be shown did not happen.** Each one looks for its own evidence: the process that is gone, the error that a write met, the frames that
@@ -17,6 +18,7 @@ mod catalogue;
 mod data;
 mod limits;
 mod network;
+mod points;
 mod process;
 mod records;
 mod storage;
@@ -25,7 +27,8 @@ mod target;
 mod time;
 mod transactions;
 
-pub use catalogue::{CRASH_POINTS, catalogue, find};
+pub use catalogue::{CRASH_POINTS, PASSING, STANDBY_POINTS, catalogue, find};
+pub use points::ArmedPoint;
 
 use crate::api::{Fault, FaultError, Fired, Parameters, Target};
 use crate::stage::Stage;

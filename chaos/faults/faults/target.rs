@@ -5,7 +5,7 @@ use crate::stage::{EMBEDDED_BROKER, Stage, admin, process_state};
 use crate::values::{BuildError, Given};
 use rand::seq::IndexedRandom;
 use rand_chacha::ChaCha8Rng;
-use streamshield_core::status::{ClusterStatus, RegionView};
+use streamshield_core::status::{ClusterStatus, RegionView, WorkerStatus};
 
 /// What a fault was built from.
 #[derive(Debug)]
@@ -24,12 +24,13 @@ pub(crate) fn check(spec: &'static FaultSpec, target: &Target) -> Result<(), Bui
     let Some(name) = &target.name else { return Ok(()) };
     let wrong = |reason| Err(BuildError::BadTargetName { fault: spec.name, name: name.clone(), reason });
     match target.role {
-        Role::Worker if !is_worker_name(name) => wrong("workers are called w1, w2…"),
+        // A coordinator is named by the worker whose transactions it coordinates.
+        Role::Worker | Role::Coordinator if !is_worker_name(name) => wrong("workers are called w1, w2…"),
         Role::Active | Role::Follower | Role::Taker if !is_region_name(name) => {
             wrong("regions are called s0/0, s1/2…: stage and partition")
         }
         Role::Broker if name.parse::<u32>().is_err() => wrong("brokers are called 1, 2…"),
-        Role::AllWorkers | Role::AllBrokers | Role::Store | Role::Input | Role::Coordinator => wrong("this role leaves no choice"),
+        Role::AllWorkers | Role::AllBrokers | Role::Store | Role::Input => wrong("this role leaves no choice"),
         _ => Ok(()),
     }
 }
@@ -100,16 +101,19 @@ impl Setup {
         }
     }
 
-    /// The broker that coordinates the transactions of a worker; where there is none yet, the leader of the control topic.
+    /// The broker that coordinates the transactions of the named worker, or of any; where there is none yet, the leader of the control topic.
     fn coordinator(&mut self, stage: &Stage) -> Result<u32, FaultError> {
         if stage.brokers().is_embedded() {
             return Err(FaultError::NotPossibleHere("the embedded broker is a part of this process: it takes real brokers".into()));
         }
         let status = stage.cluster_status()?;
         let (job, servers) = (stage.job_name()?, stage.bootstrap_servers());
-        match status.workers.choose(&mut self.random) {
-            Some(worker) => admin::transaction_coordinator(&servers, &format!("{job}-{}-0", worker.incarnation)),
-            None => admin::leader_of(&servers, &format!("{job}-control"), 0),
+        let is_meant = |worker: &&WorkerStatus| self.target.name.as_ref().is_none_or(|name| *name == worker.worker);
+        let workers: Vec<&WorkerStatus> = status.workers.iter().filter(is_meant).collect();
+        match (workers.choose(&mut self.random), &self.target.name) {
+            (Some(worker), _) => admin::transaction_coordinator(&servers, &format!("{job}-{}-0", worker.incarnation)),
+            (None, Some(name)) => Err(FaultError::NoTarget(format!("{name} is no member of the job"))),
+            (None, None) => admin::leader_of(&servers, &format!("{job}-control"), 0),
         }
     }
 
@@ -171,5 +175,13 @@ mod tests {
         ] {
             assert!(check(kill, &wrong).is_err(), "{wrong:?}");
         }
+    }
+
+    #[test]
+    fn a_coordinator_is_named_by_its_worker() {
+        let pause = find("broker.pause").expect("it is in the catalogue");
+        let of = |name: &str| check(pause, &Target { role: Role::Coordinator, name: Some(name.into()) });
+        assert_eq!(of("w2"), Ok(()));
+        assert!(of("2").is_err());
     }
 }

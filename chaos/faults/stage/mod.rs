@@ -9,8 +9,8 @@
 //!  └ supervised: comes back after a death            │
 //!  watchdog: ends all of it when this process dies ──┘
 //! ```
-//! Everything lies in one folder: `logs/` of all processes, `job/` with a job file per worker, `state/` of the workers, `broker-N/`, `store/`, and
-//! `children/` and `undo/` for the watchdog.
+//! Everything lies in one folder: `logs/` of all processes, `job/` with a job file per worker, `state/` of the workers, `points/` that they reach,
+//! `broker-N/`, `store/`, and `children/` and `undo/` for the watchdog.
 //!
 //! **Order of the end**: workers, brokers, store, disks, watchdog. Dropping the stage does it; [`Stage::stop_workers`] before it gives the workers the time
 //! to drain.
@@ -92,7 +92,7 @@ impl Stage {
     /// be taken for this one's, so it should be empty.
     pub fn start(topology: &Topology, folder: &Path) -> Result<Stage, FaultError> {
         topology.check().map_err(|reason| FaultError::Harness(anyhow::anyhow!(reason)))?;
-        for name in ["logs", "job", "state"] {
+        for name in ["logs", "job", "state", "points"] {
             std::fs::create_dir_all(folder.join(name)).with_context(|| folder.join(name).display().to_string())?;
         }
         let folder = folder.canonicalize().context("the run's folder")?;
@@ -178,6 +178,11 @@ impl Stage {
 
     pub fn state_dir(&self, worker: &str) -> PathBuf {
         self.folder.join("state").join(worker)
+    }
+
+    /// Where workers tell that they have reached a fail point.
+    pub(crate) fn points_dir(&self) -> PathBuf {
+        self.folder.join("points")
     }
 
     pub fn workers(&self) -> Result<&Workers, FaultError> {

@@ -2,6 +2,7 @@
 
 use rand::SeedableRng;
 use std::collections::BTreeSet;
+use streamshield_faults::faults::{CRASH_POINTS, STANDBY_POINTS};
 use streamshield_faults::{BuildError, Family, Parameters, Role, Target, Value, build, catalogue, check_value};
 
 fn random() -> rand_chacha::ChaCha8Rng {
@@ -63,5 +64,6 @@ fn what_a_plan_gets_wrong_is_said_with_a_hint() {
 
 #[test]
 fn the_points_of_the_catalogue_are_those_of_the_engine() {
-    assert_eq!(streamshield_faults::faults::CRASH_POINTS, streamshield_engine::crash_points::POINTS);
+    assert_eq!(CRASH_POINTS, streamshield_engine::crash_points::POINTS);
+    assert!(STANDBY_POINTS.iter().all(|point| CRASH_POINTS.contains(point)));
 }

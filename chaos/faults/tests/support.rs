@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
-use streamshield_faults::{FaultError, Fired, JobFile, Parameters, Role, Stage, StageFault, Target, Topology, Value, build};
+use streamshield_faults::{ArmedPoint, FaultError, Fired, JobFile, Parameters, Role, Stage, StageFault, Target, Topology, Value, build};
 use streamshield_tests::load::Load;
 use streamshield_tests::load::feeder::Feeder;
 use streamshield_tests::load::verify;
@@ -29,6 +29,20 @@ pub fn has_kafka() -> bool {
 impl Rig {
     /// Settled, and with output.
     pub fn start(name: &str, topology: &Topology, settings: &[(&str, &str)]) -> Result<Rig> {
+        Rig::start_with(name, topology, settings, |_| BTreeMap::new())
+    }
+
+    /// With workers that can be waited for at fail points.
+    pub fn start_at_points(name: &str, topology: &Topology, settings: &[(&str, &str)]) -> Result<Rig> {
+        Rig::start_with(name, topology, settings, ArmedPoint::environment)
+    }
+
+    fn start_with(
+        name: &str,
+        topology: &Topology,
+        settings: &[(&str, &str)],
+        environment: impl Fn(&Stage) -> BTreeMap<String, String>,
+    ) -> Result<Rig> {
         let folder = tempfile::tempdir()?;
         let stage = Stage::start(topology, folder.path())?;
         let seed = seed::seed();
@@ -39,7 +53,7 @@ impl Rig {
         for (key, value) in settings {
             job = job.set(key, value);
         }
-        stage.start_workers(&JobFile::new(job.yaml()))?;
+        stage.start_workers_with(&JobFile::new(job.yaml()), &environment(&stage))?;
         stage.wait_settled(TIMEOUT)?;
         let feeder = Some(Feeder::start(&stage.bootstrap_servers(), &load)?);
         let rig = Rig { stage, load, feeder, random: seed::generator(seed), _folder: folder };

@@ -78,6 +78,7 @@ impl Ports<'_> {
             nonce: self.sim.draw(0..u64::MAX),
             spawn: backlog.spawn(),
             parallel: false,
+            flight: None,
         }
     }
 }

@@ -241,6 +241,7 @@ mod tests {
             plan: PlanFingerprint(1),
             settings,
             http: None,
+            died_in: Vec::new(),
         })
     }
 

@@ -9,21 +9,25 @@ use super::clock::{SUSPENSION_MS_MAX, Suspension};
 use super::digest::Piece;
 use super::effect::{Effect, ExpiryCause};
 use super::query::{Entry, FORGOTTEN, TAKEN};
-use super::record::{ControlRecord, Genesis, Joined, Settings, SlotId};
+use super::record::{ControlRecord, DiedIn, Genesis, Joined, Settings, SlotId};
 use super::state::{Follower, Gone, Member, Region, Standing, Takeover, Why};
 use crate::ids::{Epoch, Incarnation, Offset, RegionId, StageId};
 use crate::ports::checkpoint::Durability;
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 
-/// A region that failed so often since the last join, each time within ten minutes of log clock after the time before, is quarantined.
+/// A region that failed so often since the last join, each time within ten minutes of log clock after the time before, is quarantined; so is one that gets
+/// no further because so many processes die of it.
 pub const FAILURES_MAX: u32 = 5;
 /// A failure that comes later than this, by the log clock, after the one before counts as the first again: what fails once in a month is not broken.
-const FAILURES_APART_MS_MAX: u64 = 10 * 60 * 1_000;
+pub(super) const FAILURES_APART_MS_MAX: u64 = 10 * 60 * 1_000;
 /// Of a job; a genesis with more is none of ours.
 const REGIONS_MAX: u64 = 1 << 20;
 /// Per worker; more threads than any machine has.
 const SLOTS_MAX: u32 = 1_024;
 const FOLLOWERS_MAX: u32 = 16;
+/// A slot, its nursery and its committer name a region each.
+const DIED_IN_MAX: usize = 3 * SLOTS_MAX as usize;
 /// Names and addresses in a `joined`.
 const NAME_BYTES_MAX: usize = 256;
 const REASON_BYTES_MAX: usize = 1_024;
@@ -163,6 +167,10 @@ impl Cluster {
         if self.call_off_slow_moves(&mut turn.effects) {
             self.balance_later();
         }
+        let outlived = |id: &RegionId| self.state.regions.get(id).is_some_and(|region| region.outlived_deaths(now_ms));
+        for id in self.index.failed.iter().copied().filter(outlived).collect::<Vec<_>>() {
+            self.change_region(id, |region| region.deaths = None);
+        }
         let expected = self.state.settings.as_ref().map_or(0, |settings| settings.workers_expected as usize);
         let are_all_there = expected > 0 && self.state.members.len() >= expected;
         if self.state.starts_at_ms.is_some_and(|at_ms| now_ms >= at_ms || are_all_there) {
@@ -219,6 +227,7 @@ impl Cluster {
                 self.fail(incarnation, region, assignment, (reason, retry), turn)
             }
             ControlRecord::Finished { incarnation, region, assignment, .. } => self.finish(incarnation, region, assignment, turn),
+            ControlRecord::Begun { incarnation, regions, reads } => self.begin(incarnation, &regions, reads),
             ControlRecord::Fenced { incarnation, slot } => self.fenced(incarnation, slot, turn),
             ControlRecord::Confirm { .. } => Verdict::Valid,
             ControlRecord::CheckpointDone { region, epoch, durability, .. } => self.checkpoint_done(region, (epoch, durability)),
@@ -261,6 +270,7 @@ impl Cluster {
                 .into_iter()
                 .flatten()
                 .any(|name| name.len() > NAME_BYTES_MAX)
+            || joined.died_in.len() > DIED_IN_MAX
         {
             return Verdict::Malformed;
         }
@@ -307,7 +317,8 @@ impl Cluster {
             heard_ms: self.state.clock.now_ms,
             draining: false,
         });
-        self.lift_quarantine(turn);
+        let killers = self.count_deaths(&joined.died_in, turn);
+        self.lift_quarantine(&killers, turn);
         turn.rebalance = true;
         Verdict::Valid
     }
@@ -336,17 +347,69 @@ impl Cluster {
         None
     }
 
-    /// A new worker, perhaps a repaired one: what failed is tried again.
-    fn lift_quarantine(&mut self, turn: &mut Turn) {
-        for id in self.index.failed.clone() {
-            if self.index.quarantined.contains(&id) {
-                turn.effects.push(Effect::QuarantineLifted { region: id });
+    /// What the worker's last process was at when it died. Returns the regions that are named.
+    ///
+    /// Of several that are named together only the one with the most deaths is held to be deadly: the others may have been at work beside it, and have got no
+    /// further because of it. Should that be wrong, the next deaths name the others without it, and the one that is deadly and named alone in the end clears those
+    /// that were held to be deadly before. It stays so, whatever is found after it: each region clears others once at most.
+    fn count_deaths(&mut self, died_in: &[DiedIn], turn: &mut Turn) -> BTreeSet<RegionId> {
+        let now_ms = self.state.clock.now_ms;
+        let named: BTreeMap<RegionId, DiedIn> = died_in.iter().map(|death| (death.region, *death)).collect();
+        let mut counts = BTreeMap::new();
+        for (id, death) in named {
+            if self.state.regions.get(&id).is_none_or(|region| region.finished) {
+                continue;
             }
+            let mut count = 0;
+            self.change_region(id, |region| count = region.died(death, now_ms));
+            counts.insert(id, count);
+            let reason = format!("its process died in epoch {}", death.epoch);
+            turn.effects.push(Effect::Failed { region: id, failures: count, reason });
+        }
+        let worst = counts.iter().max_by_key(|(id, count)| (**count, Reverse(**id))).map(|(id, _)| *id);
+        for id in counts.keys().filter(|id| Some(**id) != worst && !self.index.quarantined.contains(*id)).copied().collect::<Vec<_>>() {
             self.change_region(id, |region| {
-                (region.failures, region.failed_ms) = (0, 0);
-                region.quarantined = None;
+                if let Some(deaths) = &mut region.deaths {
+                    deaths.count = deaths.count.min(FAILURES_MAX - 1);
+                }
             });
         }
+        let only = worst.filter(|_| counts.len() == 1);
+        if let Some(id) = only.filter(|id| self.state.regions.get(id).is_some_and(Region::is_doubtful)) {
+            self.change_region(id, |region| {
+                if let Some(deaths) = &mut region.deaths {
+                    deaths.alone = true;
+                }
+            });
+            let is_doubtful = |id: &RegionId| self.state.regions.get(id).is_some_and(Region::is_doubtful);
+            for id in self.index.failed.iter().copied().filter(is_doubtful).collect::<Vec<_>>() {
+                self.forgive(id, turn);
+            }
+        }
+        counts.into_keys().collect()
+    }
+
+    /// A new worker, perhaps a repaired one: what failed is tried again. But not what this one has died of; and a worker that comes back from a death is no sign
+    /// that a deadly region would do better now: with two of them, each death by one would let the other one go.
+    fn lift_quarantine(&mut self, killers: &BTreeSet<RegionId>, turn: &mut Turn) {
+        for id in self.index.failed.clone() {
+            let is_deadly = self.state.regions.get(&id).is_some_and(Region::is_deadly);
+            if killers.contains(&id) || (is_deadly && !killers.is_empty()) {
+                continue;
+            }
+            self.forgive(id, turn);
+        }
+    }
+
+    fn forgive(&mut self, id: RegionId, turn: &mut Turn) {
+        if self.index.quarantined.contains(&id) {
+            turn.effects.push(Effect::QuarantineLifted { region: id });
+        }
+        self.change_region(id, |region| {
+            (region.failures, region.failed_ms) = (0, 0);
+            region.deaths = region.deaths.filter(|deaths| deaths.count < FAILURES_MAX);
+            region.quarantined = None;
+        });
     }
 
     fn drain(&mut self, worker: &str, draining: bool, turn: &mut Turn) -> Verdict {
@@ -501,10 +564,30 @@ impl Cluster {
         self.balance_later();
         self.change_region(id, |region| {
             region.finished = true;
+            // Whoever loses it now did not die of it.
+            region.deaths = None;
             region.stay();
         });
         turn.effects.push(Effect::Finished { region: id });
         Verdict::Valid
+    }
+
+    /// Only an owner has seen it. It stays true whatever becomes of the owner, so no assignment has to be named.
+    fn begin(&mut self, incarnation: Incarnation, ids: &[RegionId], reads: bool) -> Verdict {
+        let mut is_news = false;
+        for id in ids {
+            let Some(region) = self.state.regions.get(id) else { continue };
+            let is_owners_word = region.owner.is_some_and(|owner| owner.slot.incarnation == incarnation);
+            let is_known = region.begun && (region.reads || !reads);
+            if is_owners_word && !is_known {
+                is_news = true;
+                self.note_on_region(*id, |region| {
+                    region.begun = true;
+                    region.reads |= reads;
+                });
+            }
+        }
+        Verdict::valid_if(is_news)
     }
 
     /// Any member's word counts: whoever fenced the slot, it is fenced. A slot that went with this very record was fenced too early: while it was live, it
@@ -547,11 +630,21 @@ impl Cluster {
         Verdict::valid_if(is_valid)
     }
 
+    /// A deadly region is not taken from an owner that lives: that one may do better. It is given to nobody else.
+    fn quarantine_deadly(&mut self, turn: &mut Turn) {
+        let reason = |id: &RegionId| Some((*id, self.state.regions.get(id)?.killed_by_it()?));
+        for (id, reason) in self.index.orphans.iter().filter_map(reason).collect::<Vec<_>>() {
+            self.change_region(id, |region| region.quarantined = Some(reason.clone()));
+            turn.effects.push(Effect::Quarantined { region: id, reason });
+        }
+    }
+
     /// Everything that has to follow from a change: owners for orphans, enough followers, even loads.
     fn settle(&mut self, turn: &mut Turn) {
         if self.state.starts_at_ms.is_some() {
             return;
         }
+        self.quarantine_deadly(turn);
         self.place_orphans(turn.at, &mut turn.effects);
         // To build a follower costs its worker as much as to work, and the region of one that is back soon has its state there: after a loss, that waits as well.
         if self.state.balances_at_ms.is_none() {

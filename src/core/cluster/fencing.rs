@@ -45,8 +45,12 @@ impl Cluster {
         let mut heirs: BTreeMap<SlotId, Vec<Incarnation>> = BTreeMap::new();
         for (id, from) in owned {
             let Some(region) = self.state.regions.get(&id) else { continue };
-            let heir = placement.owner_for(region, Some(Loss { from, why: Why::Expired }));
-            heirs.entry(from).or_default().extend(heir.map(|slot| slot.incarnation));
+            let heirs = heirs.entry(from).or_default();
+            // One that is deadly is quarantined: it has no heir.
+            if !region.is_deadly() {
+                let heir = placement.owner_for(region, Some(Loss { from, why: Why::Expired }));
+                heirs.extend(heir.map(|slot| slot.incarnation));
+            }
         }
         let survivors = || self.state.members.keys().copied().filter(|member| *member != gone);
         heirs.into_iter().filter_map(|(slot, heirs)| Some((slot, designate(slot, heirs.into_iter(), survivors())?))).collect()

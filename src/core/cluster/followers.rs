@@ -113,6 +113,7 @@ impl Cluster {
             for id in &index.followed {
                 let Some(region) = self.state.regions.get(id) else { continue };
                 if region.is_settled()
+                    && !region.is_deadly()
                     && fits(region.weight())
                     && !busy_with(region).contains(&to)
                     && self.keeps_racks_apart(region, to, *from)

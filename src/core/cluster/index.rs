@@ -81,6 +81,7 @@ pub(super) struct Index {
     pub capacity: u64,
     pub orphans: BTreeSet<RegionId>,
     pub quarantined: BTreeSet<RegionId>,
+    /// Those of which a join forgets what they did.
     pub failed: BTreeSet<RegionId>,
     pub unfinished: usize,
     /// Source regions of which something can still come.
@@ -217,7 +218,7 @@ impl Index {
             if let Some(since_ms) = owner.release_since_ms {
                 self.releasing.insert((since_ms, id));
             }
-            if !region.finished {
+            if !region.finished && !region.is_deadly() {
                 self.by_followers.insert((region.follower_count(), id));
             }
         }
@@ -238,7 +239,7 @@ impl Index {
         if region.quarantined.is_some() {
             self.quarantined.insert(id);
         }
-        if region.failures > 0 {
+        if region.failures > 0 || region.is_deadly() || region.quarantined.is_some() {
             self.failed.insert(id);
         }
         self.unfinished += usize::from(!region.finished);
@@ -309,7 +310,8 @@ impl Index {
     /// The racks that a region is in, if two of its workers share one and nothing of it is under way. Members keep their rack, so what is put in is what
     /// is taken out.
     fn crowded_racks(&self, region: &Region) -> Option<BTreeSet<String>> {
-        let owner = region.owner.filter(|_| !region.followers.is_empty() && !region.finished && region.is_settled())?;
+        let stays = region.finished || region.is_deadly() || !region.is_settled();
+        let owner = region.owner.filter(|_| !region.followers.is_empty() && !stays)?;
         let slots = std::iter::once(owner.slot).chain(region.followers.iter().map(|follower| follower.slot));
         let (mut racks, mut is_crowded) = (BTreeSet::new(), false);
         for rack in slots.filter_map(|slot| self.members.get(&slot.incarnation)?.rack.as_deref()) {

@@ -44,7 +44,7 @@
 //! };
 //! let joined = |incarnation, worker: &str| ControlRecord::Joined(Joined {
 //!     incarnation: Incarnation(incarnation), nonce: incarnation, worker: worker.into(), slots: 1, rack: None, level: FEATURE_LEVEL,
-//!     plan: PlanFingerprint(1), settings: settings.clone(), http: None,
+//!     plan: PlanFingerprint(1), settings: settings.clone(), http: None, died_in: Vec::new(),
 //! });
 //! let mut cluster = Cluster::default();
 //! for (offset, record) in [joined(1, "a"), joined(2, "b"), ControlRecord::Genesis(genesis)].iter().enumerate() {
@@ -86,9 +86,9 @@ pub use apply::FAILURES_MAX;
 pub use effect::{Effect, ExpiryCause};
 pub use owners::OwnerHistory;
 pub use query::{Entry, Owned};
-pub use record::{ControlRecord, Genesis, GenesisSplit, Joined, Settings, SlotId, StageShape, Tier};
+pub use record::{ControlRecord, DiedIn, Genesis, GenesisSplit, Joined, Settings, SlotId, StageShape, Tier};
 pub use snapshot::ReplayError;
-pub use state::{Follower, Loss, Member, Move, Owner, Region, Standing, Takeover, Why};
+pub use state::{Deaths, Follower, Loss, Member, Move, Owner, Region, Standing, Takeover, Why};
 
 use index::Index;
 use observed::Observed;

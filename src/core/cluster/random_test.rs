@@ -23,8 +23,12 @@ fn region() -> impl Strategy<Value = RegionId> {
 
 fn joined() -> impl Strategy<Value = ControlRecord> {
     let rack = prop_oneof![Just(None), Just(Some("x".to_string())), Just(Some("y".to_string()))];
-    (incarnation(), 0u64..2, 0u8..5, 0u32..4, rack, 1u32..3, 0u32..3).prop_map(
-        |(incarnation, nonce, worker, slots, rack, level, followers)| {
+    // Few epochs, so that some die again and again in the same one.
+    let died_in = (region(), 1u64..3, prop::option::of(0i64..2));
+    let died_in = died_in.prop_map(|(region, epoch, position)| DiedIn { region, epoch: Epoch(epoch), position });
+    let died_in = prop::collection::vec(died_in, 0..4);
+    (incarnation(), 0u64..2, 0u8..5, 0u32..4, rack, 1u32..3, 0u32..3, died_in).prop_map(
+        |(incarnation, nonce, worker, slots, rack, level, followers, died_in)| {
             ControlRecord::Joined(Joined {
                 incarnation,
                 nonce,
@@ -45,6 +49,7 @@ fn joined() -> impl Strategy<Value = ControlRecord> {
                     warm_up_timeout_ms: 500,
                 },
                 http: None,
+                died_in,
             })
         },
     )
@@ -88,6 +93,7 @@ fn say() -> impl Strategy<Value = Say> {
         3 => (incarnation(), region(), -1i64..60).prop_map(move |(incarnation, region, assignment)| ControlRecord::Released { incarnation, region, assignment, epoch }),
         2 => (incarnation(), region(), -1i64..60, any::<bool>()).prop_map(move |(incarnation, region, assignment, retry)| ControlRecord::Failed { incarnation, region, assignment, epoch, reason: "é".repeat(700), retry }),
         1 => (incarnation(), region(), -1i64..60).prop_map(move |(incarnation, region, assignment)| ControlRecord::Finished { incarnation, region, assignment, epoch }),
+        2 => (incarnation(), region(), any::<bool>()).prop_map(|(incarnation, region, reads)| ControlRecord::Begun { incarnation, regions: vec![region], reads }),
         3 => (incarnation(), slot()).prop_map(|(incarnation, slot)| ControlRecord::Fenced { incarnation, slot }),
         1 => (incarnation(), region(), 0u64..5).prop_map(|(incarnation, region, epoch)| ControlRecord::CheckpointDone { incarnation, region, epoch: Epoch(epoch), durability: Durability::Local }),
         1 => (incarnation(), ".*").prop_map(|(incarnation, report)| ControlRecord::Report { incarnation, report }),
@@ -169,17 +175,29 @@ impl Fold {
 /// Whom a worker is told to be ready for is whom it has to fence, should nothing else change.
 fn foretold_fencers_are_right(cluster: &Cluster) -> Result<(), TestCaseError> {
     for gone in cluster.members().map(|member| member.incarnation) {
-        let mut later = cluster.clone();
-        let payload = ControlRecord::Left { incarnation: gone, clean: false }.encode();
-        later.apply(Entry { offset: cluster.applied().map_or(0, |offset| offset + 1), append_time_ms: None, payload: &payload });
-        if later.members().len() + 1 < cluster.members().len() {
-            // Its last word ended a suspension of expiry, and others went with it.
-            continue;
-        }
-        for member in later.members().map(|member| member.incarnation) {
-            let foretold: Vec<SlotId> = cluster.may_have_to_fence(member).into_iter().filter(|slot| slot.incarnation == gone).collect();
-            let has_to: Vec<SlotId> = later.to_fence(member).into_iter().filter(|slot| slot.incarnation == gone).collect();
-            prop_assert_eq!(foretold, has_to, "{:?} if {:?} were gone", member, gone);
+        let owns = |region: &Region| region.owner.is_some_and(|owner| owner.slot.incarnation == gone);
+        // What is deadly goes to nobody if its owner is expired; one that leaves was alive, and it is tried again.
+        let owns_deadly = cluster.regions().any(|(_, region)| region.is_deadly() && owns(region));
+        for is_expired in [false, true] {
+            let mut later = cluster.clone();
+            let record = match is_expired {
+                true => {
+                    later.change_member(gone, |member| member.heard_ms = 0);
+                    ControlRecord::RaiseLevel { level: 0 }
+                }
+                false => ControlRecord::Left { incarnation: gone, clean: false },
+            };
+            let offset = cluster.applied().map_or(0, |offset| offset + 1);
+            later.apply(Entry { offset, append_time_ms: None, payload: &record.encode() });
+            if later.member(gone).is_some() || later.members().len() + 1 < cluster.members().len() || (owns_deadly && !is_expired) {
+                // Nobody can be expired yet; or the record ended a suspension of expiry, and others went as well.
+                continue;
+            }
+            for member in later.members().map(|member| member.incarnation) {
+                let foretold: Vec<SlotId> = cluster.may_have_to_fence(member).into_iter().filter(|slot| slot.incarnation == gone).collect();
+                let has_to: Vec<SlotId> = later.to_fence(member).into_iter().filter(|slot| slot.incarnation == gone).collect();
+                prop_assert_eq!(foretold, has_to, "{:?} if {:?} were gone, expired: {}", member, gone, is_expired);
+            }
         }
     }
     Ok(())

@@ -114,6 +114,31 @@ pub struct Joined {
     /// Where its HTTP endpoints listen, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub http: Option<String>,
+    /// Where the worker's last process was at work when it ended without a word: each of its threads names one region at most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub died_in: Vec<DiedIn>,
+}
+
+/// A process died while it worked on this region, and how far that had got: two deaths at the same place are two tries of the same work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiedIn {
+    pub region: RegionId,
+    /// The first one that was not committed; of a region that was being taken over, the one that was applied.
+    pub epoch: Epoch,
+    /// Of a source, up to where its input was read and committed. It tells more than the epoch: while time passes, epochs are committed that hold no row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub position: Option<Offset>,
+}
+
+impl DiedIn {
+    /// Nothing was got done between the two.
+    pub fn is_same_place(&self, other: &DiedIn) -> bool {
+        let is_same = match (self.position, other.position) {
+            (Some(position), Some(other)) => position == other,
+            _ => self.epoch == other.epoch,
+        };
+        self.region == other.region && is_same
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -175,6 +200,14 @@ pub enum ControlRecord {
         assignment: Offset,
         epoch: Epoch,
     },
+    /// These regions of the sender have a committed epoch: their changelogs are not empty; with `reads`, nor are their exchange partitions. Whoever finds
+    /// one empty later knows that the topic was deleted and made anew.
+    Begun {
+        incarnation: Incarnation,
+        regions: Vec<RegionId>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        reads: bool,
+    },
     /// The slot's producer is fenced: nothing of it commits any more.
     Fenced {
         incarnation: Incarnation,
@@ -222,6 +255,7 @@ impl ControlRecord {
             | ControlRecord::Released { incarnation, .. }
             | ControlRecord::Failed { incarnation, .. }
             | ControlRecord::Finished { incarnation, .. }
+            | ControlRecord::Begun { incarnation, .. }
             | ControlRecord::Fenced { incarnation, .. }
             | ControlRecord::Confirm { incarnation, .. }
             | ControlRecord::CheckpointDone { incarnation, .. }

@@ -52,6 +52,14 @@ fn slot(text: &str) -> SlotId {
     SlotId { incarnation: Incarnation(incarnation.parse().unwrap()), slot: slot.parse().unwrap() }
 }
 
+/// `s0/1@7`: in epoch 7 of region 1 of stage 0. `s0/1@7:400`: with its input committed up to offset 400.
+fn died_in(text: &str) -> DiedIn {
+    let (region, place) = text.split_once('@').unwrap();
+    let (epoch, position) = place.split_once(':').map_or((place, None), |(epoch, position)| (epoch, Some(position.parse().unwrap())));
+    let words = Words { plain: vec![region], named: BTreeMap::new() };
+    DiedIn { region: words.region(0), epoch: Epoch(epoch.parse().unwrap()), position }
+}
+
 impl Runner {
     fn run(&mut self, line: &str) -> String {
         let (late, command) = match line.split_once(' ') {
@@ -167,6 +175,7 @@ impl Runner {
                     warm_up_timeout_ms: words.named("warm", 0),
                 },
                 http: None,
+                died_in: words.named.get("died").map(|text| text.split(',').map(died_in).collect()).unwrap_or_default(),
             }),
             "heartbeat" => {
                 let at = words.named.get("at").map_or(self.cluster.applied().unwrap_or(-1), |at| at.parse().unwrap());
@@ -195,6 +204,11 @@ impl Runner {
             "finished" => {
                 let region = words.region(2);
                 ControlRecord::Finished { incarnation: words.incarnation(1), region, assignment: assignment(region), epoch }
+            }
+            "begun" => {
+                let reads = words.plain.last() == Some(&"reads");
+                let regions = (2..words.plain.len() - usize::from(reads)).map(|at| words.region(at)).collect();
+                ControlRecord::Begun { incarnation: words.incarnation(1), regions, reads }
             }
             "fenced" => ControlRecord::Fenced { incarnation: words.incarnation(1), slot: slot(words.plain[2]) },
             "confirm" => ControlRecord::Confirm { incarnation: words.incarnation(1), slot: 0 },
@@ -275,11 +289,13 @@ impl Runner {
                 let slots: Vec<String> = region.must_fence.iter().map(SlotId::to_string).collect();
                 write!(out, ", fence {}", slots.join(" ")).unwrap();
             }
-            let notes = [(region.finished, "finished"), (region.quarantined.is_some(), "quarantined")];
-            notes.iter().filter(|(holds, _)| *holds).for_each(|(_, note)| write!(out, ", {note}").unwrap());
+            let marks = [(region.begun, "begun"), (region.reads, "reads")];
+            let notes = marks.into_iter().chain([(region.finished, "finished"), (region.quarantined.is_some(), "quarantined")]);
+            notes.filter(|(holds, _)| *holds).for_each(|(_, note)| write!(out, ", {note}").unwrap());
             if region.failures > 0 {
                 write!(out, ", failed {}", region.failures).unwrap();
             }
+            region.deaths.iter().for_each(|deaths| write!(out, ", {} died in epoch {}", deaths.count, deaths.last.epoch).unwrap());
             region.checkpoint.iter().for_each(|(epoch, durability)| write!(out, ", checkpoint {epoch} {durability:?}").unwrap());
             out.push('\n');
         }

@@ -4,9 +4,10 @@
 //! `apply` can't forget one of them.
 
 use super::Cluster;
+use super::apply::{FAILURES_APART_MS_MAX, FAILURES_MAX};
 use super::clock::LogClock;
 use super::digest::Piece;
-use super::record::{Genesis, Settings, SlotId};
+use super::record::{DiedIn, Genesis, Settings, SlotId};
 use crate::ids::{Epoch, Incarnation, Offset, PlanFingerprint, RegionId};
 use crate::ports::checkpoint::Durability;
 use serde::{Deserialize, Serialize};
@@ -135,6 +136,12 @@ pub struct Region {
     pub must_fence: BTreeSet<SlotId>,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub finished: bool,
+    /// Its changelog is not empty.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begun: bool,
+    /// It has read of its exchange partition, so that is not empty either.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub reads: bool,
     /// It failed too often or for good, with the reason; has no owner until the next join.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub quarantined: Option<String>,
@@ -147,9 +154,24 @@ pub struct Region {
     /// Ever, for people.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub failures_ever: u32,
+    /// Of processes that worked on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deaths: Option<Deaths>,
     /// The newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<(Epoch, Durability)>,
+}
+
+/// Deaths at one and the same place: of a region that gets on between two of them, whoever kills its processes, only the last one is remembered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Deaths {
+    pub last: DiedIn,
+    pub count: u32,
+    /// Log clock of the `joined` that told of the latest one.
+    pub at_ms: u64,
+    /// It was deadly and the only region that was named: it can't have been another one's fault.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub alone: bool,
 }
 
 fn is_zero(count: &u32) -> bool {
@@ -243,10 +265,13 @@ impl Region {
             followers: Vec::new(),
             must_fence: BTreeSet::new(),
             finished: false,
+            begun: false,
+            reads: false,
             quarantined: None,
             failures: 0,
             failed_ms: 0,
             failures_ever: 0,
+            deaths: None,
             checkpoint: None,
         }
     }
@@ -273,7 +298,43 @@ impl Region {
 
     /// Whether a rebalance may take it from its owner. One that has failed stays where it works, until the next join.
     pub(super) fn is_movable(&self) -> bool {
-        self.may_leave() && self.failures == 0
+        self.may_leave() && self.failures == 0 && !self.is_deadly()
+    }
+
+    /// A process has died of it. Returns how often that was at this place, one soon after the other.
+    pub(super) fn died(&mut self, death: DiedIn, now_ms: u64) -> u32 {
+        let is_soon = |deaths: &Deaths| now_ms.saturating_sub(deaths.at_ms) <= FAILURES_APART_MS_MAX;
+        let before = self.deaths.filter(|deaths| deaths.last.is_same_place(&death) && is_soon(deaths));
+        let count = before.map_or(0, |deaths| deaths.count).saturating_add(1);
+        self.deaths = Some(Deaths { last: death, count, at_ms: now_ms, alone: before.is_some_and(|deaths| deaths.alone) });
+        if count > 1 {
+            // The first one may have had any reason.
+            self.failures_ever = self.failures_ever.saturating_add(1);
+        }
+        count
+    }
+
+    /// Its processes have died so often at one place that nobody is to try it, or to follow it, who does not do so already.
+    pub(super) fn is_deadly(&self) -> bool {
+        self.deaths.is_some_and(|deaths| deaths.count >= FAILURES_MAX)
+    }
+
+    /// It is deadly, but was not named alone since: it may have been at work beside the one that kills.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_deadly() && self.deaths.is_some_and(|deaths| !deaths.alone)
+    }
+
+    /// Its deaths are forgotten: it has an owner that got on with it, or would have died of it by now.
+    pub(super) fn outlived_deaths(&self, now_ms: u64) -> bool {
+        let is_long_ago = self.deaths.is_some_and(|deaths| now_ms.saturating_sub(deaths.at_ms) > FAILURES_APART_MS_MAX);
+        self.is_deadly() && is_long_ago && self.quarantined.is_none()
+    }
+
+    /// Why it is quarantined now that it has lost its owner: it is deadly, and nobody who was alive gave it up.
+    pub(super) fn killed_by_it(&self) -> Option<String> {
+        let Deaths { last: DiedIn { epoch, .. }, count, .. } = self.deaths.filter(|_| self.is_deadly())?;
+        let is_owner_gone = self.lost.is_some_and(|lost| matches!(lost.why, Why::Expired | Why::Replaced));
+        is_owner_gone.then(|| format!("its process died in epoch {epoch}, {count} times"))
     }
 
     /// Nobody is on the way to own it or to take a follower's place.
@@ -332,7 +393,7 @@ impl Cluster {
         self.state.version += 1;
     }
 
-    /// Changes nothing that anybody acts on or that is indexed.
+    /// Changes nothing that anybody waits for or that is indexed.
     pub(super) fn note_on_region(&mut self, id: RegionId, note: impl FnOnce(&mut Region)) {
         let Some(region) = self.state.regions.get_mut(&id) else { return };
         note(region);

@@ -70,6 +70,7 @@ fn joined(incarnation: u64, settings: &Settings) -> ControlRecord {
         plan: PlanFingerprint(1),
         settings: settings.clone(),
         http: Some(format!("10.0.{}.{}:8080", incarnation / 256, incarnation % 256)),
+        died_in: Vec::new(),
     })
 }
 

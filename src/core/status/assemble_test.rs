@@ -60,6 +60,7 @@ fn joined(incarnation: u64, worker: &str) -> ControlRecord {
         plan: PlanFingerprint(1),
         settings: tiers::settings(Tier::ActiveActive, 1),
         http: Some(format!("{worker}:9464")),
+        died_in: Vec::new(),
     })
 }
 

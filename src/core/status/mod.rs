@@ -105,7 +105,7 @@ pub enum RegionState {
     Moving { to: String },
     /// Nobody owns it: there is no worker.
     Unowned,
-    /// It failed too often, and rests until the next worker joins.
+    /// It failed too often, or too many processes died of it; it rests until the next worker joins that does not come from such a death.
     Quarantined { reason: String },
     /// Its inputs have ended, and all is committed.
     Finished,

@@ -27,6 +27,7 @@ use arrow_ipc::writer::{DictionaryTracker, IpcDataGenerator, IpcWriteContext, Ip
 use arrow_ipc::{CompressionType, MessageHeader, MetadataVersion, reader::read_record_batch, root_as_message};
 use arrow_schema::{ArrowError, DataType, SchemaRef};
 use std::collections::HashMap;
+use std::ops::Range;
 use streamshield_core::ids::{Epoch, RegionId, StageId};
 use streamshield_core::watermark::{UpstreamWatermark, Watermark};
 
@@ -144,37 +145,92 @@ pub fn decode(payload: &[u8], schema: &SchemaRef) -> Result<Vec<Frame>, FrameErr
     Ok(frames)
 }
 
+/// A frame as it lies in a message, without a look at its rows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrameSpan {
+    pub upstream: RegionId,
+    pub epoch: Epoch,
+    /// Of the message's payload.
+    pub bytes: Range<usize>,
+}
+
+/// Whose frames a message holds, and where; no schema is needed for that.
+pub fn spans(payload: &[u8]) -> Result<Vec<FrameSpan>, FrameError> {
+    let mut spans = Vec::new();
+    let mut at = 0;
+    while at < payload.len() {
+        let head = Head::read(&payload[at..], at)?;
+        let end = at + head.frame_bytes();
+        spans.push(FrameSpan { upstream: head.upstream, epoch: head.epoch, bytes: at..end });
+        at = end;
+    }
+    Ok(spans)
+}
+
+/// The frames of a message that are wanted, as they are and in their order, as a message of their own. None: it holds none of them.
+pub fn cut(payload: &[u8], mut is_wanted: impl FnMut(&FrameSpan) -> bool) -> Result<Option<Vec<u8>>, FrameError> {
+    let wanted: Vec<FrameSpan> = spans(payload)?.into_iter().filter(|span| is_wanted(span)).collect();
+    let kept: Vec<&[u8]> = wanted.iter().map(|span| &payload[span.bytes.clone()]).collect();
+    Ok((!kept.is_empty()).then(|| kept.concat()))
+}
+
+/// The first 40 bytes of a frame.
+struct Head {
+    flags: u8,
+    upstream: RegionId,
+    rows: u32,
+    epoch: Epoch,
+    watermark: Watermark,
+    head_bytes: usize,
+    body_bytes: usize,
+}
+
+impl Head {
+    /// Of the frame that the bytes begin with; all of it is there. `at`: its place in the message, for errors.
+    fn read(bytes: &[u8], at: usize) -> Result<Head, FrameError> {
+        let malformed = |message: &str| FrameError::Malformed { at, message: message.into() };
+        let head: &[u8; FRAME_HEAD_BYTES] = bytes.first_chunk().ok_or_else(|| malformed("it ends within its head"))?;
+        if head[..2] != MAGIC {
+            return Err(malformed("it does not begin as one"));
+        }
+        if head[2] != VERSION {
+            return Err(FrameError::Version { found: head[2] });
+        }
+        let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
+        let (head_bytes, body_bytes) = (u32_at(32) as usize, u32_at(36) as usize);
+        if bytes.len() - FRAME_HEAD_BYTES < head_bytes + body_bytes {
+            return Err(malformed("it is cut off"));
+        }
+        Ok(Head {
+            flags: head[3],
+            upstream: RegionId { stage: StageId(u32_at(4)), partition: u32_at(8) },
+            rows: u32_at(12),
+            epoch: Epoch(u64_at(16)),
+            watermark: Watermark(u64_at(24) as i64),
+            head_bytes,
+            body_bytes,
+        })
+    }
+
+    fn frame_bytes(&self) -> usize {
+        FRAME_HEAD_BYTES + self.head_bytes + self.body_bytes
+    }
+}
+
 fn decode_frame(bytes: &[u8], at: usize, schema: &SchemaRef) -> Result<(Frame, usize), FrameError> {
     let malformed = |message: &str| FrameError::Malformed { at, message: message.into() };
-    let head: &[u8; FRAME_HEAD_BYTES] = bytes.first_chunk().ok_or_else(|| malformed("it ends within its head"))?;
-    if head[..2] != MAGIC {
-        return Err(malformed("it does not begin as one"));
-    }
-    if head[2] != VERSION {
-        return Err(FrameError::Version { found: head[2] });
-    }
-    let u32_at = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
-    let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
-    let (head_bytes, body_bytes) = (u32_at(32) as usize, u32_at(36) as usize);
-    let rest = &bytes[FRAME_HEAD_BYTES..];
-    if rest.len() < head_bytes + body_bytes {
-        return Err(malformed("it is cut off"));
-    }
-    let rows = match head[3] {
+    let head = Head::read(bytes, at)?;
+    let (ipc, body) = bytes[FRAME_HEAD_BYTES..head.frame_bytes()].split_at(head.head_bytes);
+    let rows = match head.flags {
         flags if flags & !(IDLE | HAS_ROWS) != 0 => return Err(malformed("it has unknown flags")),
-        flags if flags & HAS_ROWS != 0 => {
-            Some(decode_rows(&rest[..head_bytes], &rest[head_bytes..head_bytes + body_bytes], u32_at(12), at, schema)?)
-        }
-        _ if head_bytes + body_bytes > 0 || u32_at(12) > 0 => return Err(malformed("it says that it has no rows, and has some")),
+        flags if flags & HAS_ROWS != 0 => Some(decode_rows(ipc, body, head.rows, at, schema)?),
+        _ if !ipc.is_empty() || !body.is_empty() || head.rows > 0 => return Err(malformed("it says that it has no rows, and has some")),
         _ => None,
     };
-    let frame = Frame {
-        upstream: RegionId { stage: StageId(u32_at(4)), partition: u32_at(8) },
-        epoch: Epoch(u64_at(16)),
-        watermark: UpstreamWatermark { watermark: Watermark(u64_at(24) as i64), idle: head[3] & IDLE != 0 },
-        rows,
-    };
-    Ok((frame, FRAME_HEAD_BYTES + head_bytes + body_bytes))
+    let watermark = UpstreamWatermark { watermark: head.watermark, idle: head.flags & IDLE != 0 };
+    let length = head.frame_bytes();
+    Ok((Frame { upstream: head.upstream, epoch: head.epoch, watermark, rows }, length))
 }
 
 fn decode_rows(head: &[u8], body: &[u8], rows: u32, at: usize, schema: &SchemaRef) -> Result<RecordBatch, FrameError> {

@@ -49,6 +49,23 @@ fn frame(epoch: u64, rows: Option<RecordBatch>) -> Frame {
 }
 
 #[test]
+fn a_message_is_cut_between_frames_without_a_look_at_their_rows() {
+    let schema = rows(0).schema();
+    let other = RegionId { partition: 10, ..UPSTREAM };
+    let mut frames = [frame(4, Some(rows(40))), frame(7, None), frame(5, Some(rows(3))), frame(6, None)];
+    frames[1].upstream = other;
+    let message = encode(&frames, &schema);
+    let found: Vec<_> = spans(&message).unwrap().iter().map(|span| (span.upstream, span.epoch.0)).collect();
+    assert_eq!(found, [(UPSTREAM, 4), (other, 7), (UPSTREAM, 5), (UPSTREAM, 6)]);
+    let kept = cut(&message, |span| span.upstream == other || span.epoch <= Epoch(5)).unwrap().unwrap();
+    assert_eq!(decode(&kept, &schema).unwrap(), frames[..3]);
+    assert_eq!(cut(&message, |span| span.epoch > Epoch(7)).unwrap(), None);
+    assert_eq!(cut(&message, |_| true).unwrap(), Some(message.clone()));
+    assert_eq!(cut(&[], |_| true).unwrap(), None);
+    assert!(spans(&message[..message.len() - 1]).is_err() && spans(b"not a frame, and no head of one either, at 40").is_err());
+}
+
+#[test]
 fn frames_come_back_as_they_were() {
     let schema = rows(0).schema();
     let sliced = rows(1_000).slice(13, 700);

@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use std::path::Path;
 use streamshield_core::cluster::{FEATURE_LEVEL, Joined};
 use streamshield_core::ids::{ExchangeId, PlanFingerprint, StageId};
+use streamshield_core::ports::checkpoint::CheckpointErrorKind;
 use streamshield_core::ports::log::*;
 use streamshield_core::ports::state::{OpenedState, StateError, WindowTableSpec};
 use streamshield_core::tiers;
@@ -193,6 +194,7 @@ fn joined(incarnation: Incarnation) -> ControlRecord {
         plan: PLAN,
         settings: tiers::settings(Tier::ActiveStandby, 1),
         http: None,
+        died_in: Vec::new(),
     })
 }
 
@@ -313,6 +315,7 @@ impl Bed {
             takeovers: Arc::default(),
             shared: Arc::new(Shared::new(1)),
             tier: Tier::ActiveStandby,
+            notes: Notes::default(),
             charges: Charges::default(),
         };
         Bed { nursery, arrivals }
@@ -370,6 +373,61 @@ fn a_follower_of_a_damaged_changelog_is_left_alone_until_the_region_is_to_be_own
 }
 
 #[test]
+fn an_empty_changelog_ends_the_worker_if_the_region_has_begun_and_is_its_beginning_if_not() {
+    let log = TestLog::of_members(&[ME, Incarnation(2)], 1);
+    let look = Bed::new(&log, ME, 1);
+    let owner = look.nursery.membership.view(|cluster| cluster.region(region(0)).and_then(|region| region.owner)).expect("an owner");
+    let owner = owner.slot.incarnation;
+    let mut bed = Bed::new(&log, owner, 1);
+    bed.turns(true);
+    assert_eq!(bed.arrived(), [region(0)]);
+    log.tell(&ControlRecord::Begun { incarnation: owner, regions: vec![region(0)], reads: false });
+    for worker in [owner, Incarnation(3 - owner.0)] {
+        let mut bed = Bed::new(&log, worker, 1);
+        let outcome = (0..20).find_map(|_| match bed.nursery.turn() {
+            Turn::Ended(outcome) => Some(outcome),
+            _ => None,
+        });
+        match outcome {
+            Some(JobOutcome::Failed(error)) => {
+                assert!(error.message.contains("job-stage-changelog-0 is empty"), "{error}");
+                let hint = error.hint.expect("what to do");
+                assert!(!hint.contains("--as"), "where a region without windows stood was in the changelog only: {hint}");
+            }
+            other => panic!("{worker:?} of owner {owner:?} goes on: {other:?}"),
+        }
+        assert!(bed.arrived().is_empty());
+    }
+    log.commit(0, record(0, SlotId { incarnation: owner, slot: 0 }).encode());
+    let mut bed = Bed::new(&log, owner, 1);
+    bed.turns(true);
+    assert_eq!(bed.arrived(), [region(0)]);
+}
+
+#[test]
+fn a_region_that_can_not_begin_without_its_checkpoint_waits_for_the_store_and_is_not_given_back() {
+    let log = TestLog::of_members(&[ME], 1);
+    let mut bed = Bed::new(&log, ME, 1);
+    // What the store says, and then a follower of a changelog that begins with a later epoch.
+    let mut begin = |mut task: Task, restored: Result<Option<Restored>, CheckpointError>| {
+        let (sender, answer) = bounded(1);
+        sender.send(Fetched { restored, folder: ScratchFolder("nothing-was-fetched".into()) }).expect("there is room");
+        assert!(bed.nursery.fetched(region(0), &mut task, answer).is_ok());
+        let failed = bed.nursery.failed(region(0), task, FollowError::Unusable("E-1: it goes on with epoch 9 after epoch 0".into()));
+        assert!(matches!(failed, Ok(Tended::Quiet)));
+        bed.nursery.charges.tasks.remove(&region(0)).expect("it is tried again")
+    };
+    let mut task = Task { tries: TRIES_MAX, ..Task::new(Role::Owner { assignment: 1, fences_open: false }) };
+    for _ in 0..3 {
+        task = begin(task, Err(CheckpointError { kind: CheckpointErrorKind::Away, message: "no answer".into() }));
+        assert!(!task.without_checkpoint && task.given_back.is_none(), "the store is asked again");
+    }
+    let task = begin(task, Ok(None));
+    assert!(task.given_back.is_some(), "the store has answered, and has nothing");
+    assert_eq!(log.told("failed"), 1);
+}
+
+#[test]
 fn who_wrote_the_last_epoch_and_never_joined_is_fenced_before_the_end_is_asked_for() {
     let log = TestLog::of_members(&[ME], 2);
     for partition in [0, 1] {
@@ -410,4 +468,7 @@ fn only_who_never_joined_this_job_is_unknown() {
     assert_eq!(writer(&record(0, STRANGER)), Some(STRANGER));
     let of_another_job = EpochRecord { transactional_id: STRANGER.transactional_id("orders"), ..record(0, STRANGER) };
     assert_eq!(writer(&of_another_job), None);
+    assert!(is_of_job(&record(0, STRANGER), "job") && !is_of_job(&of_another_job, "job"));
+    let of_longer_name = EpochRecord { transactional_id: STRANGER.transactional_id("job-7"), ..record(0, STRANGER) };
+    assert!(!is_of_job(&of_longer_name, "job") && is_of_job(&of_longer_name, "job-7"));
 }

@@ -7,10 +7,12 @@
 //! ```
 //! A checkpoint is fetched on a thread of its own. What is refused (another plan, another job's topics) is so before anything is deleted.
 
-use super::{Fetched, Nursery, Phase, Role, ScratchFolder, TRIES_MAX, Task, Tended};
+use super::{Fetched, Nursery, Phase, Role, ScratchFolder, TRIES_MAX, Task, Tended, is_of_job};
 use crate::assemble::Unready;
 use crate::follower::{FollowError, Follower, check_plan, decode_stored};
 use crate::region::{Input, Region};
+use crate::runtime::EngineError;
+use crate::starting::{is_restorable, made_anew};
 use crossbeam_channel::{Receiver, TryRecvError, bounded};
 use std::time::Duration;
 use streamshield_core::cluster::SlotId;
@@ -27,13 +29,20 @@ impl Nursery {
     pub(super) fn open(&mut self, id: RegionId, task: &mut Task) -> Result<Option<(Phase, Tended)>, FollowError> {
         let now = self.now();
         let (mut region, tables) = self.job.region(id, &self.genesis, self.settings.clone()).map_err(unready)?;
+        // Looked up before the end is asked for: an epoch that is told of lies in the log by then.
+        let has_begun = self.membership.view(|cluster| cluster.region(id).is_some_and(|region| region.begun));
         let bounds = self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?;
+        if has_begun && bounds.high == 0 {
+            let is_restorable = is_restorable(&self.job, &self.job.plan.stages[id.stage.0 as usize]);
+            let EngineError { message, hint } = made_anew(&region.changelog, id, is_restorable);
+            return Err(FollowError::Refused { message, hint: hint.unwrap_or_default() });
+        }
         if !region.has_tables && bounds.high == 0 {
             // The very first start, unless the job was made from another one's checkpoints.
             if self.checkpoints.is_some() && !task.without_checkpoint {
                 return Ok(Some((self.fetch(id), Tended::Moved)));
             }
-            let restored = task.restored.take().filter(|record| record.region == id);
+            let restored = task.restored.take().map(|(_, record)| record).filter(|record| record.region == id);
             if let Some(record) = &restored {
                 check_plan(&region, record)?;
                 if let Input::Exchange(_) = region.input {
@@ -56,11 +65,25 @@ impl Nursery {
         if let Some(reason) = &opened.rebuilt {
             tracing::warn!(region = %id, reason, "the local state can't be used; it is rebuilt");
         }
-        let base = match opened.record.as_deref().map(decode_stored) {
-            None => None,
-            Some(Some((from, record))) if record.region == id => Some((from, record)),
-            Some(_) => {
-                tracing::warn!(region = %id, "the local state is none of this region's; it is rebuilt");
+        let restored = task.restored.take();
+        let is_fetched = restored.is_some();
+        let base = match (opened.record.as_deref().map(decode_stored), restored) {
+            (None, _) => None,
+            // Files that were made for another job say where that one stood in its own topics; the manifest says it for this job's.
+            (Some(Some((_, stored))), Some((from, record)))
+                if stored.region == id && (record.region, record.epoch) == (id, stored.epoch) =>
+            {
+                Some((from, record))
+            }
+            (Some(Some((from, record))), _) if record.region == id && is_of_job(&record, &self.membership.job) => Some((from, record)),
+            (Some(stored), _) => {
+                // Of the job that this one was made from: such files came with a checkpoint, and nothing was written to them since. It is fetched again.
+                let is_anothers = stored.is_some_and(|(_, record)| record.region == id);
+                if is_anothers && !is_fetched {
+                    task.without_checkpoint = false;
+                } else {
+                    tracing::warn!(region = %id, "the local state is none of this region's; it is rebuilt");
+                }
                 drop(opened);
                 task.without_store = true;
                 return Ok(Some((Phase::Opening, Tended::Moved)));
@@ -140,7 +163,7 @@ impl Nursery {
             Err(TryRecvError::Empty) => return Ok(Some((Phase::Fetching(answer), Tended::Quiet))),
             Err(TryRecvError::Disconnected) => return Err(FollowError::Retry("a restore has ended without an answer".into())),
         };
-        task.without_checkpoint = true;
+        (task.without_checkpoint, task.store_is_away) = (true, false);
         match restored {
             Ok(Some(restored)) => {
                 for reason in &restored.refused {
@@ -151,9 +174,8 @@ impl Nursery {
                 let has_state = self.genesis.stages.get(&id.stage.0).is_some_and(|stage| stage.stateful);
                 if has_state {
                     self.state.adopt(id, &folder.0)?;
-                } else {
-                    task.restored = EpochRecord::decode(&restored.record).ok();
                 }
+                task.restored = EpochRecord::decode(&restored.record).ok().map(|record| (info.changelog_from, record));
             }
             Ok(None) => tracing::debug!(region = %id, "there is no checkpoint"),
             Err(error) if error.kind != CheckpointErrorKind::Fatal && task.tries < TRIES_MAX => {

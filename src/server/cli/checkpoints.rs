@@ -11,11 +11,13 @@ use crate::job::Job;
 use crate::job::secret::Redactor;
 use crate::problem::Problem;
 use crate::wiring::checkpoints::{self, CheckpointAdmin};
+use crate::wiring::{self, PlannedJob, cluster};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use streamshield_core::ids::{Epoch, RegionId, StageId};
 use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointErrorKind, CheckpointInfo, Durability};
+use streamshield_engine::plan::Operator;
 
 /// Which checkpoints are meant.
 #[derive(Clone, Copy, Debug, Default)]
@@ -72,14 +74,16 @@ pub fn collect(path: &Path, grace: Option<Duration>, redactor: &Redactor) -> Exi
 }
 
 pub fn restore(path: &Path, to: RestoreTo, new_job: &str, redactor: &Redactor) -> ExitStatus {
-    finish(with_store(path, redactor, |job, admin| restore_as(job, admin, to, new_job, &|| has_exchanges(path, redactor))), redactor)
-}
-
-/// Whether stages of the job are joined by exchange topics.
-fn has_exchanges(path: &Path, redactor: &Redactor) -> Result<bool, Stop> {
-    let (planned, problems) = read_and_plan(path, redactor);
-    let planned = planned.ok_or(Stop::usage(problems))?;
-    Ok(!planned.planned.plan.exchanges.is_empty())
+    let restored = with_store(path, redactor, |job, admin| {
+        check_new_name(job, new_job)?;
+        let (planned, problems) = read_and_plan(path, redactor);
+        let planned = planned.ok_or(Stop::usage(problems))?;
+        match planned.planned.plan.exchanges.is_empty() {
+            true => restore_as(job, admin, to, new_job),
+            false => restore_with_exchanges(&planned, admin, to, new_job),
+        }
+    });
+    finish(restored, redactor)
 }
 
 fn with_store(path: &Path, redactor: &Redactor, act: impl FnOnce(&Job, &dyn CheckpointAdmin) -> Result<(), Stop>) -> Result<(), Stop> {
@@ -231,13 +235,7 @@ fn restore_points(found: &BTreeMap<RegionId, Vec<CheckpointInfo>>, to: RestoreTo
     found.iter().map(|(region, checkpoints)| chosen(checkpoints).ok_or(*region)).collect()
 }
 
-fn restore_as(
-    job: &Job,
-    admin: &dyn CheckpointAdmin,
-    to: RestoreTo,
-    new_job: &str,
-    has_exchanges: &dyn Fn() -> Result<bool, Stop>,
-) -> Result<(), Stop> {
+fn check_new_name(job: &Job, new_job: &str) -> Result<(), Stop> {
     let usage = |message: String, hint: &str| Stop::with(ExitStatus::Usage, Problem::error(message).hint(hint));
     crate::job::read::check_name(new_job).map_err(|reason| {
         usage(format!("`{new_job}` can't be the name of a job: {reason}"), "lower-case letters, digits, `.`, `_` and `-`")
@@ -248,31 +246,63 @@ fn restore_as(
             "give the restored job another name, as `--as orders-2`, and that name to its job file",
         ));
     }
-    let points = restore_points(&all(admin, None)?, to).map_err(|region| {
+    Ok(())
+}
+
+fn points_to_go_back_to(job: &Job, found: &BTreeMap<RegionId, Vec<CheckpointInfo>>, to: RestoreTo) -> Result<Vec<CheckpointInfo>, Stop> {
+    let points = restore_points(found, to).map_err(|region| {
         let problem = Problem::error(format!("region {region} has no checkpoint that old"));
         Stop::with(ExitStatus::Failed, problem.hint("`streamshield checkpoints list` shows what there is; pin what you may want back"))
     })?;
     if points.is_empty() {
         return Err(Stop::with(ExitStatus::Failed, Problem::error(format!("job `{}` has no checkpoints", job.name))));
     }
-    if has_exchanges()? {
-        // The positions of a region behind an exchange are offsets of this job's exchange topics, and each region's checkpoint is of a moment of its own: a job
-        // with topics of its own would lose what lies between a stage that has sent it and one that has not read it.
-        let problem = Problem::error(format!(
-            "job `{}` can't go on under another name: its stages are joined by exchange topics, and its checkpoints refer to what lies in those",
-            job.name
-        ));
-        let hint = "its own workers restore from these checkpoints by themselves; a job of another name has to read its sources again";
-        return Err(Stop::with(ExitStatus::Failed, problem.hint(hint)));
-    }
+    Ok(points)
+}
+
+fn restore_as(job: &Job, admin: &dyn CheckpointAdmin, to: RestoreTo, new_job: &str) -> Result<(), Stop> {
+    let points = points_to_go_back_to(job, &all(admin, None)?, to)?;
     let epochs = points.iter().map(|point| (point.region, point.epoch)).collect();
-    let cloned = admin.clone_to(new_job, &epochs).map_err(failed)?;
+    let cloned = admin.clone_to(new_job, &epochs, &BTreeMap::new()).map_err(failed)?;
     for point in &points {
         println!("{} from epoch {}, made {}", point.region, point.epoch, tables::time(Some(point.created_ms)));
     }
-    let bytes = cloned.iter().map(|checkpoint| checkpoint.bytes).sum();
-    println!("job `{new_job}` starts from these ({}): set `name: {new_job}` in its job file and run it", tables::bytes(bytes));
+    print_restored(new_job, cloned.iter().map(|checkpoint| checkpoint.bytes).sum());
     Ok(())
+}
+
+/// The checkpoints of such a job refer to what lies in its exchange topics, and each of them is of a moment of its own: what lies between goes along.
+fn restore_with_exchanges(planned: &PlannedJob, admin: &dyn CheckpointAdmin, to: RestoreTo, new_job: &str) -> Result<(), Stop> {
+    let job = &planned.job;
+    let mut found = all(admin, None)?;
+    found.retain(|region, _| has_groups(planned, *region));
+    // What the store alone tells is told where the cluster does not answer, too.
+    points_to_go_back_to(job, &found, to)?;
+    let stop = |problem| Stop::with(ExitStatus::Failed, problem);
+    let log = cluster::reach(job).map_err(stop)?;
+    let to = match to {
+        RestoreTo::Latest => None,
+        RestoreTo::Epoch(epoch) => Some(epoch),
+    };
+    let starts = wiring::restore::restore(planned, admin, &log, to, new_job).map_err(stop)?;
+    for start in &starts {
+        match start.made_ms {
+            Some(made_ms) => println!("{} from epoch {}, made {}", start.region, start.epoch, tables::time(Some(made_ms))),
+            None => println!("{} from epoch {}", start.region, start.epoch),
+        }
+    }
+    print_restored(new_job, starts.iter().map(|start| start.bytes).sum());
+    Ok(())
+}
+
+/// Of a stage that keeps windows: only checkpoints hold what it has.
+fn has_groups(planned: &PlannedJob, region: RegionId) -> bool {
+    let stage = planned.planned.plan.stages.get(region.stage.0 as usize);
+    stage.is_some_and(|stage| stage.operators.iter().any(|operator| matches!(operator, Operator::WindowAggregate(_))))
+}
+
+fn print_restored(new_job: &str, bytes: u64) {
+    println!("job `{new_job}` starts from these ({}): set `name: {new_job}` in its job file and run it", tables::bytes(bytes));
 }
 
 fn now_ms() -> i64 {

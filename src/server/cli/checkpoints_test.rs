@@ -2,6 +2,7 @@ use super::*;
 use crate::wiring::checkpoints::Verified;
 use insta::assert_snapshot;
 use parking_lot::Mutex;
+use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Incarnation, PlanFingerprint};
 use streamshield_core::watermark::Watermark;
 
@@ -69,8 +70,19 @@ impl CheckpointAdmin for Store {
     fn collect_garbage(&self, _: RegionId, _: Option<Duration>) -> Result<u64, CheckpointError> {
         Ok(2)
     }
-    fn clone_to(&self, _: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<Vec<CheckpointInfo>, CheckpointError> {
+    fn record(&self, _: RegionId, _: Epoch) -> Result<Vec<u8>, CheckpointError> {
+        Ok(Vec::new())
+    }
+    fn clone_to(
+        &self,
+        _: &str,
+        epochs: &BTreeMap<RegionId, Epoch>,
+        _: &BTreeMap<RegionId, EpochRecord>,
+    ) -> Result<Vec<CheckpointInfo>, CheckpointError> {
         Ok(epochs.iter().map(|(region, epoch)| checkpoint(region.partition, epoch.0)).collect())
+    }
+    fn check_clone(&self, _: &str, _: &BTreeMap<RegionId, Epoch>) -> Result<(), CheckpointError> {
+        Ok(())
     }
 }
 

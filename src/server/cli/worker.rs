@@ -208,11 +208,15 @@ impl<'a> Worker<'a> {
     ) -> Result<Ending, Failure> {
         let environment = wiring::environment(job, connected.log.clone(), folder)?;
         let clock = Arc::downgrade(&environment.clock);
+        let flight = environment.flight.clone();
         let handle = runtime::start(plan.clone(), job.config(&self.options.identity, self.http), environment)
             .map_err(|error| Problem::error(error.message).maybe_hint(error.hint))?;
         let handle = Arc::new(handle);
         self.shown.set_engine(Some(handle.clone()));
         let outcome = self.watch(&handle, view);
+        if let Some(flight) = flight {
+            flight.close();
+        }
         let before = std::mem::replace(&mut self.past, Figures::from(&handle.status()));
         self.past.add_counts(&before);
         self.shown.set_engine(None);

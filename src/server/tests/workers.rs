@@ -198,6 +198,44 @@ fn has_settled(status: &serde_json::Value) -> bool {
     regions.len() == 5 && regions.iter().all(is_settled)
 }
 
+/// Two regions, of which one takes down every process that has a row of it.
+const POISONED: &str = "\
+name: poisoned
+kafka: {embedded: true, listen: BROKER}
+slots: 1
+commit_interval: 50 ms
+sql: |
+  CREATE TABLE bid (auction BIGINT, bidder BIGINT, price BIGINT, `dateTime` TIMESTAMP(3), WATERMARK FOR `dateTime` AS `dateTime`) WITH (
+    'connector' = 'nexmark', 'nexmark.table' = 'bid', 'rows-per-second' = '500', 'splits' = '2', 'event-time.start' = 'now'
+  );
+  CREATE TABLE nowhere (auction BIGINT) WITH ('connector' = 'blackhole');
+  INSERT INTO nowhere SELECT auction FROM bid;
+";
+
+#[test]
+fn a_region_that_kills_every_process_is_quarantined_and_the_rest_goes_on() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").to_string();
+    let folder = Folder::new();
+    folder.write("job.yaml", &POISONED.replace("BROKER", &free));
+    let mut command = folder.command(&["run", "job.yaml", "--workers", "2"]);
+    let mut job = Running::spawn(command.env("STREAMSHIELD_FAIL_AT", "engine::rows_of:s0/0"));
+    let region = |name: &str| {
+        let regions = status(&folder)["regions"].as_array().cloned().unwrap_or_default();
+        regions.into_iter().find(|region| region["region"] == name).unwrap_or_default()
+    };
+    let reason = || region("s0/0")["state"]["quarantined"]["reason"].as_str().unwrap_or_default().to_string();
+    assert!((0..3).any(|_| job.wait_until(|| !reason().is_empty())), "not quarantined: {}", status(&folder));
+    assert!(reason().contains("its process died in epoch"), "{}", reason());
+    let epoch = || region("s0/1")["epoch"].as_u64();
+    assert!(job.wait_until(|| region("s0/1")["state"] == "active" && epoch().is_some()), "{}", status(&folder));
+    let before = epoch();
+    assert!(job.wait_until(|| epoch() > before), "the other region does not go on: {}", status(&folder));
+    job.signal("TERM");
+    let (code, output) = job.end();
+    let deaths = output.matches("the worker has died and is started again").count();
+    assert!(code == Some(0) && (5..10).contains(&deaths), "{code:?} after {deaths} deaths:\n{output}");
+}
+
 /// The process of a worker.
 fn process_of(job: &Running, worker: &str) -> u32 {
     let is_it = |pid: &u32| {
@@ -278,7 +316,7 @@ fn a_worker_whose_name_is_taken_leaves_with_3() {
 }
 
 #[test]
-fn checkpoints_are_listed_verified_pinned_and_not_made_the_start_of_a_job_that_they_do_not_fit() {
+fn checkpoints_are_listed_verified_pinned_and_made_the_start_of_another_job() {
     let (folder, mut job, _) = counting();
     let listed = |folder: &Folder| -> Vec<serde_json::Value> {
         let output = folder.run_with(&["checkpoints", "list", "job.yaml", "--json"], &[]);
@@ -288,6 +326,12 @@ fn checkpoints_are_listed_verified_pinned_and_not_made_the_start_of_a_job_that_t
         list.iter().map(|checkpoint| checkpoint["region"].to_string()).collect::<std::collections::BTreeSet<_>>().len()
     };
     assert!(job.wait_until(|| regions(&listed(&folder)) == 5), "a checkpoint of each region");
+    // The job goes on meanwhile: only what it has committed is taken.
+    let restored = folder.succeeds(&["checkpoints", "restore", "job.yaml", "--to", "latest", "--as", "counts-2"]);
+    let begins = |region: &str| restored.lines().any(|line| line.starts_with(&format!("{region} from epoch ")));
+    assert!(["s0/0", "s0/1", "s1/0", "s1/1", "s1/2"].iter().all(|region| begins(region)), "{restored}");
+    assert!(folder.path().join("store/counts-2/1-0/manifests").exists() && !folder.path().join("store/counts-2/0-0").exists());
+    assert!(folder.fails(1, &["checkpoints", "restore", "job.yaml", "--to", "latest", "--as", "counts-2"]).contains("already"));
     job.signal("TERM");
     assert_eq!(job.end().0, Some(0));
 
@@ -299,8 +343,8 @@ fn checkpoints_are_listed_verified_pinned_and_not_made_the_start_of_a_job_that_t
     folder.succeeds(&["checkpoints", "gc", "job.yaml"]);
     assert!(folder.fails(1, &["checkpoints", "restore", "job.yaml", "--to", "0", "--as", "older"]).contains("has no checkpoint that old"));
     assert!(folder.fails(2, &["checkpoints", "restore", "job.yaml", "--to", "latest", "--as", "counts"]).contains("onto itself"));
-    let refusal = folder.fails(1, &["checkpoints", "restore", "job.yaml", "--to", "latest", "--as", "counts-2"]);
-    assert!(refusal.contains("joined by exchange topics"), "{refusal}");
+    let refusal = folder.fails(1, &["checkpoints", "restore", "job.yaml", "--to", "latest", "--as", "counts-3"]);
+    assert!(refusal.contains("the cluster does not answer"), "{refusal}");
 
     let damaged = std::fs::read_dir(folder.path().join("store/counts/1-0/files")).expect("files").flatten();
     damaged.for_each(|file| std::fs::write(file.path(), "not what it was").expect("written"));

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use streamshield_checkpoint::{ObjectCheckpoints, StoreConfig, StoreProblem, Verification};
+use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, RegionId};
 use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointInfo, CheckpointStore};
 
@@ -70,8 +71,17 @@ pub trait CheckpointAdmin {
     fn unpin(&self, region: RegionId, epoch: Epoch) -> Result<(), CheckpointError>;
     /// One round of what the owner does from time to time; the number of deleted objects.
     fn collect_garbage(&self, region: RegionId, grace: Option<Duration>) -> Result<u64, CheckpointError>;
-    /// Makes these the first checkpoints of a job of another name.
-    fn clone_to(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<Vec<CheckpointInfo>, CheckpointError>;
+    /// The epoch record of a checkpoint.
+    fn record(&self, region: RegionId, epoch: Epoch) -> Result<Vec<u8>, CheckpointError>;
+    /// Makes these the first checkpoints of a job of another name. `records`: of regions that stand elsewhere in that job's topics than in this one's.
+    fn clone_to(
+        &self,
+        new_job: &str,
+        epochs: &BTreeMap<RegionId, Epoch>,
+        records: &BTreeMap<RegionId, EpochRecord>,
+    ) -> Result<Vec<CheckpointInfo>, CheckpointError>;
+    /// Whether nothing is in the way of that.
+    fn check_clone(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<(), CheckpointError>;
 }
 
 /// What was found in one checkpoint.
@@ -119,7 +129,18 @@ impl CheckpointAdmin for ObjectCheckpoints {
     fn collect_garbage(&self, region: RegionId, grace: Option<Duration>) -> Result<u64, CheckpointError> {
         ObjectCheckpoints::collect_garbage(self, region, grace, &mut || true)
     }
-    fn clone_to(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<Vec<CheckpointInfo>, CheckpointError> {
-        ObjectCheckpoints::clone_to(self, new_job, epochs)
+    fn record(&self, region: RegionId, epoch: Epoch) -> Result<Vec<u8>, CheckpointError> {
+        ObjectCheckpoints::record(self, region, epoch)
+    }
+    fn clone_to(
+        &self,
+        new_job: &str,
+        epochs: &BTreeMap<RegionId, Epoch>,
+        records: &BTreeMap<RegionId, EpochRecord>,
+    ) -> Result<Vec<CheckpointInfo>, CheckpointError> {
+        ObjectCheckpoints::clone_to(self, new_job, epochs, records)
+    }
+    fn check_clone(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<(), CheckpointError> {
+        ObjectCheckpoints::check_clone(self, new_job, epochs)
     }
 }

@@ -2,7 +2,9 @@
 
 pub mod checkpoints;
 pub mod cluster;
+pub mod committed;
 pub mod control;
+pub mod restore;
 pub mod state_folder;
 pub mod topics;
 
@@ -16,6 +18,7 @@ use streamshield_core::ports::Connectors;
 use streamshield_core::ports::state::StateBackend;
 use streamshield_engine::clock::SystemClock;
 use streamshield_engine::config::{Environment, LateRowPolicy, spawn_thread};
+use streamshield_engine::flight::FlightRecorder;
 use streamshield_kafka::{KafkaConnector, KafkaLog};
 use streamshield_sql::{PlanOptions, Planned};
 use streamshield_state::RocksBackend;
@@ -134,6 +137,7 @@ pub fn environment(job: &Job, log: Arc<KafkaLog>, folder: &StateFolder) -> Resul
         nonce: uuid::Uuid::new_v4().as_u64_pair().0,
         spawn: spawn_thread(),
         parallel: true,
+        flight: Some(Arc::new(FlightRecorder::open(folder.path()))),
     })
 }
 

@@ -8,6 +8,7 @@
 //! <state_dir>/<worker>/            one of several workers
 //!   streamshield.json              {"job": "orders"}
 //!   0-0/ 0-1/ 1-0/ …               a region each
+//!   slot-0.at nursery-0.at …       what each thread is at, for the next process if this one dies without a word
 //! ```
 
 use crate::problem::Problem;

@@ -260,6 +260,7 @@ impl Heads {
                     warm_up_timeout_ms: 0,
                 },
                 http: None,
+                died_in: Vec::new(),
             }),
             // The others are heard 100 ms after the silent ones, and once more when 200 ms are over.
             Event::Expire { actors } => {

@@ -18,8 +18,9 @@ const PAUSE_MAX: Duration = Duration::from_secs(10);
 const HEALTHY_LIFE: Duration = Duration::from_secs(5);
 /// In a row. Failures tell a reason, which is the same one each time.
 const FAILURES_MAX: u32 = 5;
-/// Deaths without a word: more of them may be bad luck.
-const DEATHS_MAX: u32 = 10;
+/// Of any kind, each soon after the start: so ends a job whose one region takes its processes down, is quarantined, and is tried again by whoever starts next.
+/// Deaths without a word, which may be bad luck, have no other limit: time for several regions of one worker to be quarantined.
+const QUICK_ENDS_MAX: u32 = 50;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,11 +56,12 @@ pub struct RestartPolicy {
     backoff: Backoff,
     last: Option<Exit>,
     in_a_row: u32,
+    quick_ends: u32,
 }
 
 impl Default for RestartPolicy {
     fn default() -> Self {
-        RestartPolicy { backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX, HEALTHY_LIFE), last: None, in_a_row: 0 }
+        RestartPolicy { backoff: Backoff::new(PAUSE_MIN, PAUSE_MAX, HEALTHY_LIFE), last: None, in_a_row: 0, quick_ends: 0 }
     }
 }
 
@@ -67,6 +69,7 @@ impl RestartPolicy {
     pub fn next(&mut self, exit: Exit, ran_for: Duration) -> Next {
         let same = self.last.replace(exit) == Some(exit) && ran_for < HEALTHY_LIFE;
         self.in_a_row = if same { self.in_a_row + 1 } else { 1 };
+        self.quick_ends = if ran_for < HEALTHY_LIFE { self.quick_ends + 1 } else { 0 };
         match exit {
             Exit::Code(0) => Next::Done,
             Exit::Code(2) => Next::GiveUp {
@@ -80,14 +83,19 @@ impl RestartPolicy {
                 hint: "does the job run elsewhere, too? Give its workers other names, or stop one of the two",
             },
             _ => {
-                let (limit, hint) = match exit {
-                    Exit::Code(_) => {
-                        (FAILURES_MAX, "its reason stands above; nothing is lost: the next start goes on from the last commit")
+                let hint = match exit {
+                    Exit::Code(_) => "its reason stands above; nothing is lost: the next start goes on from the last commit",
+                    Exit::Signal(_) => {
+                        "is memory short, or is it killed, by somebody or by a row? The kernel's log (dmesg) or `status` may tell"
                     }
-                    Exit::Signal(_) => (DEATHS_MAX, "is memory short, or does somebody kill it? The kernel's log may tell (dmesg)"),
                 };
-                if self.in_a_row >= limit {
-                    return Next::GiveUp { status: ExitStatus::Failed, reason: format!("ended {limit} times in a row with {exit}"), hint };
+                if matches!(exit, Exit::Code(_)) && self.in_a_row >= FAILURES_MAX {
+                    let reason = format!("ended {FAILURES_MAX} times in a row with {exit}");
+                    return Next::GiveUp { status: ExitStatus::Failed, reason, hint };
+                }
+                if self.quick_ends >= QUICK_ENDS_MAX {
+                    let reason = format!("ended {QUICK_ENDS_MAX} times in a row soon after its start, now with {exit}");
+                    return Next::GiveUp { status: ExitStatus::Failed, reason, hint };
                 }
                 Next::RestartAfter(self.backoff.after(ran_for))
             }
@@ -134,6 +142,24 @@ mod tests {
             assert!(matches!(policy.next(Exit::Code(1), SHORT), Next::RestartAfter(_)));
             assert!(matches!(policy.next(Exit::Signal(9), SHORT), Next::RestartAfter(_)));
         }
+    }
+
+    #[test]
+    fn a_worker_that_never_lives_long_is_given_up_whatever_ends_it() {
+        let mut policy = RestartPolicy::default();
+        let ends = [Exit::Signal(6), Exit::Signal(6), Exit::Code(1)];
+        let lives = ends.into_iter().cycle().take_while(|exit| matches!(policy.next(*exit, SHORT), Next::RestartAfter(_))).count();
+        assert_eq!(lives as u32 + 1, QUICK_ENDS_MAX);
+        assert!(matches!(policy.next(Exit::Signal(6), LONG), Next::RestartAfter(_)));
+    }
+
+    #[test]
+    fn a_worker_that_dies_of_one_region_after_the_other_is_not_given_up_before_some_are_quarantined() {
+        let mut policy = RestartPolicy::default();
+        for _ in 1..QUICK_ENDS_MAX {
+            assert!(matches!(policy.next(Exit::Signal(6), SHORT), Next::RestartAfter(_)));
+        }
+        assert!(matches!(policy.next(Exit::Signal(6), SHORT), Next::GiveUp { status: ExitStatus::Failed, .. }));
     }
 
     #[test]

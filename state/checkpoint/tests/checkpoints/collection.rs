@@ -3,6 +3,7 @@
 use crate::faulty::{Fault, Faulty, Op};
 use crate::place::{JOB, Place};
 use crate::state::{FOLDER, PLAN, REGION, files_of, small};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::time::Duration;
@@ -90,6 +91,28 @@ fn without_a_grace_the_same_restore_would_lose_its_files() {
     let (restored, left) = restore_beside_a_collection(&place, Duration::ZERO);
     assert_eq!(left, vec![3]);
     assert!(restored.is_none(), "its files are gone, and it knew of no other checkpoint: {restored:?}");
+}
+
+#[test]
+fn a_checkpoint_that_is_about_to_be_deleted_is_not_copied() {
+    let place = Place::folder();
+    let mut config = place.config();
+    config.retain_count = 1;
+    let store = ObjectCheckpoints::open(config, JOB).unwrap();
+    for epoch in 1..=2 {
+        store.save(&small(place.disk.path(), epoch, 5)).unwrap();
+    }
+    let (of_epoch, as_here) = (|epoch| BTreeMap::from([(REGION, Epoch(epoch))]), BTreeMap::new());
+    store.check_clone("what-if", &of_epoch(1)).unwrap();
+    // Marks the first one; the next round deletes it, without a grace.
+    store.maintain(REGION, &mut || true).unwrap();
+    assert_eq!(store.list(REGION).unwrap().len(), 2);
+    for refused in [store.check_clone("what-if", &of_epoch(1)), store.clone_to("what-if", &of_epoch(1), &as_here).map(drop)] {
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.contains("about to be deleted"), "{refused}");
+    }
+    store.check_clone("what-if", &of_epoch(2)).unwrap();
+    store.clone_to("what-if", &of_epoch(2), &as_here).unwrap();
 }
 
 #[test]

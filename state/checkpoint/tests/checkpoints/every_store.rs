@@ -5,8 +5,10 @@ use crate::state::{FOLDER, PLAN, REGION, content, files_of, folder, request, sma
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use streamshield_checkpoint::ObjectCheckpoints;
-use streamshield_core::ids::{Epoch, Incarnation, PlanFingerprint};
-use streamshield_core::ports::checkpoint::{CheckpointErrorKind, CheckpointStore, Durability};
+use streamshield_core::epoch::EpochRecord;
+use streamshield_core::ids::{Epoch, Incarnation, PlanFingerprint, RegionId};
+use streamshield_core::ports::checkpoint::{CheckpointErrorKind, CheckpointRequest, CheckpointStore, Durability};
+use streamshield_core::watermark::Watermark;
 
 macro_rules! on_every_store {
     ($($test:ident)*) => {
@@ -32,6 +34,7 @@ on_every_store! {
     nothing_is_deleted_before_the_grace_is_over_by_the_clock_of_the_store
     orphans_of_a_torn_upload_are_collected
     a_clone_starts_another_job_and_the_old_one_stays
+    a_clone_goes_on_with_what_an_earlier_try_has_left
     verify_reads_everything_and_names_what_is_wrong
     the_probe_leaves_nothing_behind
     a_checkpoint_of_another_plan_is_not_restored
@@ -271,14 +274,17 @@ fn a_clone_starts_another_job_and_the_old_one_stays(place: &Place) {
     for epoch in 1..=3 {
         store.save(&small(disk, epoch, 5)).unwrap();
     }
-    let epochs = BTreeMap::from([(REGION, Epoch(2))]);
-    let cloned = store.clone_to("what-if", &epochs).unwrap();
+    let (epochs, as_here) = (BTreeMap::from([(REGION, Epoch(2))]), BTreeMap::new());
+    store.check_clone("what-if", &epochs).unwrap();
+    let cloned = store.clone_to("what-if", &epochs, &as_here).unwrap();
     assert_eq!((cloned.len(), cloned[0].epoch), (1, Epoch(2)));
+    assert_eq!(cloned[0].changelog_from, 0, "its changelog is a new one");
     let other = ObjectCheckpoints::open(place.config(), "what-if").unwrap();
     assert_eq!(other.regions().unwrap(), vec![REGION]);
     let target = disk.join("restored");
     let restored = other.restore(REGION, PLAN, &target).unwrap().unwrap();
     assert_eq!((restored.info.epoch, files_of(&target)), (Epoch(2), files_of(&disk.join("2-5"))));
+    assert_eq!(restored.record, store.record(REGION, Epoch(2)).unwrap());
     // The new job is on its own: what the old one deletes does not matter to it.
     other.save(&small(disk, 3, 9)).unwrap();
     for _ in 0..2 {
@@ -286,10 +292,50 @@ fn a_clone_starts_another_job_and_the_old_one_stays(place: &Place) {
     }
     assert!(other.verify(REGION).unwrap().iter().all(|checkpoint| checkpoint.is_whole()));
 
-    let twice = store.clone_to("what-if", &epochs).unwrap_err();
+    let twice = store.clone_to("what-if", &epochs, &as_here).unwrap_err();
     assert!(twice.kind == CheckpointErrorKind::Fatal && twice.to_string().contains("choose a new name"), "{twice}");
-    assert!(store.clone_to(JOB, &epochs).is_err() && store.clone_to("../x", &epochs).is_err());
-    assert!(store.clone_to("another", &BTreeMap::from([(REGION, Epoch(99))])).unwrap_err().to_string().contains("epoch 99"));
+    assert!(store.check_clone("what-if", &epochs).is_err());
+    assert!(store.clone_to(JOB, &epochs, &as_here).is_err() && store.clone_to("../x", &epochs, &as_here).is_err());
+    let missing = BTreeMap::from([(REGION, Epoch(99))]);
+    assert!(store.clone_to("another", &missing, &as_here).unwrap_err().to_string().contains("epoch 99"));
+}
+
+fn a_clone_goes_on_with_what_an_earlier_try_has_left(place: &Place) {
+    let (store, disk) = (place.open(), place.disk.path());
+    let second = RegionId { partition: 4, ..REGION };
+    for region in [REGION, second] {
+        store.save(&CheckpointRequest { region, ..small(disk, 2, 5) }).unwrap();
+    }
+    let record = |region| EpochRecord {
+        version: EpochRecord::VERSION,
+        region,
+        epoch: Epoch(2),
+        incarnation: Incarnation(5),
+        transactional_id: "hot-items-5-0".into(),
+        plan: PLAN,
+        now_ms: 0,
+        steps: Vec::new(),
+        positions: vec![0],
+        upstreams: Vec::new(),
+        watermark: Watermark(2_000),
+        digest: None,
+        delta: None,
+        finished: false,
+    };
+    let (first, both) = (BTreeMap::from([(REGION, Epoch(2))]), BTreeMap::from([(REGION, Epoch(2)), (second, Epoch(2))]));
+    let (records, as_here) = (BTreeMap::from([REGION, second].map(|region| (region, record(region)))), BTreeMap::new());
+    store.clone_to("what-if", &first, &records).unwrap();
+    assert!(store.clone_to("what-if", &both, &as_here).is_err(), "nobody has made sure that the job has not run");
+    store.check_clone("what-if", &both).unwrap();
+    assert_eq!(store.clone_to("what-if", &both, &records).unwrap().len(), 2);
+    let other = ObjectCheckpoints::open(place.config(), "what-if").unwrap();
+    for region in [REGION, second] {
+        let target = disk.join(format!("restored-{}", region.partition));
+        let restored = other.restore(region, PLAN, &target).unwrap().unwrap();
+        assert_eq!((restored.record, files_of(&target)), (records[&region].encode(), files_of(&disk.join("2-5"))));
+    }
+    let twice = store.check_clone("what-if", &both).unwrap_err();
+    assert!(twice.to_string().contains("choose a new name"), "{twice}");
 }
 
 fn verify_reads_everything_and_names_what_is_wrong(place: &Place) {

@@ -57,7 +57,7 @@ pub struct Options {
     #[arg(long, default_value_t = 10_000_000)]
     state_bytes: u64,
     /// Records of a run with or without checkpoints.
-    #[arg(long, default_value_t = 20_000_000)]
+    #[arg(long, default_value_t = 30_000_000)]
     records: u64,
     /// Joins, leaves and drains.
     #[arg(long, default_value_t = 8)]
@@ -194,6 +194,8 @@ fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> R
         Ok((per_second, made.iter().sum()))
     };
     let (mut with, mut without, mut made) = (Vec::new(), Vec::new(), Vec::new());
+    // The broker's JVM compiles what it runs.
+    run(TURNS, false)?;
     for turn in 0..TURNS {
         // Whoever is second finds the broker's pages warm.
         for checkpoints in [turn % 2 == 1, turn % 2 == 0] {

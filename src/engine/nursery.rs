@@ -388,10 +388,18 @@ impl Nursery {
             Role::Owner { .. } => {
                 return Ok(Some((Phase::Finishing { follower, end: None, since: now }, Tended::Waits)));
             }
-            Role::Follower { is_ready: false } if follower.is_caught_up() => self.say_ready(id, task, follower.region.epoch),
+            Role::Follower { is_ready: false } if follower.is_caught_up() && !self.is_opening(now) => {
+                self.say_ready(id, task, follower.region.epoch);
+            }
             Role::Follower { .. } => {}
         }
         Ok(Some((Phase::Following(follower), tended)))
+    }
+
+    /// To open a store takes this thread tens of milliseconds, in a new process hundreds. Nobody is asked to release a region to it meanwhile: the region would
+    /// stand still for that long.
+    fn is_opening(&self, now: Duration) -> bool {
+        self.charges.tasks.values().any(|task| matches!(task.phase, Phase::Opening) && task.tries == 0 && task.resume_at <= now)
     }
 
     fn say_ready(&self, region: RegionId, task: &mut Task, epoch: Epoch) {

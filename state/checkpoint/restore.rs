@@ -182,6 +182,19 @@ impl Shared {
     /// All files of a manifest, checked; into a folder if there is one.
     async fn fetch_files(&self, region: RegionId, manifest: &Manifest, part: Option<&Path>) -> Result<u64, StoreError> {
         let mut under_way = JoinSet::new();
+        let fetched = self.fetch_into(region, manifest, part, &mut under_way).await;
+        // After an error nobody makes another file in the folder, which is removed before the next older checkpoint is fetched.
+        under_way.shutdown().await;
+        fetched
+    }
+
+    async fn fetch_into(
+        &self,
+        region: RegionId,
+        manifest: &Manifest,
+        part: Option<&Path>,
+        under_way: &mut JoinSet<Result<u64, StoreError>>,
+    ) -> Result<u64, StoreError> {
         let mut bytes = 0;
         for file in &manifest.files {
             if under_way.len() >= FILES_AT_ONCE_MAX

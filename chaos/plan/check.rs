@@ -65,6 +65,25 @@ const KEYS_OF_THE_PLAN: [&str; 12] = [
 /// Faults of the store that need no server: its objects are there in a folder, too.
 const OF_OBJECTS: [&str; 2] = ["store.corrupt", "store.collect"];
 
+/// Faults that wait until the worker has ended well or has gone on, or for longer than it is held: what they do comes after the point, always.
+pub(super) const NOT_AT_A_POINT: [&str; 12] = [
+    "process.stop",
+    "process.crash_at",
+    "process.crash_loop",
+    "process.lose_rows",
+    "process.memory_limit",
+    "process.file_limit",
+    "net.hold_end_txn",
+    "broker.delete_records",
+    "storage.disk_full",
+    "storage.read_only",
+    "store.collect",
+    "time.jump",
+];
+
+/// So do these, unless they kill the worker.
+pub(super) const ENDS_WELL: [&str; 2] = ["storage.bit_flip", "storage.truncate"];
+
 /// Stages of the self-verifying job: the four `INSERT`s, and what comes behind the exchange of one of them.
 const STAGES: u32 = 5;
 
@@ -195,6 +214,7 @@ impl Check<'_> {
         if let Some(fault) = &step.fault {
             self.fault(fault, step.target.as_ref(), &step.with, step.lasts.is_some(), &path);
             if let Some(when) = &step.when {
+                self.waits(fault, &step.with, &path);
                 self.when(when, &extended(&path, "when"));
             }
         }
@@ -276,6 +296,21 @@ impl Check<'_> {
         }
         self.target(spec, target, path);
         self.possible(spec, target, path);
+    }
+
+    /// Whether a fault can be done while a worker is held at a point.
+    fn waits(&mut self, fault: &str, with: &BTreeMap<String, Parameter>, path: &[&str]) {
+        let ends_well = ENDS_WELL.contains(&fault) && with.get("end").is_none_or(|end| end.0 != "kill");
+        if !ends_well && !NOT_AT_A_POINT.contains(&fault) {
+            return;
+        }
+        let hint = match fault {
+            "process.stop" | "process.crash_at" => "use `process.kill`, which kills the worker at the point",
+            _ if ends_well => "add `end: kill` under `with`",
+            _ => "leave `when` out, or choose a fault that is done at once",
+        };
+        let span = key_place(self.root, path, "when");
+        self.at(format!("`{fault}` can't happen at a point: it waits for what a worker that is held there does not do"), span, hint.into());
     }
 
     /// Whether somebody ever passes the point that a fault waits for.

@@ -185,6 +185,25 @@ fn a_point_that_nobody_passes_is_refused() {
     }
 }
 
+#[test]
+fn a_fault_that_waits_for_the_worker_itself_can_not_wait_for_a_point() {
+    let at_point = |fault: &str, with: &str| format!("{{fault: {fault}{with}, when: {{fail_point: \"engine::before_commit\"}}}}");
+    for (fault, hint) in [
+        ("process.stop", "use `process.kill`"),
+        ("process.crash_at", "use `process.kill`"),
+        ("process.lose_rows", "leave `when` out"),
+        ("net.hold_end_txn", "leave `when` out"),
+        ("storage.bit_flip", "add `end: kill`"),
+    ] {
+        let problems = problems_with("tier: 1", &at_point(fault, ""), "");
+        assert!(problems.contains(&format!("`{fault}` can't happen at a point")) && problems.contains(hint), "{problems}");
+    }
+    assert!(check::NOT_AT_A_POINT.iter().chain(&check::ENDS_WELL).all(|fault| streamshield_faults::find(fault).is_some()));
+    for (fault, with) in [("process.kill", ""), ("storage.bit_flip", ", with: {end: kill}")] {
+        assert_eq!(problems_with("tier: 1", &at_point(fault, with), ""), "", "{fault}");
+    }
+}
+
 /// By the real catalogue.
 fn problems_with(topology: &str, method: &str, rest: &str) -> String {
     let text = format!("version: 1\ntitle: x\ntopology: {{{topology}}}\nworkload: {{rate: 100}}\nmethod: [{method}]\n{rest}\n");

@@ -164,7 +164,8 @@ pub(super) fn checkpoints(run: &Run<'_>, stage: &Stage) {
     if run.request.plan.topology.store == Store::None {
         return looked(Looked::NotApplicable("there is no store".into()));
     }
-    let damaged = super::shared::lock(run.recorder).journal().injections.iter().any(|one| one.fault == "store.corrupt" && one.count > 0);
+    let damaged =
+        super::shared::lock(run.recorder).journal().injections.iter().any(|one| one.fault == "store.corrupt" && !one.hit.is_empty());
     if damaged {
         return looked(Looked::NotApplicable("objects of the store were damaged on purpose".into()));
     }

@@ -271,11 +271,14 @@ impl Watch<'_, '_> {
             looked => looked,
         };
         shared.add(Entry::Looked { invariant, looked });
-        let spoilt = self.shared.journal(|journal| journal.injections.iter().any(|one| one.fault == SPOILS_STATE && one.count > 0));
-        let detail = match (diverged, spoilt) {
-            (0, false) | (1.., true) => return,
-            (0, true) => "E-4: rows were kept from followers, and none was found to differ from its owner".to_string(),
-            (1.., false) => format!("E-4: the digest of a follower differed from its owner's {diverged} times"),
+        // A step that has hit somebody and does not count may have done it all the same, at another moment.
+        let spoilt = |is_meant: fn(&Injection) -> bool| {
+            self.shared.journal(|journal| journal.injections.iter().any(|one| one.fault == SPOILS_STATE && is_meant(one)))
+        };
+        let detail = match (diverged, spoilt(|one| one.count > 0), spoilt(|one| !one.hit.is_empty())) {
+            (0, false, _) | (1.., _, true) => return,
+            (0, true, _) => "E-4: rows were kept from followers, and none was found to differ from its owner".to_string(),
+            (1.., _, false) => format!("E-4: the digest of a follower differed from its owner's {diverged} times"),
         };
         let finding = crate::journal::Finding { invariant, kind: "divergence".into(), place: "followers".into(), detail };
         self.shared.add(Entry::Finding { finding });

@@ -19,7 +19,7 @@ use arrow_schema::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use streamshield_core::cluster::DiedIn;
-use streamshield_core::epoch::EpochRecord;
+use streamshield_core::epoch::{EpochRecord, Step};
 use streamshield_core::ids::{Epoch, Offset};
 use streamshield_core::mutants;
 use streamshield_core::ports::log::{LogError, LogErrorKind, OutMessage, TopicPartition, TransactionalWriter};
@@ -118,7 +118,12 @@ fn send_exchanges(writer: &mut dyn TransactionalWriter, epochs: &[SealedEpoch], 
     let mut filling: BTreeMap<(Arc<str>, usize), Filling> = BTreeMap::new();
     for epoch in epochs {
         let Some(content) = &epoch.exchange else { continue };
-        notes.at(DiedIn { region: epoch.record.region, epoch: epoch.epoch(), position: None });
+        // Where it begins to read, as the slot would name it. An epoch alone may be another one each time (`DiedIn`).
+        let position = epoch.record.steps.iter().find_map(|step| match step {
+            Step::Read { from, .. } => Some(*from),
+            _ => None,
+        });
+        notes.at(DiedIn { region: epoch.record.region, epoch: epoch.epoch(), position });
         let mut encoder = FrameEncoder::new(content.schema.clone());
         for (partition, rows) in content.rows.iter().enumerate() {
             if rows.is_empty() && !content.announce {

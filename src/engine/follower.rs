@@ -112,7 +112,7 @@ impl Follower {
         Follower { unproven: base.clone(), last: base, ..Follower::at(region, from, now) }
     }
 
-    /// A region without state whose changelog is empty; `restored`: it begins behind this epoch, which a changelog that is not this one has proven.
+    /// A region without state whose changelog is empty; `restored`: it begins behind this epoch, which a changelog that is gone has proven.
     pub fn first(mut region: Region, restored: Option<EpochRecord>, now: Duration) -> Follower {
         if let Some(record) = &restored {
             adopt(&mut region, record);

@@ -396,8 +396,8 @@ impl Nursery {
         Ok(Some((Phase::Following(follower), tended)))
     }
 
-    /// To open a store takes this thread tens of milliseconds, in a new process hundreds. Nobody is asked to release a region to it meanwhile: the region would
-    /// stand still for that long.
+    /// To open a store takes this thread tens of milliseconds, in a new process hundreds. It says of no region that it is ready meanwhile: the owner would release
+    /// it, and it would stand still for that long.
     fn is_opening(&self, now: Duration) -> bool {
         self.charges.tasks.values().any(|task| matches!(task.phase, Phase::Opening) && task.tries == 0 && task.resume_at <= now)
     }

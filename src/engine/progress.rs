@@ -125,9 +125,14 @@ impl Progress {
         self.status.lock().regions.retain(|entry| entry.region != name || entry.stopped.is_some());
     }
 
-    /// The region is quarantined. `shown`: also where nothing is left of it.
+    /// The region is quarantined. `shown`: also where nothing is left of it. Who only follows it has not stopped: a probe that starts that worker again would lift
+    /// the quarantine.
     pub fn stops(&self, region: RegionId, reason: &str, shown: bool) {
-        let stop = |entry: &mut RegionStatus| entry.stopped = Some(reason.to_string());
+        let stop = |entry: &mut RegionStatus| {
+            if shown || entry.role == "active" {
+                entry.stopped = Some(reason.to_string());
+            }
+        };
         if shown { self.entry(region, stop) } else { self.region(region, stop) }
     }
 

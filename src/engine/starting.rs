@@ -18,6 +18,9 @@ use streamshield_core::cluster::{ControlRecord, DiedIn, FEATURE_LEVEL, Genesis, 
 use streamshield_core::ids::{Incarnation, Offset, RegionId, StageId};
 use streamshield_core::ports::log::{Isolation, LogError, LogErrorKind, TopicPartition, TopicSpec, Wakeup};
 
+/// How long a start asks for the ends of partitions one by one.
+const ENDS_ASKED_MAX: Duration = Duration::from_secs(5);
+
 /// Who has joined has made all topics before: one of the job's own that is not there any more was deleted, and with it what the job has done. Asked before
 /// anything is made, so that the next start sees the same.
 fn check_none_was_lost(environment: &Environment, specs: &[TopicSpec]) -> Result<(), EngineError> {
@@ -62,12 +65,29 @@ fn check_none_was_made_anew(job: &Job, environment: &Environment, membership: &M
         }
     });
     let partitions: Vec<TopicPartition> = written.iter().map(|(partition, ..)| partition.clone()).collect();
-    let ask = || environment.log.ends(&partitions, Isolation::ReadUncommitted);
-    let ends = retrying(environment.clock.as_ref(), "look where the job's topics end", ask)?;
-    match written.iter().zip(ends).find(|(_, end)| *end == 0) {
+    let ends = ends_that_answer(environment, &partitions);
+    match written.iter().zip(ends).find(|(_, end)| *end == Some(0)) {
         Some(((partition, id, is_restorable), _)) => Err(made_anew(partition, *id, *is_restorable)),
         None => Ok(()),
     }
+}
+
+/// One partition that is away for a while keeps nobody from joining: a changelog is looked at again when its region is opened, an exchange by the next who joins.
+fn ends_that_answer(environment: &Environment, partitions: &[TopicPartition]) -> Vec<Option<Offset>> {
+    let error = match environment.log.ends(partitions, Isolation::ReadUncommitted) {
+        Ok(ends) => return ends.into_iter().map(Some).collect(),
+        Err(error) => error,
+    };
+    tracing::info!(%error, "not all of the job's topics say where they end: they are asked one by one");
+    let deadline = environment.clock.steady() + ENDS_ASKED_MAX;
+    let end_of = |partition: &TopicPartition| {
+        if environment.clock.steady() >= deadline {
+            return None;
+        }
+        let end = environment.log.ends(std::slice::from_ref(partition), Isolation::ReadUncommitted);
+        end.inspect_err(|error| tracing::info!(%partition, %error, "it is not known whether it was made anew")).ok()?.first().copied()
+    };
+    partitions.iter().map(end_of).collect()
 }
 
 /// Whether a restore under another name does without the stage's changelog: where its regions stand is in their checkpoints, too. In a job with

@@ -83,6 +83,8 @@ impl Region {
         let Input::Source(source) = &self.input else { unreachable!("a source step on an exchange") };
         // A bounded split knows its end itself; `end` is for exact replays, which sources need none of.
         let limit = TakeLimit { messages: STEP_RECORDS_MAX, bytes: STEP_BYTES_MAX, end: None };
+        // Who dies of parsing these rows has not died of the region before.
+        notes.nothing();
         let batch = reader.take(source.split.id, &limit)?;
         let state = batch.state;
         let took = batch.to > self.position;

@@ -350,8 +350,8 @@ impl Cluster {
     /// What the worker's last process was at when it died. Returns the regions that are named.
     ///
     /// Of several that are named together only the one with the most deaths is held to be deadly: the others may have been at work beside it, and have got no
-    /// further because of it. Should that be wrong, the next deaths name the others without it, and the one that is deadly and named alone in the end clears those
-    /// that were held to be deadly before. It stays so, whatever is found after it: each region clears others once at most.
+    /// further because of it. Should that be wrong, the next deaths name the others without it, and the one that is deadly in the end, with nobody beside it who could
+    /// be, clears those that were held to be deadly before. It stays so, whatever is found after it: each region clears others once at most.
     fn count_deaths(&mut self, died_in: &[DiedIn], turn: &mut Turn) -> BTreeSet<RegionId> {
         let now_ms = self.state.clock.now_ms;
         let named: BTreeMap<RegionId, DiedIn> = died_in.iter().map(|death| (death.region, *death)).collect();
@@ -367,6 +367,7 @@ impl Cluster {
             turn.effects.push(Effect::Failed { region: id, failures: count, reason });
         }
         let worst = counts.iter().max_by_key(|(id, count)| (**count, Reverse(**id))).map(|(id, _)| *id);
+        let only = worst.filter(|worst| counts.iter().all(|(id, count)| id == worst || *count < FAILURES_MAX - 1));
         for id in counts.keys().filter(|id| Some(**id) != worst && !self.index.quarantined.contains(*id)).copied().collect::<Vec<_>>() {
             self.change_region(id, |region| {
                 if let Some(deaths) = &mut region.deaths {
@@ -374,7 +375,6 @@ impl Cluster {
                 }
             });
         }
-        let only = worst.filter(|_| counts.len() == 1);
         if let Some(id) = only.filter(|id| self.state.regions.get(id).is_some_and(Region::is_doubtful)) {
             self.change_region(id, |region| {
                 if let Some(deaths) = &mut region.deaths {

@@ -169,7 +169,7 @@ pub struct Deaths {
     pub count: u32,
     /// Log clock of the `joined` that told of the latest one.
     pub at_ms: u64,
-    /// It was deadly and the only region that was named: it can't have been another one's fault.
+    /// It was deadly, and nobody who could be was named beside it. Work that is not noted may still have been at fault.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub alone: bool,
 }
@@ -319,7 +319,7 @@ impl Region {
         self.deaths.is_some_and(|deaths| deaths.count >= FAILURES_MAX)
     }
 
-    /// It is deadly, but was not named alone since: it may have been at work beside the one that kills.
+    /// It is deadly, but was never named without another that could be: it may have been at work beside the one that kills.
     pub(super) fn is_doubtful(&self) -> bool {
         self.is_deadly() && self.deaths.is_some_and(|deaths| !deaths.alone)
     }

@@ -38,11 +38,11 @@ impl Nursery {
             return Err(FollowError::Refused { message, hint: hint.unwrap_or_default() });
         }
         if !region.has_tables && bounds.high == 0 {
-            // The very first start, unless the job was made from another one's checkpoints.
+            // The very first start, unless the job's topics are gone and its checkpoints are not. One that was made from another job has its record here.
             if self.checkpoints.is_some() && !task.without_checkpoint {
                 return Ok(Some((self.fetch(id), Tended::Moved)));
             }
-            let restored = task.restored.take().map(|(_, record)| record).filter(|record| record.region == id);
+            let restored = task.restored.clone().map(|(_, record)| record).filter(|record| record.region == id);
             if let Some(record) = &restored {
                 check_plan(&region, record)?;
                 if let Input::Exchange(_) = region.input {

@@ -17,7 +17,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use streamshield_core::ids::{Epoch, RegionId, StageId};
 use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointErrorKind, CheckpointInfo, Durability};
-use streamshield_engine::plan::Operator;
+use streamshield_engine::plan::{Operator, StagePlan};
 
 /// Which checkpoints are meant.
 #[derive(Clone, Copy, Debug, Default)]
@@ -78,10 +78,7 @@ pub fn restore(path: &Path, to: RestoreTo, new_job: &str, redactor: &Redactor) -
         check_new_name(job, new_job)?;
         let (planned, problems) = read_and_plan(path, redactor);
         let planned = planned.ok_or(Stop::usage(problems))?;
-        match planned.planned.plan.exchanges.is_empty() {
-            true => restore_as(job, admin, to, new_job),
-            false => restore_with_exchanges(&planned, admin, to, new_job),
-        }
+        restore_as(&planned, admin, to, new_job)
     });
     finish(restored, redactor)
 }
@@ -249,7 +246,7 @@ fn check_new_name(job: &Job, new_job: &str) -> Result<(), Stop> {
     Ok(())
 }
 
-fn points_to_go_back_to(job: &Job, found: &BTreeMap<RegionId, Vec<CheckpointInfo>>, to: RestoreTo) -> Result<Vec<CheckpointInfo>, Stop> {
+fn check_points(job: &Job, found: &BTreeMap<RegionId, Vec<CheckpointInfo>>, to: RestoreTo) -> Result<(), Stop> {
     let points = restore_points(found, to).map_err(|region| {
         let problem = Problem::error(format!("region {region} has no checkpoint that old"));
         Stop::with(ExitStatus::Failed, problem.hint("`streamshield checkpoints list` shows what there is; pin what you may want back"))
@@ -257,27 +254,17 @@ fn points_to_go_back_to(job: &Job, found: &BTreeMap<RegionId, Vec<CheckpointInfo
     if points.is_empty() {
         return Err(Stop::with(ExitStatus::Failed, Problem::error(format!("job `{}` has no checkpoints", job.name))));
     }
-    Ok(points)
-}
-
-fn restore_as(job: &Job, admin: &dyn CheckpointAdmin, to: RestoreTo, new_job: &str) -> Result<(), Stop> {
-    let points = points_to_go_back_to(job, &all(admin, None)?, to)?;
-    let epochs = points.iter().map(|point| (point.region, point.epoch)).collect();
-    let cloned = admin.clone_to(new_job, &epochs, &BTreeMap::new()).map_err(failed)?;
-    for point in &points {
-        println!("{} from epoch {}, made {}", point.region, point.epoch, tables::time(Some(point.created_ms)));
-    }
-    print_restored(new_job, cloned.iter().map(|checkpoint| checkpoint.bytes).sum());
     Ok(())
 }
 
-/// The checkpoints of such a job refer to what lies in its exchange topics, and each of them is of a moment of its own: what lies between goes along.
-fn restore_with_exchanges(planned: &PlannedJob, admin: &dyn CheckpointAdmin, to: RestoreTo, new_job: &str) -> Result<(), Stop> {
-    let job = &planned.job;
-    let mut found = all(admin, None)?;
-    found.retain(|region, _| has_groups(planned, *region));
-    // What the store alone tells is told where the cluster does not answer, too.
-    points_to_go_back_to(job, &found, to)?;
+fn restore_as(planned: &PlannedJob, admin: &dyn CheckpointAdmin, to: RestoreTo, new_job: &str) -> Result<(), Stop> {
+    let (job, stages) = (&planned.job, &planned.planned.plan.stages);
+    if stages.iter().any(has_groups) {
+        // What the store alone tells is told where the cluster does not answer, too.
+        let mut found = all(admin, None)?;
+        found.retain(|region, _| stages.get(region.stage.0 as usize).is_some_and(has_groups));
+        check_points(job, &found, to)?;
+    }
     let stop = |problem| Stop::with(ExitStatus::Failed, problem);
     let log = cluster::reach(job).map_err(stop)?;
     let to = match to {
@@ -291,18 +278,14 @@ fn restore_with_exchanges(planned: &PlannedJob, admin: &dyn CheckpointAdmin, to:
             None => println!("{} from epoch {}", start.region, start.epoch),
         }
     }
-    print_restored(new_job, starts.iter().map(|start| start.bytes).sum());
+    let bytes = tables::bytes(starts.iter().map(|start| start.bytes).sum());
+    println!("job `{new_job}` starts from these ({bytes}): set `name: {new_job}` in its job file and run it");
     Ok(())
 }
 
-/// Of a stage that keeps windows: only checkpoints hold what it has.
-fn has_groups(planned: &PlannedJob, region: RegionId) -> bool {
-    let stage = planned.planned.plan.stages.get(region.stage.0 as usize);
-    stage.is_some_and(|stage| stage.operators.iter().any(|operator| matches!(operator, Operator::WindowAggregate(_))))
-}
-
-fn print_restored(new_job: &str, bytes: u64) {
-    println!("job `{new_job}` starts from these ({}): set `name: {new_job}` in its job file and run it", tables::bytes(bytes));
+/// Keeps windows: only checkpoints hold what it has.
+fn has_groups(stage: &StagePlan) -> bool {
+    stage.operators.iter().any(|operator| matches!(operator, Operator::WindowAggregate(_)))
 }
 
 fn now_ms() -> i64 {

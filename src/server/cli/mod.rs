@@ -302,8 +302,8 @@ enum CheckpointsCommand {
     Restore {
         /// The job file.
         job: PathBuf,
-        /// Of each region the newest checkpoint at or before this epoch, or `latest`. Where stages are joined by exchanges, a region without windows goes on
-        /// from its newest epoch; with an EPOCH it goes back to that, or as far as nothing is made twice for the regions behind it.
+        /// Of each region the newest checkpoint at or before this epoch, or `latest`. A region without windows goes on from its newest epoch; with an EPOCH it
+        /// goes back to that, or as far as nothing is made twice for the regions behind it.
         #[arg(long, value_name = "EPOCH")]
         to: checkpoints::RestoreTo,
         /// Name of the new job.

@@ -162,15 +162,19 @@ sql: |
   GROUP BY auction, window_start, window_end;
 ";
 
-/// A job of three workers that has begun, and the address of its broker.
 fn counting() -> (Folder, Running, String) {
+    begun(COUNTS, 5)
+}
+
+/// A job of three workers that has begun, and the address of its broker.
+fn begun(text: &str, regions: usize) -> (Folder, Running, String) {
     let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its address").to_string();
     let folder = Folder::new();
-    folder.write("job.yaml", &COUNTS.replace("BROKER", &free).replace("FOLDER", &folder.path().display().to_string()));
+    folder.write("job.yaml", &text.replace("BROKER", &free).replace("FOLDER", &folder.path().display().to_string()));
     let mut job = Running::start(&folder, &["run", "job.yaml", "--workers", "3", "--summary", "json"]);
     assert!(job.wait_until(|| {
         let status = status(&folder);
-        workers(&status).len() == 3 && has_settled(&status)
+        workers(&status).len() == 3 && has_settled(&status, regions)
     }));
     (folder, job, free)
 }
@@ -189,13 +193,13 @@ fn workers(status: &serde_json::Value) -> Vec<(String, u64)> {
         .collect()
 }
 
-/// Every region is active, has committed and has a follower that may take over.
-fn has_settled(status: &serde_json::Value) -> bool {
+/// Every one of so many regions is active, has committed and has a follower that may take over.
+fn has_settled(status: &serde_json::Value, expected: usize) -> bool {
     let regions = status["regions"].as_array().cloned().unwrap_or_default();
     let is_settled = |region: &serde_json::Value| {
         region["state"] == "active" && region["epoch"].as_u64() > Some(1) && region["followers"][0]["ready"] == true
     };
-    regions.len() == 5 && regions.iter().all(is_settled)
+    regions.len() == expected && regions.iter().all(is_settled)
 }
 
 /// Two regions, of which one takes down every process that has a row of it.
@@ -257,7 +261,7 @@ fn status_shows_all_workers_and_a_killed_one_comes_back_under_its_name() {
     assert!(job.wait_until(|| {
         let status = status(&folder);
         let after = workers(&status);
-        after.len() == 3 && after[1].1 > before[1].1 && (after[0].1, after[2].1) == (before[0].1, before[2].1) && has_settled(&status)
+        after.len() == 3 && after[1].1 > before[1].1 && (after[0].1, after[2].1) == (before[0].1, before[2].1) && has_settled(&status, 5)
     }));
     job.signal("TERM");
     let (code, output) = job.end();
@@ -294,7 +298,7 @@ fn a_paused_worker_stands_down_and_joins_again_in_the_same_process() {
     assert!(job.wait_until(|| {
         let status = status(&folder);
         let after = workers(&status);
-        after.len() == 3 && after[0].1 > before[0].1 && has_settled(&status)
+        after.len() == 3 && after[0].1 > before[0].1 && has_settled(&status, 5)
     }));
     assert_eq!(process_of(&job, "0"), paused);
     job.signal("TERM");
@@ -313,6 +317,26 @@ fn a_worker_whose_name_is_taken_leaves_with_3() {
     let (code, output) = job.end();
     assert_eq!(code, Some(3), "{output}");
     assert!(output.contains("worker `1` has lost its name to another process"), "{output}");
+}
+
+#[test]
+fn a_job_without_exchanges_is_restored_by_the_records_of_its_regions_and_only_once() {
+    let (bids, _) = COUNTS.split_once("  CREATE TABLE counts").expect("the table of bids comes first");
+    let dear = "  CREATE TABLE dear (auction BIGINT, price BIGINT) WITH ('connector' = 'kafka', 'topic' = 'dear', 'format' = 'json');
+  INSERT INTO dear SELECT auction, price FROM bid WHERE price > 100;
+";
+    let (folder, mut job, _) = begun(&format!("{bids}{dear}"), 2);
+    let restore = ["checkpoints", "restore", "job.yaml", "--to", "latest", "--as", "counts-2"];
+    let restored = folder.succeeds(&restore);
+    let begins = |region: &str| restored.lines().any(|line| line.starts_with(&format!("{region} from epoch ")));
+    assert!(begins("s0/0") && begins("s0/1"), "{restored}");
+    assert!(!folder.path().join("store/counts-2").exists(), "the records are in the changelogs");
+    // As soon as the job has gone on.
+    assert!(job.wait_until(|| folder.run_with(&restore, &[]).all.contains("was restored before")));
+    job.signal("TERM");
+    assert_eq!(job.end().0, Some(0));
+    let refusal = folder.fails(1, &["checkpoints", "restore", "job.yaml", "--to", "latest", "--as", "counts-3"]);
+    assert!(refusal.contains("the cluster does not answer"), "{refusal}");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Makes a job of another name from one whose stages are joined by exchange topics.
+//! Makes a job of another name from one and its checkpoints.
 //!
 //! A region's checkpoint says where it stands in its input, and the input of a stage behind an exchange is a topic of the job's own, which
 //! the new job does not have. So what lies between the regions goes along:
@@ -12,6 +12,9 @@
 //! - **Records** are the first ones of the new changelogs, with positions in the new topics. They prove where the regions stand, as in any
 //!   job; a region with groups that finds its record and not its checkpoint does not begin.
 //! - **Genesis** is the old job's: its splits, with where they begin and end, and its partitions.
+//!
+//! Without exchanges nothing lies between the regions: the transaction holds the records alone. A region that has not committed anything yet has none, and begins
+//! in the new job as it would have in the old one.
 //!
 //! On failure: before the transaction is committed the new job has topics without anything in them, and another try goes on from there.
 //! After that, and before the last manifest is written, the regions whose manifest is missing do not begin. Another try writes the missing ones
@@ -50,7 +53,7 @@ const SENT_TIME_MAX: Duration = Duration::from_secs(30);
 pub struct Start {
     pub region: RegionId,
     pub epoch: Epoch,
-    /// When its checkpoint was made; None: it has no groups, and its record is from the changelog.
+    /// When its checkpoint was made; None: its record is from the changelog.
     pub made_ms: Option<i64>,
     /// Of its checkpoint.
     pub bytes: u64,
@@ -60,7 +63,7 @@ pub struct Start {
 struct Point {
     /// In its input.
     position: Offset,
-    /// Of a region with groups it is in the checkpoint.
+    /// None: it is in the checkpoint.
     record: Option<EpochRecord>,
     made_ms: Option<i64>,
     bytes: u64,
@@ -74,10 +77,20 @@ pub fn restore(
     to: Option<Epoch>,
     new_job: &str,
 ) -> Result<Vec<Start>, Problem> {
-    let genesis = genesis_of(planned, log)?;
+    // Before the changelogs are read: an epoch that is told of lies there by then.
+    let control = ControlLog::open(log.clone(), &planned.job.name).map_err(in_control)?;
+    let genesis = genesis_of(planned, &control)?;
     let mut old = OldJob { planned, genesis: &genesis, reading: Reading::new(log.clone()).map_err(in_log)? };
     // In this order: what a region has taken was committed before its upstream's changelog is read, and that before it is asked where exchanges end.
     let mut points = old.points(admin)?;
+    if !old.has_exchanges() {
+        // Nobody has read anything of it.
+        let has_begun = |region: RegionId| control.cluster.region(region).is_some_and(|region| region.begun);
+        points.retain(|region, (of_region, newest)| !of_region.is_empty() || newest.is_some() || has_begun(*region));
+    }
+    if points.is_empty() {
+        return Err(never_ran(planned));
+    }
     let heads = old.heads()?;
     let mut candidates = BTreeMap::new();
     for (region, (of_region, newest)) in &mut points {
@@ -113,10 +126,12 @@ pub fn restore(
     Ok(chosen.iter().map(start).collect())
 }
 
-fn genesis_of(planned: &PlannedJob, log: &Arc<KafkaLog>) -> Result<Genesis, Problem> {
-    let control = ControlLog::open(log.clone(), &planned.job.name).map_err(in_control)?;
-    let never_ran = || Problem::error(format!("job `{}` has not begun yet", planned.job.name)).hint("there is nothing to restore");
-    let genesis = control.cluster.genesis().cloned().ok_or_else(never_ran)?;
+fn never_ran(planned: &PlannedJob) -> Problem {
+    Problem::error(format!("job `{}` has not begun yet", planned.job.name)).hint("there is nothing to restore")
+}
+
+fn genesis_of(planned: &PlannedJob, control: &ControlLog) -> Result<Genesis, Problem> {
+    let genesis = control.cluster.genesis().cloned().ok_or_else(|| never_ran(planned))?;
     let plan = &planned.planned.plan;
     if genesis.plan.is_some_and(|known| known != plan.fingerprint) || genesis.stages.len() != plan.stages.len() {
         return Err(Problem::error(format!("job `{}` computes something else than at its first start", planned.job.name))
@@ -155,6 +170,10 @@ impl OldJob<'_> {
         }
     }
 
+    fn has_exchanges(&self) -> bool {
+        !self.planned.planned.plan.exchanges.is_empty()
+    }
+
     fn upstreams(&self, stage: StageId) -> Vec<RegionId> {
         let stages = self.exchange(stage).map(|exchange| exchange.upstream.as_slice()).unwrap_or_default();
         stages.iter().flat_map(|stage| self.regions(*stage)).collect()
@@ -174,7 +193,8 @@ impl OldJob<'_> {
         let (name, plan) = (self.planned.job.name.clone(), self.planned.planned.plan.fingerprint);
         let all: Vec<RegionId> = self.stages().iter().flat_map(|stage| self.regions(stage.id)).collect();
         let mut points = Points::new();
-        for region in all.iter().filter(|region| self.is_stateful(region.stage)) {
+        // Without exchanges any checkpoint says all that there is to know of where its region stood, also where the changelog is trimmed or gone.
+        for region in all.iter().filter(|region| self.is_stateful(region.stage) || !self.has_exchanges()) {
             let (mut of_region, known) = (BTreeMap::new(), admin.list(*region).map_err(in_store)?);
             for info in known.iter().filter(|info| info.durability == Durability::Remote && info.plan == plan) {
                 let Some(position) = info.positions.first() else { continue };

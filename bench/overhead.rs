@@ -2,8 +2,8 @@
 //!
 //! - **Tiers**: the same load on three workers in each tier, one after the other in one run; CPU seconds of all workers between two moments in the middle.
 //!   Tier 3 is the base: a follower that computes (Tier 1) or applies deltas (Tier 2) comes on top.
-//! - **Checkpoints**: one worker reads a full topic as fast as it can, with checkpoints and without, in turns; the loss in records per second. All intervals are
-//!   the defaults, so the topic is long.
+//! - **Checkpoints**: one worker reads a full topic as fast as it can, with checkpoints and without, in turns; the loss in records per second, and the CPU seconds
+//!   of the worker alone, which the broker's moods touch less. All intervals are the defaults, so the topic is long.
 //! - **Restore**: the workers' folders are deleted between a stop and a start, so all state comes from the store: how much longer it takes
 //!   than with the folders in place until there is output of new input, for the bytes that were fetched.
 //! - **Hand-over**: a worker joins, leaves and is drained under load; the pause of each region that changes hands is read from its changelog, and only
@@ -158,6 +158,13 @@ fn tiers(servers: &str, options: &Options, seed: u64, folder: &Path) -> Result<(
     Ok((value, missed.collect()))
 }
 
+/// One run of the worker with or without checkpoints.
+struct Reading {
+    per_second: f64,
+    cpu_seconds: f64,
+    checkpoints: usize,
+}
+
 /// Many keys, so that there is something to save: a window of a day that ends with the input.
 fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> Result<(Value, Vec<String>)> {
     const TURNS: usize = 5;
@@ -166,7 +173,7 @@ fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> R
     let unique = std::process::id();
     let input = format!("overhead-checkpoints-{unique}");
     crate::input::fill_bids(servers, &input, options.records)?;
-    let run = |turn: usize, with_store: bool| -> Result<(f64, usize)> {
+    let run = |turn: usize, with_store: bool| -> Result<Reading> {
         let name = format!("overhead-checkpoints-{unique}-{turn}-{}", if with_store { "with" } else { "without" });
         let sink = format!("{name}-out");
         create_topic(servers, &sink, 8)?;
@@ -191,31 +198,31 @@ fn checkpoints(servers: &str, options: &Options, _seed: u64, folder: &Path) -> R
         // The last one may have been made beside the end of the run, at no cost.
         let is_measured = !with_store || made.iter().all(|made| *made >= 2);
         ensure!(is_measured, "{name}: {made:?} checkpoints of the regions with state are too few to cost anything: give more --records");
-        Ok((per_second, made.iter().sum()))
+        Ok(Reading { per_second, cpu_seconds: ended.cpu_seconds, checkpoints: made.iter().sum() })
     };
-    let (mut with, mut without, mut made) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut with, mut without) = (Vec::new(), Vec::new());
     // The broker's JVM compiles what it runs.
     run(TURNS, false)?;
     for turn in 0..TURNS {
         // Whoever is second finds the broker's pages warm.
         for checkpoints in [turn % 2 == 1, turn % 2 == 0] {
-            let (rate, count) = run(turn, checkpoints)?;
-            if checkpoints {
-                with.push(rate);
-                made.push(count);
-            } else {
-                without.push(rate);
-            }
+            let into = if checkpoints { &mut with } else { &mut without };
+            into.push(run(turn, checkpoints)?);
         }
     }
     streamshield_tests::support::client::delete_topic(servers, &input)?;
     // Of two runs right after each other: from one minute to the next the machine changes by more than what is looked for.
-    let costs: Vec<f64> = with.iter().zip(&without).map(|(with, without)| 1.0 - with / without).collect();
-    let cost = quantile(&costs, 0.5).context("no runs")?;
+    let pairs = || with.iter().zip(&without);
+    let costs: Vec<f64> = pairs().map(|(with, without)| 1.0 - with.per_second / without.per_second).collect();
+    let cpu_costs: Vec<f64> = pairs().map(|(with, without)| with.cpu_seconds / without.cpu_seconds - 1.0).collect();
+    let (cost, cpu_cost) = (quantile(&costs, 0.5).context("no runs")?, quantile(&cpu_costs, 0.5).context("no runs")?);
+    let of = |readings: &[Reading], figure: fn(&Reading) -> f64| readings.iter().map(figure).collect::<Vec<_>>();
     let missed = (cost > CHECKPOINT_COST_MAX).then(|| format!("checkpoints cost {:.1} %", cost * 100.0));
     let value = json!({
-        "interval_seconds": checkpoint_interval(Tier::Checkpoints).as_secs(), "records": options.records, "records_per_second_with": with, "records_per_second_without": without,
-        "checkpoints": made, "costs": costs, "cost": cost,
+        "interval_seconds": checkpoint_interval(Tier::Checkpoints).as_secs(), "records": options.records,
+        "records_per_second_with": of(&with, |run| run.per_second), "records_per_second_without": of(&without, |run| run.per_second),
+        "cpu_seconds_with": of(&with, |run| run.cpu_seconds), "cpu_seconds_without": of(&without, |run| run.cpu_seconds),
+        "checkpoints": with.iter().map(|run| run.checkpoints).collect::<Vec<_>>(), "costs": costs, "cost": cost, "cpu_costs": cpu_costs, "cpu_cost": cpu_cost,
     });
     Ok((value, missed.into_iter().collect()))
 }

@@ -17,15 +17,16 @@
 //! would end in the same way (a damaged changelog), an owned region is given back at once, and a followed one is left alone; what is wrong with all
 //! regions (another plan, other topics) ends the worker.
 
+mod failing;
+mod finishing;
 mod opening;
 
-use crate::changelog::{STABLE_TIME_MAX, check_stable};
 use crate::flight::Notes;
 use crate::follower::{FollowError, Follower};
 use crate::membership::Membership;
 use crate::progress::Progress;
 use crate::region::{Failure, Region, RegionSettings};
-use crate::runtime::{EngineError, Job, JobOutcome, Shared, gone};
+use crate::runtime::{Job, JobOutcome, Shared, gone};
 use crate::takeover::Takeovers;
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender};
@@ -34,12 +35,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use streamshield_core::cluster::{Cluster, ControlRecord, Genesis, SlotId, Standing, Tier, Why};
+use streamshield_core::cluster::{Cluster, ControlRecord, Genesis, SlotId, Tier, Why};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Incarnation, Offset, RegionId};
-use streamshield_core::mutants;
 use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointStore, Restored};
-use streamshield_core::ports::log::{Isolation, Log, LogError, LogErrorKind, LogReader, TopicPartition, Wakeup};
+use streamshield_core::ports::log::{Log, LogReader, TopicPartition, Wakeup};
 use streamshield_core::ports::state::StateBackend;
 
 /// Followers that have nothing to do are looked at this often; new records in their changelogs wake the nursery.
@@ -48,8 +48,6 @@ const IDLE: Duration = Duration::from_millis(50);
 const WAITING: Duration = Duration::from_millis(3);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// How long a follower rests that can't go on, unless the region is to be owned here.
-const RESTS: Duration = Duration::from_secs(60);
 /// How long a take-over may keep new followers from being begun: one whose region has no input never commits.
 const FOLLOWERS_DEFERRED_MAX: Duration = Duration::from_secs(2);
 /// Tries of bringing an owned region up before it is given back.
@@ -414,237 +412,6 @@ impl Nursery {
         }
     }
 
-    /// Where the changelogs of all regions end that are only waiting for that: one question for all of them, after their fences.
-    fn ask_for_ends(&mut self) -> Result<bool, JobOutcome> {
-        let waiting = |(id, task): (&RegionId, &Task)| match &task.phase {
-            Phase::Finishing { follower, end: None, .. } => Some((*id, follower.region.changelog.clone(), follower.read_up_to())),
-            _ => None,
-        };
-        let asked: Vec<(RegionId, TopicPartition, Offset)> = self.charges.tasks.iter().filter_map(waiting).collect();
-        if asked.is_empty() {
-            return Ok(false);
-        }
-        let partitions: Vec<_> = asked.iter().map(|(_, partition, _)| partition.clone()).collect();
-        let ends = match mutants::is_on("end-as-read") {
-            true => Ok(asked.iter().map(|(_, _, read)| *read).collect()),
-            false => self.log.ends(&partitions, Isolation::ReadUncommitted),
-        };
-        let is_passing = |error: &LogError| matches!(error.kind, LogErrorKind::Retry | LogErrorKind::Missing);
-        match ends {
-            Ok(ends) => {
-                for ((id, ..), high) in asked.iter().zip(ends) {
-                    if let Some(Task { phase: Phase::Finishing { end, .. }, .. }) = self.charges.tasks.get_mut(id) {
-                        *end = Some(high);
-                    }
-                }
-            }
-            // What has been followed so far is kept.
-            Err(error) if is_passing(&error) => {
-                tracing::debug!(%error, "where changelogs end is not known yet");
-            }
-            // Of one of them, perhaps: the others ask again without it.
-            Err(_) => {
-                for (id, partition, _) in asked {
-                    if let Err(error) = self.log.ends(&[partition], Isolation::ReadUncommitted)
-                        && !is_passing(&error)
-                        && let Some(task) = self.charges.tasks.remove(&id)
-                    {
-                        self.failed(id, task, error.into())?;
-                    }
-                }
-            }
-        }
-        Ok(true)
-    }
-
-    /// Everybody who could still write is fenced: to the end, and over to the slot. The end is stable once it was read up to: a reader of what is
-    /// committed does not get past an open transaction.
-    fn finish(
-        &mut self,
-        id: RegionId,
-        task: &mut Task,
-        mut follower: Box<Follower>,
-        end: Option<Offset>,
-        mut since: Duration,
-    ) -> Result<Option<(Phase, Tended)>, FollowError> {
-        let now = self.now();
-        let Role::Owner { assignment, .. } = task.role else { return Ok(Some((Phase::Following(follower), Tended::Moved))) };
-        let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), &mut self.notes, now)?;
-        self.progress.followed(id, follower.region.epoch.0, follower.epochs_behind());
-        let is_at_end = follower.is_caught_up() || end.is_some_and(|end| follower.has_applied(end));
-        if let Some(writer) = self.unknown_writer(&follower).filter(|writer| is_at_end && task.fenced != Some(*writer)) {
-            // It may have written more, or hold a transaction open: where the changelog ends is asked after the fence.
-            let (end, since) = if self.fence_unknown(task, writer)? { (None, now) } else { (end, since) };
-            return Ok(Some((Phase::Finishing { follower, end, since }, Tended::Waits)));
-        }
-        let Some(end_offset) = end.filter(|end| follower.has_applied(*end) || mutants::is_on("emit-before-catch-up")) else {
-            if let Some(end) = end.filter(|_| now.saturating_sub(since) > STABLE_TIME_MAX) {
-                check_stable(self.log.as_ref(), &follower.region.changelog, end).map_err(held_open)?;
-                since = now;
-            }
-            let tended = if moved { Tended::Moved } else { Tended::Waits };
-            return Ok(Some((Phase::Finishing { follower, end, since }, tended)));
-        };
-        if !follower.region.has_tables && follower.region.epoch.0 == 0 && end_offset > 0 && task.tries < 12 {
-            // Nothing but delta chunks or markers lay in the part that was read.
-            let low = self.log.bounds(&follower.region.changelog, Isolation::ReadUncommitted)?.low;
-            if end_offset > low {
-                task.tries += 1;
-                self.close(*follower);
-                return Ok(Some((Phase::Opening, Tended::Moved)));
-            }
-        }
-        let partition = follower.region.changelog.clone();
-        let last = follower.last.as_ref().map(|record| (record.epoch, record.incarnation));
-        let mut region = follower.finish(self.exchange.as_mut())?;
-        let _ = self.changelog.unassign(&partition);
-        if let Some(sink) = self.job.sinks.get(&id.stage)
-            && let Err(error) = sink.recover(id, last)
-        {
-            // Nothing is wrong with the state.
-            return Err(FollowError::Retry(error.message));
-        }
-        region.assignment = assignment;
-        region.changelog_from = end_offset;
-        // What it has is in the changelog: the first epoch, which others wait for, need not be flushed.
-        region.flushed = now;
-        self.takeovers.caught_up(id, now);
-        self.charges.held.insert(id, assignment);
-        let _ = self.arrivals.send(Arrival { region: Box::new(region) });
-        self.slot_wakeup.raise();
-        Ok(None)
-    }
-
-    /// Of the last epoch in the changelog; None, as in ordinary life: the control log knows its worker, so it also knows whether it has to be fenced.
-    fn unknown_writer(&self, follower: &Follower) -> Option<SlotId> {
-        // An epoch from a checkpoint lies in another changelog than this empty one.
-        let last = follower.last.as_ref().filter(|_| follower.read_up_to() > 0)?;
-        self.membership.view(|cluster| unknown_writer(cluster, &self.membership.job, last))
-    }
-
-    /// Fences a writer that the control log does not know: not before that was looked up behind its epoch, since this worker may be late, and the
-    /// writer one that has joined and taken the region over. True: it is fenced.
-    fn fence_unknown(&mut self, task: &mut Task, writer: SlotId) -> Result<bool, FollowError> {
-        if !self.charges.fenced.contains(&writer) {
-            let Some((_, offset)) = task.looked_up.filter(|(of, _)| *of == writer) else {
-                let SlotId { incarnation, slot } = self.slot;
-                task.looked_up = self.membership.append(&ControlRecord::Confirm { incarnation, slot }).ok().map(|offset| (writer, offset));
-                return Ok(false);
-            };
-            let is_unknown = || self.membership.view(|cluster| cluster.standing(writer.incarnation)) == Standing::Unknown;
-            if !self.membership.has_read(offset) || !is_unknown() {
-                return Ok(false);
-            }
-            tracing::warn!(slot = %writer, "the control log does not know who wrote the last epoch: was it lost? Its producer is fenced");
-            self.log.fence(&writer.transactional_id(&self.membership.job))?;
-            self.charges.fenced.insert(writer);
-        }
-        task.fenced = Some(writer);
-        Ok(true)
-    }
-
-    /// Sorts a failure out: again, anew, or over to somebody else.
-    fn failed(&mut self, id: RegionId, mut task: Task, error: FollowError) -> Result<Tended, JobOutcome> {
-        let now = self.now();
-        self.stop_reading(id);
-        // Its state is closed before anybody may open it.
-        task.phase = Phase::Opening;
-        let message = match error {
-            FollowError::Waits(message) => {
-                tracing::warn!(region = %id, message, "the region waits for what it needs to begin");
-                task.resume_at = now + RETRY_PAUSE_MAX;
-                self.charges.tasks.insert(id, task);
-                return Ok(Tended::Quiet);
-            }
-            FollowError::Refused { message, hint } => return Err(JobOutcome::Failed(EngineError { message, hint: Some(hint) })),
-            FollowError::Stopped(failure) => return Ok(self.stopped(id, task, failure)),
-            FollowError::Retry(message) => message,
-            FollowError::Diverged { epoch, message } => {
-                metrics::counter!("streamshield_followers_diverged_total").increment(1);
-                tracing::error!(region = %id, epoch = epoch.0, message, "E-4: the state differs from its owner's; it is rebuilt and not used");
-                self.progress.diverged(id, epoch.0);
-                task.without_store = true;
-                task.without_checkpoint = false;
-                let record = ControlRecord::NotReady { incarnation: self.slot.incarnation, region: id, epoch };
-                let _ = self.membership.append(&record);
-                message
-            }
-            // Without the checkpoint that it could not have: a job that was made from another one's begins with those.
-            FollowError::Unusable(message) if std::mem::take(&mut task.store_is_away) => {
-                tracing::warn!(region = %id, message, "the region waits: the store of the checkpoints does not answer");
-                task.without_checkpoint = false;
-                task.resume_at = now + RETRY_PAUSE_MAX;
-                self.charges.tasks.insert(id, task);
-                return Ok(Tended::Quiet);
-            }
-            FollowError::Unusable(message) => {
-                tracing::warn!(region = %id, message, "the state can't be used; it is rebuilt");
-                task.without_store = task.tries > 0;
-                task.without_checkpoint = false;
-                message
-            }
-        };
-        task.tries += 1;
-        task.ready_told = None;
-        task.resume_at = now + (RETRY_PAUSE_MIN * (1 << task.tries.min(7))).min(RETRY_PAUSE_MAX);
-        if let Role::Owner { assignment, .. } = task.role
-            && task.tries > TRIES_MAX
-        {
-            let failure = Failure { reason: message, retry: true };
-            self.give_back(id, assignment, &failure);
-            task.given_back = Some((assignment, failure));
-            task.tries = 0;
-        }
-        self.charges.tasks.insert(id, task);
-        Ok(Tended::Quiet)
-    }
-
-    /// More tries here would end in the same way. A region that is only followed works all the same: its owner does not read what is wrong.
-    fn stopped(&mut self, id: RegionId, mut task: Task, failure: Failure) -> Tended {
-        let incarnation = self.slot.incarnation;
-        task.ready_told = None;
-        if let Role::Owner { assignment, .. } = task.role {
-            let (reason, retry) = (&failure.reason, failure.retry);
-            tracing::error!(region = %id, reason, retry, "the region can't be brought up; it is given back");
-            metrics::counter!("streamshield_regions_stopped_total").increment(1);
-            if !retry {
-                // Or nothing would be left of it here by the time that its quarantine is read.
-                self.progress.region(id, |entry| entry.stopped = Some(reason.clone()));
-            }
-            self.give_back(id, assignment, &failure);
-            task.resume_at = self.now() + RETRY_PAUSE_MAX;
-            task.given_back = Some((assignment, failure));
-        } else {
-            tracing::error!(region = %id, reason = failure.reason, "the region can't be followed here");
-            let _ = self.membership.append(&ControlRecord::NotReady { incarnation, region: id, epoch: Epoch(0) });
-            task.resume_at = self.now() + RESTS;
-        }
-        self.charges.tasks.insert(id, task);
-        Tended::Quiet
-    }
-
-    /// Gives an owned region back to the control log. A repeated record is a no-op.
-    fn give_back(&self, region: RegionId, assignment: Offset, failure: &Failure) {
-        let (incarnation, epoch) = (self.slot.incarnation, Epoch(0));
-        let Failure { reason, retry } = failure.clone();
-        let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry };
-        if let Err(error) = self.membership.append(&record) {
-            tracing::debug!(%region, %error, "could not give the region back yet");
-        }
-    }
-
-    /// A follower that was dropped in an error left its partitions assigned.
-    fn stop_reading(&mut self, id: RegionId) {
-        let stage = &self.job.plan.stages[id.stage.0 as usize];
-        let partition = TopicPartition::new(crate::topics::changelog(&self.job.config.name, stage), id.partition as i32);
-        let _ = self.changelog.unassign(&partition);
-        if let crate::plan::StageInput::Exchange(exchange) = &stage.input {
-            let plan = &self.job.plan.exchanges[exchange.0 as usize];
-            let partition = TopicPartition::new(crate::topics::exchange(&self.job.config.name, plan), id.partition as i32);
-            let _ = self.exchange.unassign(&partition);
-        }
-    }
-
     /// Replicas are a consumer group of their own, `<group>.replica`, that people see in Kafka's own tools.
     fn send_replica_offsets(&mut self) {
         let now = self.now();
@@ -682,23 +449,6 @@ impl Task {
             fenced: None,
         }
     }
-}
-
-/// A transaction of somebody whom nobody fenced is open. It may end: the next owner waits for it anew, as often as a region may fail.
-fn held_open(error: LogError) -> FollowError {
-    match error.kind {
-        LogErrorKind::Fatal => FollowError::Stopped(Failure { reason: error.message, retry: true }),
-        _ => error.into(),
-    }
-}
-
-/// Who wrote this epoch, if the worker has never joined by this control log: then `must_fence` does not know it either. Whoever has joined needs no
-/// fence here: it is fenced, or has released the region and works on others with the same producer.
-fn unknown_writer(cluster: &Cluster, job: &str, last: &EpochRecord) -> Option<SlotId> {
-    // Of a job of another name, which this one began from, nobody is fenced.
-    let slot = last.transactional_id.strip_prefix(&format!("{job}-{}-", last.incarnation.0))?.parse().ok()?;
-    let is_unknown = cluster.standing(last.incarnation) == Standing::Unknown;
-    is_unknown.then_some(SlotId { incarnation: last.incarnation, slot })
 }
 
 /// Whether an epoch is one of this job's, and not of one that it was made from.

@@ -15,6 +15,10 @@
 //! gives it to somebody (single-task recovery). One whose sealed epoch is refused for good is quarantined. The slot and its other regions
 //! go on.
 
+mod inputs;
+mod leaving;
+mod telling;
+
 use crate::checkpointer::{CheckpointNews, Checkpoints};
 use crate::clock::Clock;
 use crate::commit::{CommitNews, CommittedEpoch, RefusedEpoch, SEALED_AHEAD_MAX};
@@ -28,36 +32,26 @@ use crate::region::{Failure, Input, Region, RegionError};
 use crate::runtime::{EngineError, Job, JobOutcome, Shared, gone};
 use crate::step::{met_end, step};
 use crate::takeover::Takeovers;
-use crate::topics;
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender};
 use std::collections::{BTreeMap, BTreeSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
-use streamshield_core::cluster::{ControlRecord, SlotId};
+use streamshield_core::cluster::SlotId;
 use streamshield_core::ids::{Epoch, Offset, RegionId, StageId};
 use streamshield_core::mutants;
-use streamshield_core::ports::log::{Isolation, Log, LogError, LogReader, TopicPartition, Wakeup};
-use streamshield_core::ports::source::{SourceError, SourceReader, Split};
+use streamshield_core::ports::log::{Log, LogReader, TopicPartition, Wakeup};
+use streamshield_core::ports::source::SourceReader;
 
 /// Longest sleep of an idle slot; ticks (idleness, processing time) are judged at least as often.
 const IDLE_WAIT_MAX: Duration = Duration::from_millis(50);
 /// After a "try again" of an input, and between two tries to write to the control log.
 const RETRY_WAIT: Duration = Duration::from_millis(100);
-/// Group offsets are for lag tools: no need for more.
-const GROUP_OFFSETS_EVERY: Duration = Duration::from_secs(1);
 /// How long a take-over may keep the regions that are here from sealing ahead.
 const TAKEOVER_PRIORITY_MAX: Duration = Duration::from_millis(500);
-const IDLE_INPUTS_SERVED_EVERY: Duration = Duration::from_secs(1);
-/// The control log hears of first epochs now and then: of many regions at once.
-const BEGUN_TOLD_EVERY: Duration = Duration::from_millis(500);
-/// Regions named in one such record, which has to fit into a message.
-const BEGUN_REGIONS_MAX: usize = 8_192;
 /// How soon it is noticed that a checkpoint is due.
 const CHECKPOINTS_OFFERED_EVERY: Duration = Duration::from_millis(500);
-/// How long a drain may wait for the log before the slot leaves with epochs unacknowledged (the next owner resolves them).
-const DRAIN_DEADLINE: Duration = Duration::from_millis(1_500);
 
 /// What a slot works with.
 pub struct Slot {
@@ -100,19 +94,13 @@ pub struct Work {
     begun_told: Duration,
     /// A quarantine of theirs is shown here, though they are gone.
     failed_here: BTreeSet<RegionId>,
-    draining: Option<Draining>,
+    draining: Option<leaving::Draining>,
     group_offsets: BTreeMap<String, BTreeMap<TopicPartition, Offset>>,
     group_offsets_sent: Duration,
     checkpoints_offered: Duration,
     inputs_served: Duration,
     /// Nothing is written to the control log before this, after a failed try.
     append_after: Duration,
-}
-
-struct Draining {
-    deadline: Duration,
-    outcome: JobOutcome,
-    sealed: bool,
 }
 
 impl Actor for Slot {
@@ -147,29 +135,6 @@ impl Actor for Slot {
 }
 
 impl Slot {
-    /// Makes the connections of all inputs: the first region of a stage that comes, and those that are here then, would stand still for it.
-    fn prepare(&mut self) {
-        let (job, config) = (&self.job, &self.job.config);
-        let topics: Vec<Arc<str>> = job.plan.exchanges.iter().map(|plan| topics::exchange(&config.name, plan).into()).collect();
-        if !topics.is_empty() {
-            self.exchange.prepare(&topics);
-        }
-        for (stage, source) in &job.sources {
-            if let Some(reader) = source.connected_reader(self.wakeup.clone()) {
-                self.work.sources.insert(*stage, reader);
-            }
-        }
-    }
-
-    fn serve_idle_inputs(&mut self) {
-        let now = self.clock.steady();
-        if now.saturating_sub(self.work.inputs_served) >= IDLE_INPUTS_SERVED_EVERY {
-            self.work.inputs_served = now;
-            self.exchange.serve_idle();
-            self.work.sources.values_mut().for_each(|source| source.serve_idle());
-        }
-    }
-
     /// What the control log's view asks for since the last look.
     fn obey_view(&mut self) -> Result<(), Turn> {
         let version = self.membership.version();
@@ -264,39 +229,6 @@ impl Slot {
             self.send(first_epochs);
         }
         moved
-    }
-
-    fn open_input(&mut self, region: &Region) -> Result<(), String> {
-        match &region.input {
-            Input::Source(source) if source.finished => Ok(()),
-            Input::Source(source) => {
-                let stage = region.id.stage;
-                let text = |error: SourceError| format!("a source can't be read: {error}");
-                if !self.work.sources.contains_key(&stage) {
-                    let reader = self.job.sources[&stage].reader(self.wakeup.clone()).map_err(text)?;
-                    self.work.sources.insert(stage, reader);
-                }
-                let reader = self.work.sources.get_mut(&stage).expect("inserted above");
-                let split = Split { id: source.split.id, start: source.split.start, end: source.split.end };
-                reader.add_split(&split, region.position).map_err(text)
-            }
-            Input::Exchange(input) => self.exchange.assign(&input.partition, region.position).map_err(|error| error.message),
-        }
-    }
-
-    fn close_input(&mut self, region: &Region) {
-        match &region.input {
-            Input::Source(source) => {
-                if let Some(reader) = self.work.sources.get_mut(&region.id.stage) {
-                    reader.remove_split(source.split.id);
-                }
-            }
-            Input::Exchange(input) => {
-                if let Err(error) = self.exchange.unassign(&input.partition) {
-                    tracing::debug!(partition = %input.partition, %error, "could not stop reading");
-                }
-            }
-        }
     }
 
     /// `read_back`: the control record by which this slot gave the region up; `changelog_end`: where it ended then, for a region that is well.
@@ -499,135 +431,9 @@ impl Slot {
         self.committer_wakeup.raise();
     }
 
-    /// Tells the control log of regions that are released, have failed or have finished, once the outcome of all their epochs is known. Of all of them
-    /// at once: each way to the log and back is time in which they stand still.
-    fn let_go(&mut self) -> bool {
-        if self.clock.steady() < self.work.append_after {
-            return false;
-        }
-        let quiet = |region: &&Region| region.in_flight == 0 && region.open.is_none();
-        let due = |region: &&Region| {
-            region.leaving || region.failed.is_some() || (region.finished && !self.work.finish_told.contains(&region.id))
-        };
-        let mut going: Vec<RegionId> = self.work.regions.values().filter(quiet).filter(due).map(|region| region.id).collect();
-        if let Err(error) = self.note_release_ends(&going) {
-            tracing::debug!(%error, "where changelogs end is not known yet");
-            going.retain(|id| !needs_end(&self.work.regions[id]));
-            self.append_later();
-        }
-        if going.is_empty() {
-            return false;
-        }
-        let records: Vec<ControlRecord> = going.iter().map(|id| self.last_word(*id)).collect();
-        // From here on they take no step in this slot, whether the records arrive or not: they are leaving or have failed.
-        let Ok(offsets) = self.membership.append_all(&records) else { return self.append_later() };
-        for ((id, record), offset) in going.into_iter().zip(records).zip(offsets) {
-            match record {
-                ControlRecord::Finished { .. } => drop(self.work.finish_told.insert(id)),
-                ControlRecord::Released { .. } => self.remove(id, Some(offset), self.work.regions[&id].released_at),
-                _ => self.remove(id, Some(offset), None),
-            }
-        }
-        true
-    }
-
-    /// Where the changelogs of released regions end with their last epochs. Asked once: when the first try to release one was answered with an error, a
-    /// successor may have written more by the second.
-    fn note_release_ends(&mut self, going: &[RegionId]) -> Result<(), LogError> {
-        let asked: Vec<RegionId> = going.iter().copied().filter(|id| needs_end(&self.work.regions[id])).collect();
-        if asked.is_empty() {
-            return Ok(());
-        }
-        let partitions: Vec<TopicPartition> = asked.iter().map(|id| self.work.regions[id].changelog.clone()).collect();
-        for (id, end) in asked.into_iter().zip(self.log.ends(&partitions, Isolation::ReadUncommitted)?) {
-            self.work.regions.get_mut(&id).expect("asked for").released_at = Some(end);
-        }
-        Ok(())
-    }
-
-    /// What the control log is to know of a region that does nothing more here.
-    fn last_word(&mut self, id: RegionId) -> ControlRecord {
-        let incarnation = self.id.incarnation;
-        let region = self.work.regions.get_mut(&id).expect("it is going");
-        let (assignment, epoch) = (region.assignment, region.epoch);
-        match region.failed.clone() {
-            // What was sealed is committed, or refused for good; what was not is no epoch.
-            Some(Failure { reason, retry }) => {
-                // Closed before anybody may open it.
-                region.drop_state();
-                self.work.failed_here.insert(id);
-                ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry }
-            }
-            None if region.leaving => ControlRecord::Released { incarnation, region: id, assignment, epoch },
-            None => ControlRecord::Finished { incarnation, region: id, assignment, epoch },
-        }
-    }
-
-    /// Tells the control log, once in the life of a region, that its changelog is not empty any more, and once that its exchange partition is not: who
-    /// finds one empty later must not begin anew. Should this slot die before, the region's next owner says it.
-    fn tell_begun(&mut self, last: bool) {
-        let now = self.clock.steady();
-        let is_early = now < self.work.append_after || now.saturating_sub(self.work.begun_told) < BEGUN_TOLD_EVERY;
-        if is_early && !last {
-            return;
-        }
-        self.work.begun_told = now;
-        for reads in [false, true] {
-            let work = &self.work;
-            let untold = if reads { &work.unread } else { &work.unbegun };
-            let is_seen = |region: &Region| region.has_begun() && (region.position > 0 || !reads);
-            let due = untold.iter().filter(|id| work.regions.get(*id).is_some_and(is_seen));
-            let regions: Vec<RegionId> = due.take(BEGUN_REGIONS_MAX).copied().collect();
-            if regions.is_empty() {
-                continue;
-            }
-            let record = ControlRecord::Begun { incarnation: self.id.incarnation, regions: regions.clone(), reads };
-            if let Err(error) = self.membership.append(&record) {
-                tracing::debug!(%error, "could not tell of first epochs yet");
-                self.append_later();
-                return;
-            }
-            let told = if reads { &mut self.work.unread } else { &mut self.work.unbegun };
-            for id in &regions {
-                told.remove(id);
-            }
-        }
-    }
-
     fn append_later(&mut self) -> bool {
         self.work.append_after = self.clock.steady() + RETRY_WAIT;
         false
-    }
-
-    fn begin_drain(&mut self, outcome: JobOutcome) -> Turn {
-        let longest = self.clock.steady() + DRAIN_DEADLINE;
-        let deadline = self.shared.leaves_by().map_or(longest, |by| by.min(longest));
-        self.work.draining = Some(Draining { deadline, outcome, sealed: false });
-        Turn::Again
-    }
-
-    /// Seals what is open, waits for the log, and leaves.
-    fn drain(&mut self) -> Turn {
-        let sealed = self.work.draining.as_ref().is_some_and(|draining| draining.sealed);
-        if !sealed && self.work.in_flight < SEALED_AHEAD_MAX {
-            self.seal_open(true);
-            self.work.draining.as_mut().expect("draining").sealed = true;
-            return Turn::Again;
-        }
-        let now = self.clock.steady();
-        let draining = self.work.draining.as_ref().expect("draining");
-        if sealed && self.work.in_flight == 0 {
-            let outcome = draining.outcome.clone();
-            self.tell_begun(true);
-            self.shared.slot_left_clean();
-            self.send_group_offsets(true);
-            return Turn::Ended(outcome);
-        }
-        if now >= draining.deadline {
-            tracing::warn!("leaving before the log acknowledged the last epochs; the next owner finds out what became of them");
-            return Turn::Ended(draining.outcome.clone());
-        }
-        Turn::Idle(draining.deadline - now)
     }
 
     /// Also of regions that stand still: what they have must be kept, and the log before it trimmed.
@@ -655,23 +461,6 @@ impl Slot {
         }
         wait.min(RETRY_WAIT)
     }
-
-    fn send_group_offsets(&mut self, last: bool) {
-        let now = self.clock.steady();
-        if !last && now.saturating_sub(self.work.group_offsets_sent) < GROUP_OFFSETS_EVERY {
-            return;
-        }
-        self.work.group_offsets_sent = now;
-        for (group, positions) in std::mem::take(&mut self.work.group_offsets) {
-            let positions: Vec<_> = positions.into_iter().collect();
-            self.log.commit_group_offsets(&group, &positions);
-        }
-    }
-}
-
-/// Before it is released it must be known where its changelog ends.
-fn needs_end(region: &Region) -> bool {
-    region.leaving && region.failed.is_none() && region.released_at.is_none()
 }
 
 fn owns(owned: &BTreeMap<RegionId, streamshield_core::cluster::Owned>, id: &RegionId, region: &Region) -> bool {

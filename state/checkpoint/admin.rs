@@ -134,24 +134,16 @@ impl ObjectCheckpoints {
         Ok(manifest.record())
     }
 
-    /// Copies one checkpoint per region to another job of the same store, which then starts from them. That job must not have checkpoints of these
-    /// regions: its epochs would go back. `records`: of regions that stand elsewhere in that job's topics than in this one's; who gives them has
-    /// called [`check_clone`](Self::check_clone) before, and goes on with what an earlier try has copied.
-    pub fn clone_to(
-        &self,
-        new_job: &str,
-        epochs: &BTreeMap<RegionId, Epoch>,
-        records: &BTreeMap<RegionId, EpochRecord>,
-    ) -> Result<Vec<CheckpointInfo>, CheckpointError> {
-        let goes_on = !records.is_empty();
-        let manifests = self.to_be_cloned(new_job, epochs, goes_on)?;
-        if !goes_on {
-            self.check_kept(&manifests)?;
-        }
+    /// Copies one checkpoint per region to another job of the same store, which then starts from them: the one of its record's epoch. The records
+    /// say where the regions stand in that job's topics. That job must not have other checkpoints of these regions: its epochs would go back. Who
+    /// calls this has called [`check_clone`](Self::check_clone) before; what an earlier try has copied is left as it is.
+    pub fn clone_to(&self, new_job: &str, records: &BTreeMap<RegionId, EpochRecord>) -> Result<Vec<CheckpointInfo>, CheckpointError> {
+        let epochs: BTreeMap<RegionId, Epoch> = records.iter().map(|(region, record)| (*region, record.epoch)).collect();
+        let manifests = self.to_be_cloned(new_job, &epochs)?;
         let (shared, target) = (&self.shared, self.shared.layout.of_job(new_job));
         let mut cloned = Vec::new();
         for manifest in manifests {
-            let record = records.get(&manifest.region);
+            let record = &records[&manifest.region];
             let manifest = self.block_on(shared.clone_one(&manifest, record, &target))?;
             cloned.push(manifest.info(Durability::Remote, false));
         }
@@ -160,13 +152,9 @@ impl ObjectCheckpoints {
 
     /// Whether [`clone_to`](Self::clone_to) would find all that it needs, and nothing in its way but what an earlier try has left.
     pub fn check_clone(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<(), CheckpointError> {
-        self.check_kept(&self.to_be_cloned(new_job, epochs, true)?)
-    }
-
-    /// What is marked, and as good as swept, may be gone before it is copied.
-    fn check_kept(&self, manifests: &[Arc<Manifest>]) -> Result<(), CheckpointError> {
         let shared = &self.shared;
-        for manifest in manifests {
+        // What is marked, and as good as swept, may be gone before it is copied.
+        for manifest in self.to_be_cloned(new_job, epochs)? {
             let (region, name) = (manifest.region, manifest.name());
             let listing = self.block_on(Listing::of_region(&shared.remote, &shared.layout, region))?;
             if !listing.pins.contains(&name) && self.block_on(shared.is_nearly_collected(region, name, &listing))? {
@@ -179,13 +167,8 @@ impl ObjectCheckpoints {
         Ok(())
     }
 
-    /// `goes_on`: the same checkpoints may lie there already, but not all of them.
-    fn to_be_cloned(
-        &self,
-        new_job: &str,
-        epochs: &BTreeMap<RegionId, Epoch>,
-        goes_on: bool,
-    ) -> Result<Vec<Arc<Manifest>>, CheckpointError> {
+    /// The same checkpoints may lie there already, but not all of them.
+    fn to_be_cloned(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<Vec<Arc<Manifest>>, CheckpointError> {
         let shared = &self.shared;
         if !is_plain(new_job) || new_job == shared.layout.job() {
             return Err(refused(format!("{new_job:?} is not the name of another job")));
@@ -199,7 +182,7 @@ impl ObjectCheckpoints {
             if let Some(name) = there.manifests.keys().next_back() {
                 let message =
                     format!("job {new_job:?} already has a checkpoint of region {region} (epoch {}): choose a new name", name.epoch);
-                if !goes_on || *name != manifest.name() {
+                if *name != manifest.name() {
                     return Err(refused(message));
                 }
                 in_the_way.push(message);
@@ -283,7 +266,7 @@ impl Shared {
     }
 
     /// Files first, manifest last (K-1), as in a save.
-    async fn clone_one(&self, manifest: &Manifest, record: Option<&EpochRecord>, target: &Layout) -> Result<Manifest, StoreError> {
+    async fn clone_one(&self, manifest: &Manifest, record: &EpochRecord, target: &Layout) -> Result<Manifest, StoreError> {
         let region = manifest.region;
         let cloned = manifest.of_job(target.job(), record);
         let (path, bytes) = (target.manifest(region, cloned.name()), Bytes::from(cloned.encode()));

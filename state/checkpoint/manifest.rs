@@ -122,14 +122,15 @@ impl Manifest {
     }
 
     /// The same checkpoint, for another job, whose changelog holds from its beginning on what comes after it. `record`: where the region
-    /// stands in that job's own topics; None: as here.
-    pub(crate) fn of_job(&self, job: &str, record: Option<&EpochRecord>) -> Manifest {
-        let mut manifest = Manifest { job: job.to_owned(), changelog_from: 0, ..self.clone() };
-        if let Some(record) = record {
-            manifest.positions.clone_from(&record.positions);
-            manifest.record = BASE64.encode(record.encode());
+    /// stands in that job's own topics.
+    pub(crate) fn of_job(&self, job: &str, record: &EpochRecord) -> Manifest {
+        Manifest {
+            job: job.to_owned(),
+            positions: record.positions.clone(),
+            changelog_from: 0,
+            record: BASE64.encode(record.encode()),
+            ..self.clone()
         }
-        manifest
     }
 
     pub(crate) fn record(&self) -> Vec<u8> {

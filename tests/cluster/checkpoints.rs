@@ -86,6 +86,20 @@ fn a_lost_region_comes_back_from_its_checkpoint_and_the_exchange_is_trimmed_only
     stage.finish()
 }
 
+/// Restores again after a try that broke off behind its commit: it completes, and nothing is sent twice.
+fn restore_once_more(servers: &str, new_job: &str, restore: &dyn Fn() -> Result<std::process::Output>) -> Result<()> {
+    let held = || -> Result<BTreeMap<(String, i32), i64>> {
+        let of_job = ends(servers, &format!("{new_job}-"))?;
+        Ok(of_job.into_iter().map(|end| ((end.topic, end.partition), end.high)).collect())
+    };
+    let before = held()?;
+    let restored = restore()?;
+    ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    let after = held()?;
+    ensure!(!before.is_empty() && after == before, "{before:?}, and after another try {after:?}");
+    Ok(())
+}
+
 /// Values of all committed rows of a topic.
 fn values(servers: &str, topic: &str) -> Result<Vec<i64>> {
     let mut values: Vec<i64> = read_json(servers, topic)?.iter().filter_map(|row| row["v"].as_i64()).collect();
@@ -121,8 +135,11 @@ fn a_job_made_from_the_checkpoints_of_another_one_goes_on_where_that_one_stood()
     })?;
     first.stop_all(TIMEOUT)?;
     let file = first.job_file().display().to_string();
-    let restored = call(folder.path(), &["checkpoints", "restore", &file, "--to", "latest", "--as", "numbers-2"])?;
+    let restore = || call(folder.path(), &["checkpoints", "restore", &file, "--to", "latest", "--as", "numbers-2"]);
+    let restored = restore()?;
     ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
+    // As if that had died before it could tell: its records are committed, and a job without windows has no manifests.
+    restore_once_more(&servers, "numbers-2", &restore)?;
     send(1_000, 1_500)?;
     let elsewhere = folder.path().join("second");
     std::fs::create_dir_all(&elsewhere)?;
@@ -191,6 +208,13 @@ fn a_job_with_an_exchange_that_is_restored_under_another_name_counts_each_row_of
     ensure!(restored.status.success(), "{}", String::from_utf8_lossy(&restored.stderr));
     let again = restore()?;
     ensure!(again.status.code() == Some(1), "nothing is restored onto what was: {}", String::from_utf8_lossy(&again.stdout));
+    // As if it had died before the last manifest.
+    let manifests = folder.path().join("store/clicks-2/1-1/manifests");
+    let last = std::fs::read_dir(&manifests)?.next().context("the second region that counts has a manifest")??.path();
+    let manifest = std::fs::read(&last)?;
+    std::fs::remove_file(&last)?;
+    restore_once_more(&servers, "clicks-2", &restore)?;
+    ensure!(std::fs::read(&last)? == manifest, "it is written as it was");
 
     let elsewhere = folder.path().join("second");
     std::fs::create_dir_all(&elsewhere)?;

@@ -25,11 +25,13 @@ pub fn quantile(samples: &[f64], q: f64) -> Option<f64> {
     let mut sorted = samples.to_vec();
     sorted.sort_by(f64::total_cmp);
     let rank = (sorted.len() as f64 * q).ceil().max(1.0) as usize;
-    sorted.get(rank.min(sorted.len()).checked_sub(1)?).map(|value| (value * 10.0).round() / 10.0)
+    sorted.get(rank.min(sorted.len()).checked_sub(1)?).copied()
 }
 
+/// To a tenth of a millisecond.
 pub fn quantiles(samples: &[f64]) -> Value {
-    json!({ "p50_ms": quantile(samples, 0.5), "p95_ms": quantile(samples, 0.95), "p99_ms": quantile(samples, 0.99), "max_ms": quantile(samples, 1.0) })
+    let of = |q| quantile(samples, q).map(|value| (value * 10.0).round() / 10.0);
+    json!({ "p50_ms": of(0.5), "p95_ms": of(0.95), "p99_ms": of(0.99), "max_ms": of(1.0) })
 }
 
 #[cfg(test)]
@@ -41,5 +43,6 @@ mod tests {
         let samples: Vec<f64> = (1..=50).map(f64::from).collect();
         assert_eq!([0.5, 0.99, 1.0].map(|q| quantile(&samples, q)), [Some(25.0), Some(50.0), Some(50.0)]);
         assert_eq!(quantile(&[], 0.5), None);
+        assert_eq!(quantile(&[0.0304, 0.04], 0.5), Some(0.0304), "shares are small");
     }
 }

@@ -23,10 +23,10 @@
 //!      │ target gone: called off               │ not in time: the owner is expired as a whole
 //! ```
 //!
-//! Where things are: [`record`] what may lie in the log · `apply` what a record means · `clock` time by the log · `state` all that decides, `index` what is
-//! derived from it, `digest` its fingerprint · `assign` owners for orphans · `moves` planned moves · `followers` · `fencing` who fences whom · `observed`
-//! what decides nothing (reports, comparison of digests, verified snapshots) · `snapshot` how the log stays short · `invariants` what must hold
-//! after every record.
+//! Where things are: [`record`] what may lie in the log · `apply` what a record means · `joining` who may join, deaths and quarantine · `clock` time
+//! by the log, `expiry` what it does · `state` all that decides, `index` what is derived from it, `digest` its fingerprint · `assign` owners for
+//! orphans · `moves` planned moves · `followers` · `fencing` who fences whom · `observed` what decides nothing (reports, comparison of digests,
+//! verified snapshots) · `snapshot` how the log stays short · `invariants` what must hold after every record.
 //!
 //! Invariants: **O-1** (one owner per region and offset; it begins only when all earlier ones are fenced or have released), **C-1** (same offset,
 //! same digest), **M-1** (every list here is bounded or has as many entries as there are live members, regions or slots still to be fenced).
@@ -65,10 +65,12 @@ mod assign;
 mod clock;
 mod digest;
 mod effect;
+mod expiry;
 mod fencing;
 mod followers;
 mod index;
 pub mod invariants;
+mod joining;
 mod moves;
 mod observed;
 mod owners;

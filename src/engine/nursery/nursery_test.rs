@@ -1,5 +1,6 @@
-//! A changelog that can't be read, and a writer of whom the control log has never heard.
+//! A changelog that can't be read, a writer of whom the control log has never heard, and when a follower is said to be ready.
 
+use super::finishing::unknown_writer;
 use super::*;
 use crate::clock::SystemClock;
 use crate::config::{BadRecordPolicy, JobConfig, LateRowPolicy, spawn_thread};
@@ -425,6 +426,22 @@ fn a_region_that_can_not_begin_without_its_checkpoint_waits_for_the_store_and_is
     let task = begin(task, Ok(None));
     assert!(task.given_back.is_some(), "the store has answered, and has nothing");
     assert_eq!(log.told("failed"), 1);
+}
+
+#[test]
+fn no_region_is_said_to_be_ready_while_the_store_of_another_one_is_to_be_opened() {
+    let log = TestLog::of_members(&[ME, Incarnation(2)], 2);
+    let mut bed = Bed::new(&log, ME, 2);
+    let followed = bed.nursery.membership.view(|cluster| cluster.followed(bed.nursery.slot))[0];
+    let other = region(1 - followed.partition);
+    assert!(bed.nursery.obey_view().is_none(), "it is a member");
+    let mut tend = |id: RegionId| assert!(bed.nursery.tend(id).is_ok());
+    // Opened, and then at the end of its changelog each time.
+    (0..3).for_each(|_| tend(followed));
+    assert_eq!(log.told("ready"), 0, "its owner would release it, and it would stand still until the other one is opened");
+    tend(other);
+    tend(followed);
+    assert_eq!(log.told("ready"), 1);
 }
 
 #[test]

@@ -73,13 +73,8 @@ impl CheckpointAdmin for Store {
     fn record(&self, _: RegionId, _: Epoch) -> Result<Vec<u8>, CheckpointError> {
         Ok(Vec::new())
     }
-    fn clone_to(
-        &self,
-        _: &str,
-        epochs: &BTreeMap<RegionId, Epoch>,
-        _: &BTreeMap<RegionId, EpochRecord>,
-    ) -> Result<Vec<CheckpointInfo>, CheckpointError> {
-        Ok(epochs.iter().map(|(region, epoch)| checkpoint(region.partition, epoch.0)).collect())
+    fn clone_to(&self, _: &str, records: &BTreeMap<RegionId, EpochRecord>) -> Result<Vec<CheckpointInfo>, CheckpointError> {
+        Ok(records.iter().map(|(region, record)| checkpoint(region.partition, record.epoch.0)).collect())
     }
     fn check_clone(&self, _: &str, _: &BTreeMap<RegionId, Epoch>) -> Result<(), CheckpointError> {
         Ok(())

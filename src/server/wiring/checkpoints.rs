@@ -73,14 +73,10 @@ pub trait CheckpointAdmin {
     fn collect_garbage(&self, region: RegionId, grace: Option<Duration>) -> Result<u64, CheckpointError>;
     /// The epoch record of a checkpoint.
     fn record(&self, region: RegionId, epoch: Epoch) -> Result<Vec<u8>, CheckpointError>;
-    /// Makes these the first checkpoints of a job of another name. `records`: of regions that stand elsewhere in that job's topics than in this one's.
-    fn clone_to(
-        &self,
-        new_job: &str,
-        epochs: &BTreeMap<RegionId, Epoch>,
-        records: &BTreeMap<RegionId, EpochRecord>,
-    ) -> Result<Vec<CheckpointInfo>, CheckpointError>;
-    /// Whether nothing is in the way of that.
+    /// Makes the checkpoints of these records' epochs the first ones of a job of another name. The records say where the regions stand in that
+    /// job's topics.
+    fn clone_to(&self, new_job: &str, records: &BTreeMap<RegionId, EpochRecord>) -> Result<Vec<CheckpointInfo>, CheckpointError>;
+    /// Whether nothing is in the way of that; asked before it.
     fn check_clone(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<(), CheckpointError>;
 }
 
@@ -132,13 +128,8 @@ impl CheckpointAdmin for ObjectCheckpoints {
     fn record(&self, region: RegionId, epoch: Epoch) -> Result<Vec<u8>, CheckpointError> {
         ObjectCheckpoints::record(self, region, epoch)
     }
-    fn clone_to(
-        &self,
-        new_job: &str,
-        epochs: &BTreeMap<RegionId, Epoch>,
-        records: &BTreeMap<RegionId, EpochRecord>,
-    ) -> Result<Vec<CheckpointInfo>, CheckpointError> {
-        ObjectCheckpoints::clone_to(self, new_job, epochs, records)
+    fn clone_to(&self, new_job: &str, records: &BTreeMap<RegionId, EpochRecord>) -> Result<Vec<CheckpointInfo>, CheckpointError> {
+        ObjectCheckpoints::clone_to(self, new_job, records)
     }
     fn check_clone(&self, new_job: &str, epochs: &BTreeMap<RegionId, Epoch>) -> Result<(), CheckpointError> {
         ObjectCheckpoints::check_clone(self, new_job, epochs)

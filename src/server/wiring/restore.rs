@@ -118,7 +118,7 @@ pub fn restore(
     target.check_inputs(&records)?;
     target.copy(&mut old, &chosen, &mut records)?;
     records.retain(|region, _| checkpoints.contains_key(region));
-    admin.clone_to(new_job, &checkpoints, &records).map_err(|error| half_made(new_job, &error))?;
+    admin.clone_to(new_job, &records).map_err(|error| half_made(new_job, &error))?;
     let start = |(region, epoch): (&RegionId, &Epoch)| {
         let point = &points[region].0[epoch];
         Start { region: *region, epoch: *epoch, made_ms: point.made_ms, bytes: point.bytes }

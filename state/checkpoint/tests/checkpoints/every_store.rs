@@ -1,14 +1,12 @@
 //! The same behaviours over a folder, S3 and HDFS.
 
 use crate::place::{JOB, Place};
-use crate::state::{FOLDER, PLAN, REGION, content, files_of, folder, request, small};
+use crate::state::{FOLDER, PLAN, REGION, content, files_of, folder, record, request, small};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 use streamshield_checkpoint::ObjectCheckpoints;
-use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Incarnation, PlanFingerprint, RegionId};
 use streamshield_core::ports::checkpoint::{CheckpointErrorKind, CheckpointRequest, CheckpointStore, Durability};
-use streamshield_core::watermark::Watermark;
 
 macro_rules! on_every_store {
     ($($test:ident)*) => {
@@ -274,17 +272,19 @@ fn a_clone_starts_another_job_and_the_old_one_stays(place: &Place) {
     for epoch in 1..=3 {
         store.save(&small(disk, epoch, 5)).unwrap();
     }
-    let (epochs, as_here) = (BTreeMap::from([(REGION, Epoch(2))]), BTreeMap::new());
+    let of_epoch = |epoch| BTreeMap::from([(REGION, record(REGION, epoch))]);
+    let (epochs, records) = (BTreeMap::from([(REGION, Epoch(2))]), of_epoch(2));
     store.check_clone("what-if", &epochs).unwrap();
-    let cloned = store.clone_to("what-if", &epochs, &as_here).unwrap();
+    let cloned = store.clone_to("what-if", &records).unwrap();
     assert_eq!((cloned.len(), cloned[0].epoch), (1, Epoch(2)));
-    assert_eq!(cloned[0].changelog_from, 0, "its changelog is a new one");
+    assert_eq!((cloned[0].changelog_from, &cloned[0].positions), (0, &records[&REGION].positions), "its topics are new ones");
     let other = ObjectCheckpoints::open(place.config(), "what-if").unwrap();
     assert_eq!(other.regions().unwrap(), vec![REGION]);
     let target = disk.join("restored");
     let restored = other.restore(REGION, PLAN, &target).unwrap().unwrap();
     assert_eq!((restored.info.epoch, files_of(&target)), (Epoch(2), files_of(&disk.join("2-5"))));
-    assert_eq!(restored.record, store.record(REGION, Epoch(2)).unwrap());
+    assert_eq!(restored.record, records[&REGION].encode());
+    assert_eq!(store.record(REGION, Epoch(2)).unwrap(), request(2, 5, None).record);
     // The new job is on its own: what the old one deletes does not matter to it.
     other.save(&small(disk, 3, 9)).unwrap();
     for _ in 0..2 {
@@ -292,12 +292,11 @@ fn a_clone_starts_another_job_and_the_old_one_stays(place: &Place) {
     }
     assert!(other.verify(REGION).unwrap().iter().all(|checkpoint| checkpoint.is_whole()));
 
-    let twice = store.clone_to("what-if", &epochs, &as_here).unwrap_err();
+    let twice = store.clone_to("what-if", &records).unwrap_err();
     assert!(twice.kind == CheckpointErrorKind::Fatal && twice.to_string().contains("choose a new name"), "{twice}");
     assert!(store.check_clone("what-if", &epochs).is_err());
-    assert!(store.clone_to(JOB, &epochs, &as_here).is_err() && store.clone_to("../x", &epochs, &as_here).is_err());
-    let missing = BTreeMap::from([(REGION, Epoch(99))]);
-    assert!(store.clone_to("another", &missing, &as_here).unwrap_err().to_string().contains("epoch 99"));
+    assert!(store.clone_to(JOB, &records).is_err() && store.clone_to("../x", &records).is_err());
+    assert!(store.clone_to("another", &of_epoch(99)).unwrap_err().to_string().contains("epoch 99"));
 }
 
 fn a_clone_goes_on_with_what_an_earlier_try_has_left(place: &Place) {
@@ -306,36 +305,25 @@ fn a_clone_goes_on_with_what_an_earlier_try_has_left(place: &Place) {
     for region in [REGION, second] {
         store.save(&CheckpointRequest { region, ..small(disk, 2, 5) }).unwrap();
     }
-    let record = |region| EpochRecord {
-        version: EpochRecord::VERSION,
-        region,
-        epoch: Epoch(2),
-        incarnation: Incarnation(5),
-        transactional_id: "hot-items-5-0".into(),
-        plan: PLAN,
-        now_ms: 0,
-        steps: Vec::new(),
-        positions: vec![0],
-        upstreams: Vec::new(),
-        watermark: Watermark(2_000),
-        digest: None,
-        delta: None,
-        finished: false,
-    };
-    let (first, both) = (BTreeMap::from([(REGION, Epoch(2))]), BTreeMap::from([(REGION, Epoch(2)), (second, Epoch(2))]));
-    let (records, as_here) = (BTreeMap::from([REGION, second].map(|region| (region, record(region)))), BTreeMap::new());
-    store.clone_to("what-if", &first, &records).unwrap();
-    assert!(store.clone_to("what-if", &both, &as_here).is_err(), "nobody has made sure that the job has not run");
+    let both = BTreeMap::from([(REGION, Epoch(2)), (second, Epoch(2))]);
+    let records = BTreeMap::from([REGION, second].map(|region| (region, record(region, 2))));
+    store.clone_to("what-if", &BTreeMap::from([(REGION, record(REGION, 2))])).unwrap();
+    let mut elsewhere = records.clone();
+    elsewhere.get_mut(&REGION).unwrap().positions = vec![1];
+    let other = store.clone_to("what-if", &elsewhere).unwrap_err();
+    assert!(other.to_string().contains("another checkpoint lies under this name"), "{other}");
     store.check_clone("what-if", &both).unwrap();
-    assert_eq!(store.clone_to("what-if", &both, &records).unwrap().len(), 2);
+    assert_eq!(store.clone_to("what-if", &records).unwrap().len(), 2);
     let other = ObjectCheckpoints::open(place.config(), "what-if").unwrap();
     for region in [REGION, second] {
         let target = disk.join(format!("restored-{}", region.partition));
         let restored = other.restore(region, PLAN, &target).unwrap().unwrap();
         assert_eq!((restored.record, files_of(&target)), (records[&region].encode(), files_of(&disk.join("2-5"))));
     }
-    let twice = store.check_clone("what-if", &both).unwrap_err();
-    assert!(twice.to_string().contains("choose a new name"), "{twice}");
+    for twice in [store.check_clone("what-if", &both), store.clone_to("what-if", &records).map(drop)] {
+        let twice = twice.unwrap_err();
+        assert!(twice.to_string().contains("choose a new name"), "{twice}");
+    }
 }
 
 fn verify_reads_everything_and_names_what_is_wrong(place: &Place) {

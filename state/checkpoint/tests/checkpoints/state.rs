@@ -4,6 +4,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Digest, Epoch, Incarnation, PlanFingerprint, RegionId, StageId};
 use streamshield_core::ports::checkpoint::CheckpointRequest;
 use streamshield_core::watermark::Watermark;
@@ -48,6 +49,26 @@ pub fn request(epoch: u64, incarnation: u64, directory: Option<PathBuf>) -> Chec
         digest: Some(Digest(epoch)),
         record: format!("{{\"epoch\":{epoch}}}").into_bytes(),
         directory,
+    }
+}
+
+/// Where a region stands in the topics of a job that is made from this one: at their beginning.
+pub fn record(region: RegionId, epoch: u64) -> EpochRecord {
+    EpochRecord {
+        version: EpochRecord::VERSION,
+        region,
+        epoch: Epoch(epoch),
+        incarnation: Incarnation(5),
+        transactional_id: "hot-items-5-0".into(),
+        plan: PLAN,
+        now_ms: 0,
+        steps: Vec::new(),
+        positions: vec![0],
+        upstreams: Vec::new(),
+        watermark: Watermark(epoch as i64 * 1_000),
+        digest: None,
+        delta: None,
+        finished: false,
     }
 }
 

@@ -31,6 +31,7 @@ pub(crate) fn injection(id: u32, fault: &str, from_ms: u64, to_ms: u64) -> Injec
         hit: vec!["w1".into()],
         evidence: "pid 4711 is gone".into(),
         count: 1,
+        tried_until_ms: None,
     }
 }
 
@@ -52,6 +53,7 @@ pub(crate) fn entries() -> Vec<Entry> {
                 to: "w2".into(),
                 cause: "expired".into(),
                 total_ms: Some(812),
+                is_idle: false,
             },
         },
         Entry::Process { event: killed(20_050) },
@@ -70,7 +72,9 @@ pub(crate) fn entries() -> Vec<Entry> {
         Entry::Latency { phase: Phase::Fault, latency: Latency { rows: 30_000, p50_ms: 130, p90_ms: 900, p99_ms: 1_900, max_ms: 2_100 } },
         Entry::Failover { failover: Failover { at_ms: 20_000, worker: "w1".into(), gap_ms: 900, is_over: true } },
         Entry::Failover { failover: Failover { at_ms: 40_000, worker: "w1".into(), gap_ms: 1_100, is_over: true } },
-        Entry::Records { records: Records { due: 85_000, sent: 85_000, verified: 85_000, during_fault: 20_000, faulty: 0 } },
+        Entry::Records {
+            records: Records { due: 85_000, sent: 85_000, verified: 85_000, during_fault: 20_000, faulty: 0, stretches: Vec::new() },
+        },
         Entry::Host { noise: HostNoise { watched_ms: 97_000, late_ms: 400, latest_ms: 180 } },
         Entry::Cost { cost: Cost { cpu_seconds: 42.5, peak_rss_bytes: 120 << 20 } },
     ];

@@ -13,7 +13,7 @@
 
 use crate::journal::{
     ANOMALIES_MAX, BrokenOff, Finding, Injection, InjectionOutcome, Journal, Kills, Looked, ProcessChange, ProcessEvent, RunStage, Span,
-    Throughput, aftermath, spans,
+    Throughput, aftermath, is_explained, spans,
 };
 use crate::plan::{Aggregate, Invariant, Metric, Mode, Phase, Threshold};
 use serde::{Deserialize, Serialize};
@@ -278,7 +278,8 @@ fn empty_summary(journal: &Journal, fault: &str, family: &str) -> FaultSummary {
 fn kills(journal: &Journal) -> Kills {
     let rebuilding_ms = journal.stages.iter().find(|span| span.stage == RunStage::Rebuilding).map_or(u64::MAX, |span| span.from_ms);
     let by_method = |event: &&ProcessEvent| matches!(event.what, ProcessChange::Killed(_)) && event.at_ms < rebuilding_ms;
-    let killed = journal.processes.iter().filter(by_method);
+    // Whom a fault has hit is known by now: another one's death is not its doing.
+    let killed = journal.processes.iter().filter(by_method).filter(|event| is_explained(journal, event.at_ms, &event.process));
     let (brokers, workers): (Vec<&ProcessEvent>, Vec<&ProcessEvent>) = killed.partition(|event| event.process.starts_with("broker"));
     Kills { workers: workers.len() as u64, brokers: brokers.len() as u64 }
 }
@@ -399,7 +400,8 @@ fn outcome(journal: &Journal) -> (Outcome, Vec<String>) {
     (outcome, [violated, harness, unsound, missed, unproven].concat())
 }
 
-fn harness_errors(journal: &Journal) -> Vec<String> {
+/// What the harness could not do.
+pub(crate) fn harness_errors(journal: &Journal) -> Vec<String> {
     let mut reasons = Vec::new();
     match &journal.broken_off {
         Some(BrokenOff::Harness(why)) => reasons.push(format!("the harness failed: {why}")),
@@ -418,7 +420,7 @@ fn harness_errors(journal: &Journal) -> Vec<String> {
 }
 
 /// Why no figure of this run means anything.
-fn unsound(journal: &Journal) -> Vec<String> {
+pub(crate) fn unsound(journal: &Journal) -> Vec<String> {
     let mut reasons = Vec::new();
     match &journal.broken_off {
         Some(BrokenOff::NotSteady(why)) => reasons.push(format!("the steady state was not met before the first fault: {why}")),
@@ -438,6 +440,15 @@ fn unsound(journal: &Journal) -> Vec<String> {
     let wanted = journal.plan.proof_of_fault.min_load.0;
     if journal.broken_off.is_none() && (sent as f64) < due as f64 * wanted {
         reasons.push(format!("the load was not reached: {sent} of {due} records were sent"));
+    }
+    // What was not sent at the peak is sent after it, and missing from no sum.
+    let late_ms = limits.late.0.as_millis() as u64;
+    for stretch in journal.records.stretches.iter().filter(|_| journal.broken_off.is_none()) {
+        let (sent, due, rate) = (stretch.sent, stretch.due(late_ms), stretch.records_per_second);
+        if (sent as f64) < due as f64 * wanted {
+            let seconds = stretch.lasted_ms as f64 / 1_000.0;
+            reasons.push(format!("the load was not reached: {sent} of {due} records were sent in {seconds:.1} s at {rate} per second"));
+        }
     }
     reasons
 }

@@ -1,6 +1,7 @@
 use super::*;
 use crate::journal::{Entry, Failover, HostNoise, Injection, Reading, Records, RunStage, Span, spans};
 use crate::test_kit::{self, entries, injection, journal, journal_of};
+use streamshield_workload::Stretch;
 
 fn verdict_of(more: Vec<Entry>) -> Verdict {
     let mut all = entries();
@@ -60,8 +61,31 @@ fn a_busy_host_makes_a_missed_threshold_inconclusive() {
 
 #[test]
 fn a_load_that_was_not_reached_is_inconclusive() {
-    let records = Records { due: 85_000, sent: 50_000, verified: 50_000, during_fault: 20_000, faulty: 0 };
+    let records = Records { due: 85_000, sent: 50_000, verified: 50_000, during_fault: 20_000, faulty: 0, stretches: Vec::new() };
     assert!(verdict_of(vec![Entry::Records { records }]).reasons[0].contains("50000 of 85000"));
+}
+
+#[test]
+fn a_peak_that_was_not_reached_is_inconclusive_though_nothing_was_left_in_the_end() {
+    let verdict = |at_peak: u64| {
+        let usual = Stretch { records_per_second: 1_000, lasted_ms: 25_000, sent: 25_000 };
+        let peak = Stretch { records_per_second: 5_000, lasted_ms: 10_000, sent: at_peak };
+        let pause = Stretch { records_per_second: 0, lasted_ms: 9_000, sent: 0 };
+        let stretches = vec![usual, peak, pause, Stretch { lasted_ms: 50, sent: 0, ..usual }];
+        let records = Records { due: 85_000, sent: 85_000, verified: 85_000, during_fault: 20_000, faulty: 0, stretches };
+        verdict_of(vec![Entry::Records { records }])
+    };
+    let missed = verdict(20_000);
+    assert_eq!((missed.outcome, missed.exit_code), (Outcome::Inconclusive, 3));
+    assert_eq!(missed.reasons, ["the load was not reached: 20000 of 49500 records were sent in 10.0 s at 5000 per second"]);
+    assert_eq!((verdict(47_024).exit_code, verdict(47_025).exit_code), (3, 0), "95 % of what is due when a timer may be 100 ms late");
+}
+
+#[test]
+fn an_older_journal_does_not_say_what_was_sent_at_each_rate() {
+    let text = r#"{"due": 9, "sent": 9, "verified": 9, "during_fault": 1, "faulty": 0}"#;
+    let records: Records = serde_json::from_str(text).expect("as it was written");
+    assert!(records.stretches.is_empty());
 }
 
 #[test]
@@ -144,6 +168,17 @@ fn what_the_harness_does_after_the_method_proves_nothing() {
     let journal = journal_of(all);
     assert_eq!(journal.kills.workers, 2);
     assert!(journal.faults.iter().all(|fault| fault.fault != "storage.delete_state"), "{:?}", journal.faults);
+}
+
+#[test]
+fn a_death_that_no_fault_explains_is_no_kill() {
+    let mut journal = journal();
+    journal.plan.proof_of_fault.min_kills = 3;
+    // The kill of that moment has hit another worker.
+    let what = ProcessChange::Killed("signal: 6 (SIGABRT)".into());
+    journal.processes.push(ProcessEvent { at_ms: 20_060, process: "w2".into(), what });
+    judge(&mut journal);
+    assert_eq!(journal.verdict.reasons, ["2 processes were killed, 3 are asked for"]);
 }
 
 #[test]

@@ -2,8 +2,8 @@
 # bootstrap.sh [build|kafka|flink|streams|s3|hdfs|chaos|lint]…: makes sure that what the project needs is on this machine (default: build).
 #
 #   build   Rust, a C and a C++ compiler, make, libclang, pkg-config, headers of OpenSSL and zlib; RocksDB, and a .cargo/config.toml that says where it is
-#   kafka   a JDK from 17 on and Maven, for tests and benchmarks with a real broker
-#   flink   the same, for the peer of `make bench`; streams for that of `make bench-failover`
+#   kafka   a JDK from 17 on and Maven, for tests and benchmarks with a real broker; the program openssl, for a test's certificates
+#   flink   a JDK and Maven as well, for the peer of `make bench`; streams for that of `make bench-failover`
 #   s3      Python from 3.10 on with venv, for the S3 server of the tests
 #   hdfs    a JDK from 17 on and Maven, for the HDFS of the tests
 #   chaos   nftables, for lost packets: on Linux and for root, since nobody else may use it
@@ -69,6 +69,8 @@ check_java() {
   java_is_recent || need default-jdk-headless "a JDK from 17 on"
   have mvn || need maven "Apache Maven"
 }
+
+check_openssl() { have openssl || need openssl "the program openssl"; }
 
 check_python() {
   if have python3 && python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then return 0; fi
@@ -146,7 +148,8 @@ configure_cargo() {
 for what in "$@"; do
   case $what in
     build) check_build ;;
-    kafka | flink | streams | hdfs) check_java ;;
+    kafka) check_java; check_openssl ;;
+    flink | streams | hdfs) check_java ;;
     s3) check_python ;;
     chaos) check_chaos ;;
     lint) ;;

@@ -5,8 +5,9 @@
 # For tests and benchmarks: 1 or 3 nodes, small heaps, short time-outs. Needs no more than a JDK; the jars come from the
 # user's cache (scripts/jars.sh). Without --port a free one is chosen. Started again on the same DIR it finds its data.
 # A start takes 2 to 5 s; the first one also writes a class-data archive that makes later ones faster.
-# Environment: KAFKA_HEAP (256m), KAFKA_EXTRA (more lines of server.properties), KAFKA_JVM_PERFORMANCE_OPTS (for a broker of short life: the quick compiler alone;
-# a measurement wants the JVM's own choice).
+# Environment: KAFKA_HEAP (256m), KAFKA_EXTRA (more lines of server.properties; of two with one name the later counts), KAFKA_SCRAM (a user that the first
+# start makes: SCRAM-SHA-512=[name=…,password=…]), KAFKA_JVM_PERFORMANCE_OPTS (for a broker of short life: the quick compiler alone; a measurement wants the
+# JVM's own choice).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 . "$here/service.sh"
@@ -70,7 +71,8 @@ start() {
     write_properties "$node" "$port" "$nodes" >"$folder/server.properties"
     if [ ! -f "$folder/data/meta.properties" ]; then
       java "${options[@]}" -cp "$classpath" kafka.tools.StorageTool format -t MkU3OEVBNTcwNTJENDM2Qg \
-        -c "$folder/server.properties" >"$folder/format.log" 2>&1 || { cat "$folder/format.log" >&2; exit 1; }
+        -c "$folder/server.properties" ${KAFKA_SCRAM:+--add-scram "$KAFKA_SCRAM"} \
+        >"$folder/format.log" 2>&1 || { cat "$folder/format.log" >&2; exit 1; }
     fi
     local class_data=()
     if [ -s "$archive" ]; then

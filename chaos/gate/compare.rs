@@ -2,7 +2,7 @@
 
 use crate::journal::{Journal, RunStage};
 use crate::plan::Phase;
-use crate::verdict::{Outcome, Verdict, failover_ms};
+use crate::verdict::{Outcome, Verdict, failover_ms, harness_errors, unsound};
 use serde::{Deserialize, Serialize};
 
 /// One figure of a run.
@@ -101,7 +101,7 @@ pub fn compare(baseline: &Journal, candidate: &Journal, tolerance: f64, prices: 
     let cost = |journal: &Journal| Some(prices.cents(cpu(journal)?, memory_time(journal)?));
     let noise = prices.cents(CPU_NOISE_S, MEMORY_NOISE_GIB_S);
     changes.push(change("cost per million records", "cents", noise, (cost(baseline), cost(candidate)), tolerance));
-    let (outcome, reasons) = decide(&baseline.verdict, &candidate.verdict, &changes, tolerance);
+    let (outcome, reasons) = decide(baseline, &candidate.verdict, &changes, tolerance);
     Promotion {
         promoted: outcome == Outcome::Pass,
         exit_code: outcome.exit_code(),
@@ -117,13 +117,17 @@ pub fn compare(baseline: &Journal, candidate: &Journal, tolerance: f64, prices: 
     }
 }
 
-fn decide(baseline: &Verdict, candidate: &Verdict, changes: &[Change], tolerance: f64) -> (Outcome, Vec<String>) {
+fn decide(baseline: &Journal, candidate: &Verdict, changes: &[Change], tolerance: f64) -> (Outcome, Vec<String>) {
     if candidate.outcome != Outcome::Pass {
         return (candidate.outcome, candidate.reasons.iter().map(|reason| format!("candidate: {reason}")).collect());
     }
-    // What the baseline broke is no standard, but its figures are; a run that proves nothing has none.
-    if matches!(baseline.outcome, Outcome::Inconclusive | Outcome::HarnessError) {
-        return (Outcome::Inconclusive, baseline.reasons.iter().map(|reason| format!("baseline: {reason}")).collect());
+    // What the baseline broke is no standard, but its figures are; a run that proves nothing has none. What it broke comes first in its verdict,
+    // and may hide that its figures mean nothing.
+    let lacks_faults = baseline.faults.iter().any(|fault| !fault.is_proven());
+    let is_meaningless = !harness_errors(baseline).is_empty() || !unsound(baseline).is_empty() || lacks_faults;
+    let Verdict { outcome, reasons, .. } = &baseline.verdict;
+    if is_meaningless || matches!(outcome, Outcome::Inconclusive | Outcome::HarnessError) {
+        return (Outcome::Inconclusive, reasons.iter().map(|reason| format!("baseline: {reason}")).collect());
     }
     let shown = |value: Option<f64>| value.map_or("nothing".into(), crate::verdict::rounded);
     let worse: Vec<String> = changes
@@ -194,7 +198,8 @@ fn memory_time(journal: &Journal) -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::{Cost, Entry, Failover, Latency};
+    use crate::journal::{Cost, Entry, Failover, Finding, HostNoise, Latency};
+    use crate::plan::Invariant;
     use crate::test_kit::{entries, journal, journal_of};
 
     fn with(more: Vec<Entry>) -> Journal {
@@ -252,6 +257,35 @@ mod tests {
     fn a_baseline_that_proves_nothing_is_inconclusive() {
         let unsteady = with(vec![Entry::BrokenOff { why: crate::journal::BrokenOff::Interrupted }]);
         assert_eq!(compare(&unsteady, &journal(), 0.2).exit_code, 3);
+    }
+
+    #[test]
+    fn a_baseline_that_broke_something_is_a_standard_only_if_its_figures_mean_something() {
+        let lost = || Entry::Finding {
+            finding: Finding { invariant: Invariant::NoLoss, kind: "lost-write".into(), place: "k7".into(), detail: "3 of 17".into() },
+        };
+        let violated = with(vec![lost()]);
+        assert_eq!(violated.verdict.outcome, Outcome::Violated);
+        assert!(compare(&violated, &journal(), 0.2).promoted, "what it broke is mended");
+        let busy = Entry::Host { noise: HostNoise { watched_ms: 100_000, late_ms: 20_000, latest_ms: 900 } };
+        let gone = Entry::BrokenOff { why: crate::journal::BrokenOff::Harness("gone".into()) };
+        for (more, why) in [(busy, "baseline: the host was too busy"), (gone, "baseline: the harness failed: gone")] {
+            let violated = with(vec![lost(), more]);
+            assert_eq!(violated.verdict.outcome, Outcome::Violated);
+            let promotion = compare(&violated, &journal(), 0.2);
+            assert_eq!((promotion.promoted, promotion.exit_code), (false, 3));
+            assert!(promotion.reasons.iter().any(|reason| reason.starts_with(why)), "{:?}", promotion.reasons);
+        }
+        let without_partition = |entry| match entry {
+            Entry::Undone { id, at_ms, .. } => Entry::Undone { id, at_ms, hit: Vec::new(), evidence: String::new(), count: 0 },
+            entry => entry,
+        };
+        let violated = journal_of(entries().into_iter().map(without_partition).chain([lost()]).collect());
+        assert_eq!(violated.verdict.outcome, Outcome::Violated);
+        let promotion = compare(&violated, &journal(), 0.2);
+        assert_eq!((promotion.promoted, promotion.exit_code), (false, 3));
+        let why = "baseline: net.partition fired 0 times, 1 are asked for";
+        assert!(promotion.reasons.iter().any(|reason| reason == why), "{:?}", promotion.reasons);
     }
 
     #[test]

@@ -12,8 +12,8 @@
 mod phases;
 mod record;
 
-pub(crate) use phases::settle_ms;
 pub use phases::{Span, active, aftermath, spans};
+pub(crate) use phases::{is_excused, is_explained, settle_ms};
 pub use record::{Entry, Recorder};
 
 use crate::plan::{Invariant, Mode, Phase, Plan};
@@ -21,6 +21,7 @@ use crate::verdict::{FaultSummary, InvariantResult, ThresholdResult, Verdict};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::Path;
+use streamshield_workload::Stretch;
 
 /// Version of this format.
 pub const FORMAT: u32 = 1;
@@ -97,7 +98,7 @@ impl Kills {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Records {
     /// By the schedule.
     pub due: u64,
@@ -108,6 +109,9 @@ pub struct Records {
     pub during_fault: u64,
     /// Faulty ones besides, sent on purpose.
     pub faulty: u64,
+    /// What was sent at each rate, in order. Older journals do not say.
+    #[serde(default)]
+    pub stretches: Vec<Stretch>,
 }
 
 /// Where a run is.
@@ -180,6 +184,9 @@ pub struct Injection {
     pub evidence: String,
     /// How often it fired.
     pub count: u64,
+    /// When the last try ended that found nothing to aim at, before the one that counts: it may have ended somebody else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tried_until_ms: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -234,8 +241,11 @@ pub struct OwnerChange {
     pub from: String,
     pub to: String,
     pub cause: String,
-    /// From the last sign of life of the old owner to the first commit of the new one, as the new one measured it.
+    /// From the last sign of life of the old owner to the first commit of the new one, as the new one measured it. None: nobody has seen that commit.
     pub total_ms: Option<u64>,
+    /// There was none, because there was nothing to commit: the new owner worked, and nothing was before the region.
+    #[serde(default)]
+    pub is_idle: bool,
 }
 
 /// How long the output stood still after a worker was killed while nothing else was broken: of all its partitions the longest.

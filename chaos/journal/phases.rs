@@ -14,6 +14,12 @@ use crate::plan::Phase;
 const SETTLE_MS: u64 = 10_000;
 /// With a tier whose take-overs take that long.
 const SETTLE_TIER_3_MS: u64 = 30_000;
+/// The death of a process is seen so long after what caused it, at most.
+const DEATH_DELAY_MS: u64 = 2_000;
+/// Faults that may end workers, by the beginning of their names: a store or a link that is away must not.
+const ENDS_WORKERS: [&str; 3] = ["process.", "storage.", "time."];
+const ENDS_BROKERS: [&str; 1] = ["broker."];
+const ENDS_STORES: [&str; 2] = ["store.", "hdfs."];
 
 /// A part of a run, milliseconds since its begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,9 +83,41 @@ pub fn active(journal: &Journal, at_ms: u64, after_ms: u64) -> impl Iterator<Ite
     let is_active = move |one: &&Injection| {
         // One that came to nothing half-way has hit somebody all the same.
         let did = matches!(one.outcome, InjectionOutcome::Begun | InjectionOutcome::Injected) || !one.hit.is_empty();
-        did && !is_load(one) && one.from_ms <= at_ms && one.to_ms.is_none_or(|to_ms| at_ms <= to_ms + after_ms)
+        did && !is_load(one) && is_at(one, at_ms, after_ms)
     };
     journal.injections.iter().filter(is_active)
+}
+
+fn is_at(injection: &Injection, at_ms: u64, after_ms: u64) -> bool {
+    injection.from_ms <= at_ms && injection.to_ms.is_none_or(|to_ms| at_ms <= to_ms + after_ms)
+}
+
+/// Whether a fault explains that a process has ended then, as far as it is known whom faults have hit.
+pub(crate) fn is_explained(journal: &Journal, at_ms: u64, process: &str) -> bool {
+    active(journal, at_ms, DEATH_DELAY_MS).any(|one| may_end(one, process) && may_hit(one, process))
+}
+
+/// The same at the end of a run, when more is not to be known: a fault that came to nothing may have ended somebody on its way, and so may a try
+/// before the one that counts.
+pub(crate) fn is_excused(journal: &Journal, at_ms: u64, process: &str) -> bool {
+    let by_a_try = |one: &Injection| one.tried_until_ms.is_some_and(|until_ms| at_ms <= until_ms + DEATH_DELAY_MS);
+    let at_work = |one: &Injection| is_at(one, at_ms, DEATH_DELAY_MS) && may_end(one, process);
+    journal.injections.iter().any(|one| at_work(one) && (may_hit(one, process) || by_a_try(one)))
+}
+
+fn may_end(injection: &Injection, process: &str) -> bool {
+    let by: &[&str] = match process {
+        "store" => &ENDS_STORES,
+        _ if process.starts_with("broker ") => &ENDS_BROKERS,
+        _ => &ENDS_WORKERS,
+    };
+    by.iter().any(|beginning| injection.fault.starts_with(beginning))
+}
+
+/// Whom a fault hits is known when it was injected, and not all of them hit a process by its name (a crash loop hits a region).
+fn may_hit(injection: &Injection, process: &str) -> bool {
+    let names_process = |hit: &String| hit.starts_with("broker ") || hit.strip_prefix('w').is_some_and(|id| id.parse::<u32>().is_ok());
+    !injection.hit.iter().any(names_process) || injection.hit.iter().any(|hit| hit == process)
 }
 
 /// From an injection to the end of what it leaves behind.
@@ -124,8 +162,46 @@ mod tests {
     use super::*;
     use crate::journal::Entry;
     use crate::plan::{Metric, Threshold};
-    use crate::test_kit::{entries, journal, journal_of};
+    use crate::test_kit::{entries, injection, journal, journal_of};
     use std::collections::BTreeMap;
+
+    #[test]
+    fn a_try_that_came_to_nothing_explains_whom_it_has_ended() {
+        let mut journal = journal();
+        let outcome = InjectionOutcome::NoTarget("the state of w1 has no sst file".into());
+        journal.injections.push(Injection { outcome, ..injection(9, "storage.bit_flip", 89_000, 89_400) });
+        let explained = |journal: &Journal, worker: &str| is_explained(journal, 89_300, worker);
+        assert!(explained(&journal, "w1") && !explained(&journal, "w2"));
+        journal.injections.iter_mut().for_each(|one| one.hit.clear());
+        assert!(!explained(&journal, "w1"), "it has touched nobody");
+        assert!(is_excused(&journal, 89_300, "w1"), "or does not say whom");
+        assert!(!is_excused(&journal, 92_000, "w1"), "it was over by then");
+    }
+
+    #[test]
+    fn a_fault_explains_the_deaths_of_those_it_hits() {
+        let of = |one: Injection, process: &str| {
+            let journal = Journal { injections: vec![one], ..journal() };
+            assert_eq!(is_explained(&journal, 1, process), is_excused(&journal, 1, process));
+            is_explained(&journal, 1, process)
+        };
+        assert!(of(injection(1, "process.pause", 0, 1), "w1"));
+        assert!(!of(injection(1, "process.pause", 0, 1), "w2"), "it ended by itself");
+        assert!(!of(injection(1, "process.pause", 0, 1), "broker 1"));
+        assert!(!of(injection(1, "net.partition", 0, 1), "w1"), "a link that is away ends nobody");
+        // While it is under way, and where it hits a region, it is not known whom.
+        for hit in [vec![], vec!["s0/1".to_string()]] {
+            assert!(of(Injection { hit, ..injection(2, "process.crash_loop", 0, 1) }, "w2"));
+        }
+    }
+
+    #[test]
+    fn whom_earlier_tries_of_a_fault_have_ended_is_not_known() {
+        let crash = Injection { tried_until_ms: Some(50_000), ..injection(9, "process.crash_at", 45_000, 80_000) };
+        let journal = Journal { injections: vec![crash], ..journal() };
+        assert!(!is_explained(&journal, 50_100, "w2") && is_excused(&journal, 50_100, "w2"));
+        assert!(!is_excused(&journal, 60_000, "w2"), "the last try has hit w1 alone");
+    }
 
     #[test]
     fn a_users_job_says_by_its_tier_how_long_an_aftermath_is() {

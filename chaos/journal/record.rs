@@ -44,6 +44,11 @@ pub enum Entry {
         count: u64,
         to_ms: Option<u64>,
     },
+    /// There was nothing to aim at, and it is tried again.
+    TriedInVain {
+        id: u32,
+        at_ms: u64,
+    },
     Undone {
         id: u32,
         at_ms: u64,
@@ -158,6 +163,11 @@ impl Journal {
                     injection.outcome = outcome;
                     injection.to_ms = to_ms;
                     injection.saw(hit, &evidence, count);
+                }
+            }
+            Entry::TriedInVain { id, at_ms } => {
+                if let Some(injection) = self.injections.iter_mut().find(|injection| injection.id == id) {
+                    injection.tried_until_ms = Some(at_ms);
                 }
             }
             Entry::Undone { id, at_ms, hit, evidence, count } => {

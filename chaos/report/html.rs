@@ -1,6 +1,6 @@
 //! One page that needs nothing else: no network, no fonts, no library. Readable in light and dark.
 
-use super::{chart, count, escaped, looked, mib, outcome, time};
+use super::{chart, count, escaped, looked, mib, notes, outcome, time};
 use crate::journal::{InjectionOutcome, Journal};
 use crate::verdict::rounded;
 use std::fmt::Write;
@@ -22,6 +22,7 @@ pub fn html(journal: &Journal) -> String {
     promise(&mut page, journal);
     faults(&mut page, journal);
     injections(&mut page, journal);
+    noted(&mut page, journal);
     let _ = write!(
         page,
         "</main>\n<script type=\"application/json\" id=\"seconds\">{}</script>\n<script>\n{SCRIPT}</script>\n</body>\n</html>\n",
@@ -202,6 +203,13 @@ fn injections(page: &mut String, journal: &Journal) {
         })
         .collect();
     table(page, "Injections", &["at", "lasted", "fault", "with", "hit", "what was seen"], 0..2, &rows);
+}
+
+fn noted(page: &mut String, journal: &Journal) {
+    if !journal.notes.is_empty() {
+        page.push_str("<h2>Notes</h2>\n");
+        list(page, "", &notes(journal));
+    }
 }
 
 /// For the cursor: arrays, since an hour has thousands of them.

@@ -1,6 +1,6 @@
 //! The scorecard: what a reviewer reads in a pull request.
 
-use super::{count, looked, mib, time};
+use super::{count, looked, mib, notes, time};
 use crate::journal::Journal;
 use crate::plan::Phase;
 use crate::verdict::{Outcome, rounded};
@@ -15,7 +15,8 @@ pub fn markdown(journal: &Journal) -> String {
     let _ = head(&mut text, journal)
         .and_then(|()| promise(&mut text, journal))
         .and_then(|()| evidence(&mut text, journal))
-        .and_then(|()| figures(&mut text, journal));
+        .and_then(|()| figures(&mut text, journal))
+        .and_then(|()| noted(&mut text, journal));
     text
 }
 
@@ -144,6 +145,14 @@ fn figures(text: &mut String, journal: &Journal) -> std::fmt::Result {
         rounded(journal.host.share() * 100.0),
         journal.host.latest_ms
     )
+}
+
+fn noted(text: &mut String, journal: &Journal) -> std::fmt::Result {
+    if journal.notes.is_empty() {
+        return Ok(());
+    }
+    writeln!(text, "\nNotes:\n")?;
+    notes(journal).iter().try_for_each(|note| writeln!(text, "- {}", cell(note)))
 }
 
 fn bold_if(bold: bool, text: &str) -> String {

@@ -15,6 +15,9 @@ use crate::journal::{Injection, InjectionOutcome, Journal, Looked};
 use crate::verdict::rounded;
 use std::path::Path;
 
+/// Notes that are shown; a run of hours may have thousands.
+const NOTES_MAX: usize = 100;
+
 /// Writes all three beside the journal.
 pub fn write_all(journal: &Journal, folder: &Path) -> std::io::Result<()> {
     std::fs::write(folder.join("report.md"), markdown(journal))?;
@@ -72,6 +75,13 @@ fn looked(looked: &Looked) -> String {
         Looked::At(things) => format!("{} looked at", count(*things)),
         Looked::NotApplicable(why) | Looked::Not(why) => why.clone(),
     }
+}
+
+/// The last ones, as the end is what they are read for; before them how many there are besides.
+fn notes(journal: &Journal) -> Vec<String> {
+    let more = journal.notes.len().saturating_sub(NOTES_MAX);
+    let earlier = (more > 0).then(|| format!("{} earlier ones are in the journal", count(more as u64)));
+    earlier.into_iter().chain(journal.notes[more..].iter().map(|note| format!("{}: {}", time(note.at_ms), note.text))).collect()
 }
 
 fn outcome(injection: &Injection) -> String {

@@ -92,6 +92,19 @@ fn the_page_is_well_formed_and_needs_no_network() {
     assert!(html(&violated()).contains("key &lt;k7&gt;"));
 }
 
+#[test]
+fn notes_are_shown_and_of_many_the_last() {
+    let mut journal = test_kit::journal();
+    assert!(!markdown(&journal).contains("Notes") && !html(&journal).contains("Notes"));
+    let note = |number: usize| crate::journal::Note { at_ms: 1_000, text: format!("<note> {number}") };
+    journal.notes = (1..=NOTES_MAX + 7).map(note).collect();
+    let (text, page) = (markdown(&journal), html(&journal));
+    assert_well_formed(&page);
+    assert!(text.contains("\nNotes:\n\n- 7 earlier ones are in the journal\n- 1 s: <note> 8\n"), "{text}");
+    assert!(text.ends_with("\n- 1 s: <note> 107\n"), "{text}");
+    assert!(page.contains("<li>1 s: &lt;note&gt; 107</li>") && !page.contains("&lt;note&gt; 7<"));
+}
+
 /// For a look with a real browser: `STREAMSHIELD_REPORT_TO=folder`.
 #[test]
 fn all_reports_are_written_beside_the_journal() {

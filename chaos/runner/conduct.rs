@@ -128,6 +128,7 @@ fn load(shared: &Shared<'_>, index: usize, factor: f64, lasts: Duration) {
         hit: vec!["input".into()],
         evidence: format!("{factor} times the rate"),
         count: 1,
+        tried_until_ms: None,
     };
     shared.add(Entry::Injecting { injection });
     shared.say(&format!("load × {factor} for {} s", lasts.as_secs()));

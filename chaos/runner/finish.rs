@@ -4,7 +4,8 @@ use super::shared::Shared;
 use super::subject::Subject;
 use super::{Run, Stop};
 use crate::journal::{
-    Cost, Entry, Failover, Finding, InjectionOutcome, Journal, Latency, Looked, ProcessChange, Records, Sample, Span, active, spans,
+    Cost, Entry, Failover, Finding, InjectionOutcome, Journal, Latency, Looked, OwnerChange, ProcessChange, ProcessEvent, Records, Sample,
+    Span, active, is_excused, spans,
 };
 use crate::plan::{Invariant, Phase, Store};
 use crate::verdict::nearest_rank;
@@ -18,7 +19,7 @@ use streamshield_workload::checks::ControlFold;
 use streamshield_workload::{AnomalyKind, Findings, Flow, Invariant as Id, Observation, Observer, Sent};
 
 /// A gap that is longer is no take-over any more.
-const FAILOVER_MS_MAX: u64 = 60_000;
+pub(super) const FAILOVER_MS_MAX: u64 = 60_000;
 /// A worker that was asked to end has left within two seconds; on a busy host later.
 const STOP_PATIENCE: Duration = Duration::from_secs(30);
 const LOG_LINES_MAX: usize = 20;
@@ -70,16 +71,12 @@ fn reported_latency(journal: &Journal, spans: &[Span]) -> Latency {
 
 /// The gap in the output after each kill of one worker while nothing else was broken, nor the job still at work on something before.
 pub(super) fn failovers(run: &Run<'_>, shared: &Shared<'_>) {
-    let kills = shared.journal(lonely_kills);
+    let now_ms = run.now_ms();
+    let kills = shared.journal(|journal| lonely_kills(journal, now_ms));
     for (at_ms, until_ms, worker) in kills {
         let Some(observer) = shared.observer else {
-            let longest = shared.journal(|journal| {
-                let of_it =
-                    journal.owner_changes.iter().filter(|change| (at_ms..until_ms).contains(&change.at_ms) && change.from == worker);
-                of_it.filter_map(|change| change.total_ms).max()
-            });
-            if let Some(gap_ms) = longest {
-                run.add(Entry::Failover { failover: Failover { at_ms, worker, gap_ms, is_over: true } });
+            for (gap_ms, is_over) in shared.journal(|journal| reported_gaps(journal, at_ms, until_ms, &worker)) {
+                run.add(Entry::Failover { failover: Failover { at_ms, worker: worker.clone(), gap_ms, is_over } });
             }
             continue;
         };
@@ -94,19 +91,39 @@ pub(super) fn failovers(run: &Run<'_>, shared: &Shared<'_>) {
     }
 }
 
-/// Kill, end of what may count as its gap, worker.
-fn lonely_kills(journal: &Journal) -> Vec<(u64, u64, String)> {
+/// How long regions of a killed worker stood still, as their new owners measured it: the longest that was over and, if longer, the longest that was
+/// cut off. Of one whose commit nobody has seen it is certain until the region changed hands again, or to the end.
+fn reported_gaps(journal: &Journal, at_ms: u64, until_ms: u64, worker: &str) -> Vec<(u64, bool)> {
+    let changes: Vec<&OwnerChange> = journal.owner_changes.iter().filter(|change| (at_ms..until_ms).contains(&change.at_ms)).collect();
+    let (mut over, mut cut): (Option<u64>, Option<u64>) = (None, None);
+    for change in changes.iter().filter(|change| change.from == worker) {
+        let others = || changes.iter().filter(move |other| other.region == change.region && !std::ptr::eq(**other, *change));
+        match change.total_ms {
+            Some(total_ms) if total_ms <= until_ms - at_ms => over = over.max(Some(total_ms)),
+            Some(_) => cut = cut.max(Some(until_ms - at_ms)),
+            // What is moved works until then; and where there is nothing to commit nothing stands still.
+            None if change.cause == "moved" || change.is_idle => {}
+            None => {
+                let began_ms = if others().any(|other| other.at_ms < change.at_ms) { change.at_ms } else { at_ms };
+                let ended_ms = others().map(|other| other.at_ms).filter(|other_ms| *other_ms >= change.at_ms).min().unwrap_or(until_ms);
+                cut = cut.max(Some(ended_ms - began_ms));
+            }
+        }
+    }
+    let cut = cut.filter(|cut_ms| over.is_none_or(|over_ms| *cut_ms > over_ms));
+    over.map(|gap_ms| (gap_ms, true)).into_iter().chain(cut.map(|gap_ms| (gap_ms, false))).collect()
+}
+
+/// Kill, end of what may count as its gap, worker. Without a rebuild nothing disturbs the output until now.
+fn lonely_kills(journal: &Journal, now_ms: u64) -> Vec<(u64, u64, String)> {
     let is_kill = |fault: &str| crate::plan::is_kill(fault);
     let injected = || journal.injections.iter().filter(|one| one.outcome == InjectionOutcome::Injected);
     let mut kills = Vec::new();
     for kill in injected().filter(|one| is_kill(&one.fault) && one.count > 0 && one.hit.len() == 1) {
         let others = active(journal, kill.from_ms, crate::journal::settle_ms(journal)).filter(|other| other.id != kill.id).count();
         let next = injected().filter(|other| other.from_ms > kill.from_ms).map(|other| other.from_ms).min().unwrap_or(u64::MAX);
-        let method_end = journal
-            .stages
-            .iter()
-            .find(|span| span.stage == crate::journal::RunStage::Rebuilding)
-            .map_or(journal.duration_ms, |span| span.from_ms);
+        let method_end =
+            journal.stages.iter().find(|span| span.stage == crate::journal::RunStage::Rebuilding).map_or(now_ms, |span| span.from_ms);
         let until_ms = next.min(kill.from_ms + FAILOVER_MS_MAX).min(method_end);
         if others == 0 && until_ms > kill.from_ms {
             kills.push((kill.from_ms, until_ms, kill.hit[0].clone()));
@@ -223,8 +240,14 @@ pub(super) fn verify(run: &Run<'_>, stage: &Stage, ran: Ran<'_>) -> Result<(), S
     logs(run, stage);
     leftovers(run, stage);
     let findings = subject.verify(&stage.bootstrap_servers(), sent, seen, control)?;
-    let records =
-        Records { due, sent: sent.records, verified: findings.records_verified, during_fault: 0, faulty: sent.schedule.injected_total() };
+    let records = Records {
+        due,
+        sent: sent.records,
+        verified: findings.records_verified,
+        during_fault: 0,
+        faulty: sent.schedule.injected_total(),
+        stretches: sent.stretches.clone(),
+    };
     run.add(Entry::Records { records });
     run.watcher.say(run.began.elapsed(), &findings.summary());
     let stuck = stuck.map(|why| format!("the job stands still, so what is missing may still come: {why}"));
@@ -342,19 +365,28 @@ fn logs(run: &Run<'_>, stage: &Stage) {
             run.add(Entry::Finding { finding: Finding { invariant, kind: "panic".into(), place: worker.clone(), detail: panic } });
         }
     }
-    let died: Vec<(String, String)> = super::shared::lock(run.recorder)
-        .journal()
-        .processes
-        .iter()
-        .filter_map(|event| match &event.what {
-            ProcessChange::Died(status) => Some((event.process.clone(), format!("at {} ms: {status}", event.at_ms))),
-            _ => None,
-        })
-        .collect();
+    let died = unexplained(super::shared::lock(run.recorder).journal());
     for (place, detail) in died {
         run.add(Entry::Finding { finding: Finding { invariant, kind: "unexplained-death".into(), place, detail } });
     }
     run.add(Entry::Looked { invariant, looked: Looked::At(lines) });
+}
+
+/// Deaths that nothing explains. While a fault is under way it is not known whom it hits, and one that came to nothing may not say whom it has ended
+/// on its way; so all ends of workers are looked at again: now more is known.
+fn unexplained(journal: &Journal) -> Vec<(String, String)> {
+    let is_worker = |process: &str| process != "store" && !process.starts_with("broker ");
+    let is_found = |event: &ProcessEvent| match is_worker(&event.process) {
+        true => !is_excused(journal, event.at_ms, &event.process),
+        false => matches!(event.what, ProcessChange::Died(_)),
+    };
+    let unexplained = journal.processes.iter().filter_map(|event| match &event.what {
+        ProcessChange::Killed(status) | ProcessChange::Ended(status) | ProcessChange::Died(status) if is_found(event) => {
+            Some((event, status))
+        }
+        _ => None,
+    });
+    unexplained.map(|(event, status)| (event.process.clone(), format!("at {} ms: {status}", event.at_ms))).collect()
 }
 
 /// A panic and the line after it, which says why. Those of fail points are ordered.
@@ -420,10 +452,65 @@ mod tests {
     #[test]
     fn only_kills_that_nothing_else_disturbs_tell_how_long_a_take_over_takes() {
         let journal = crate::test_kit::journal();
-        let kills = lonely_kills(&journal);
+        let kills = lonely_kills(&journal, journal.duration_ms);
         assert_eq!(kills, [(20_000, 40_000, "w1".to_string()), (40_000, 60_000, "w1".to_string())]);
         let mut disturbed = journal.clone();
         disturbed.injections.push(crate::journal::Injection { id: 99, ..crate::test_kit::injection(9, "net.latency", 10_000, 39_000) });
-        assert_eq!(lonely_kills(&disturbed), []);
+        assert_eq!(lonely_kills(&disturbed, disturbed.duration_ms), []);
+    }
+
+    fn change(at_ms: u64, region: &str, from: &str, total_ms: Option<u64>) -> OwnerChange {
+        let (region, from, to) = (region.into(), from.into(), "w2".into());
+        OwnerChange { at_ms, region, from, to, cause: "expired".into(), total_ms, is_idle: false }
+    }
+
+    #[test]
+    fn a_take_over_whose_commit_nobody_has_seen_is_one_that_was_cut_off() {
+        let of = |changes: &[OwnerChange]| {
+            let journal = Journal { owner_changes: changes.to_vec(), ..crate::test_kit::journal() };
+            reported_gaps(&journal, 20_000, 40_000, "w1")
+        };
+        let over = change(20_400, "s0/0", "w1", Some(812));
+        assert_eq!(of(std::slice::from_ref(&over)), [(812, true)]);
+        let never = change(21_000, "s0/1", "w1", None);
+        assert_eq!(of(&[over.clone(), never.clone()]), [(812, true), (20_000, false)]);
+        assert_eq!(of(&[change(20_400, "s0/0", "w1", Some(25_000))]), [(20_000, false)], "the next fault has a part in it");
+        // Its second owner came in time, and is nobody's that was killed.
+        assert_eq!(of(&[never.clone(), change(24_000, "s0/1", "w2", Some(900))]), [(4_000, false)]);
+        assert_eq!(of(&[over.clone(), change(39_600, "s0/0", "w1", None)]), [(812, true)], "for 400 ms at least, which says nothing");
+        let idle = OwnerChange { is_idle: true, ..never.clone() };
+        let moved = OwnerChange { cause: "moved".into(), ..never.clone() };
+        assert_eq!(of(&[idle, moved, change(21_000, "s0/1", "w3", None), change(50_000, "s0/1", "w1", None)]), []);
+    }
+
+    #[test]
+    fn a_death_that_seemed_explained_while_it_was_not_known_whom_the_fault_hits_is_found() {
+        let mut journal = crate::test_kit::journal();
+        assert_eq!(unexplained(&journal), []);
+        let ended = |at_ms, process: &str, what: fn(String) -> ProcessChange| ProcessEvent {
+            at_ms,
+            process: process.into(),
+            what: what("exit status: 70".into()),
+        };
+        // The first kill has hit another worker.
+        journal.processes.push(ended(20_060, "w2", ProcessChange::Ended));
+        journal.processes.push(ended(20_070, "w3", ProcessChange::Died));
+        journal.processes.push(ended(20_080, "broker 1", ProcessChange::Ended));
+        let found: Vec<(String, String)> = unexplained(&journal);
+        let names: Vec<&str> = found.iter().map(|(process, _)| process.as_str()).collect();
+        assert_eq!((names, found[0].1.as_str()), (vec!["w2", "w3"], "at 20060 ms: exit status: 70"));
+    }
+
+    #[test]
+    fn a_fault_that_is_not_possible_here_explains_whom_it_has_ended_before_that_was_known() {
+        let mut journal = crate::test_kit::journal();
+        let outcome = InjectionOutcome::NotPossible("no privileges".into());
+        let given_up = crate::test_kit::injection(9, "storage.disk_full", 85_000, 85_600);
+        journal.injections.push(crate::journal::Injection { outcome, hit: Vec::new(), ..given_up });
+        let died =
+            |at_ms, process: &str| ProcessEvent { at_ms, process: process.into(), what: ProcessChange::Died("exit status: 0".into()) };
+        journal.processes = vec![died(85_500, "w2"), died(88_000, "w2"), died(85_500, "broker 1")];
+        let found = |at_ms: u64, process: &str| (process.to_string(), format!("at {at_ms} ms: exit status: 0"));
+        assert_eq!(unexplained(&journal), [found(88_000, "w2"), found(85_500, "broker 1")]);
     }
 }

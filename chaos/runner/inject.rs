@@ -50,7 +50,9 @@ pub(super) fn inject(shared: &Shared<'_>, due: Due<'_>) {
     let deadline = Instant::now() + TARGET_PATIENCE;
     let fired = loop {
         match fault.inject(shared.stage) {
-            Err(FaultError::NoTarget(_)) if Instant::now() < deadline && shared.sleep(TARGET_RETRY) => {}
+            Err(FaultError::NoTarget(_)) if Instant::now() < deadline && shared.sleep(TARGET_RETRY) => {
+                shared.add(Entry::TriedInVain { id, at_ms: shared.now_ms() });
+            }
             result => break result,
         }
     };
@@ -135,6 +137,7 @@ fn begin(shared: &Shared<'_>, spec: &FaultSpec, due: &Due<'_>, target: Option<&T
         hit: Vec::new(),
         evidence: String::new(),
         count: 0,
+        tried_until_ms: None,
     };
     shared.add(Entry::Injecting { injection });
     id

@@ -30,13 +30,13 @@ use crate::journal::{BrokenOff, Entry, Injection, InjectionOutcome, Journal, Not
 use crate::plan::{Mode, Plan, Store};
 use feed::Load;
 use shared::Shared;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use streamshield_faults::stage::binary;
-use streamshield_faults::{ArmedPoint, FaultError, JobFile, Stage, StoreKind, Topology};
+use streamshield_faults::{ArmedPoint, FaultError, JobFile, Stage, StageEventKind, StoreKind, Topology};
 use streamshield_workload::{Settings, WorkloadError};
 use subject::Subject;
 
@@ -130,6 +130,15 @@ pub fn run(request: &Request, watcher: &dyn Watcher) -> Result<Journal, RunError
     }
     let at_ms = run.now_ms();
     Ok(recorder.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner).end(at_ms)?)
+}
+
+/// What the stage has noted by itself, such as a worker that can't be started: once each, since that is tried again and again.
+fn noted(stage: &Stage) -> String {
+    let notes = stage.events().into_iter().filter_map(|event| match event.kind {
+        StageEventKind::Note { text } => Some(text + "; "),
+        _ => None,
+    });
+    notes.collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 fn short(words: &str) -> String {
@@ -355,7 +364,9 @@ impl Run<'_> {
         while !self.watcher.wants_end() {
             match stage.wait_settled(Duration::from_secs(2)) {
                 Ok(_) => return Ok(()),
-                Err(error) if Instant::now() > deadline => return Err(Stop::Broken(format!("waited in vain for {what}: {error}"))),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(Stop::Broken(format!("waited in vain for {what}: {}{error}", noted(stage))));
+                }
                 Err(_) => self.watcher.tick(self.began.elapsed(), &format!("waiting for {what}")),
             }
         }

@@ -24,6 +24,8 @@ use streamshield_faults::stage::binary;
 
 /// As the journal has it: how many stores were compared; without a value: the job keeps no state.
 pub(super) const READING: &str = "stores compared at the same epoch";
+/// How a note begins that says why.
+pub(super) const NOT_COMPARED: &str = "states were not compared";
 /// After all is out: the last epochs are committed and followed within this, and the input has nothing more that is on its way.
 const QUIET_TIME: Duration = Duration::from_secs(2);
 /// As for the end of a run.
@@ -58,14 +60,16 @@ struct Compared {
 /// Stops, compares, and starts again. Only a job that had caught up has states that must be equal.
 pub(super) fn compare(shared: &Shared<'_>) -> Result<(), Stop> {
     if shared.journal(|journal| journal.catch_up_ms.is_none()) {
-        shared.run.note("states were not compared: the job had not caught up");
+        shared.run.note(format!("{NOT_COMPARED}: the job had not caught up"));
         return Ok(());
     }
     // What came meanwhile would move epochs on, and what is restored then stand at a later one.
     shared.load.set_rate(0.0);
     let live = live(shared);
     let has_state = live.as_ref().is_ok_and(|live| !live.is_empty());
-    let restored = if has_state { restored(shared) } else { Ok(Stores::new()) };
+    // A job that has stores keeps state, but where nothing was ever written to them nothing can be restored.
+    let is_written = live.as_deref().is_ok_and(is_written);
+    let (came_back, restored) = if is_written { restored(shared) } else { (true, Ok(Stores::new())) };
     let settled = settle(shared);
     shared.load.set_rate(1.0);
     // As after a rebuild: a job that does not come back from a stop has failed, whatever could be compared.
@@ -74,15 +78,17 @@ pub(super) fn compare(shared: &Shared<'_>) -> Result<(), Stop> {
         mode: Mode::After,
         name: "settled after all workers were stopped".into(),
         value: None,
-        met: settled.is_ok(),
+        // It has come back each time, not only in the end.
+        met: came_back && settled.is_ok(),
     };
     shared.add(Entry::Reading { reading });
     for why in [live.as_ref().err(), restored.as_ref().err(), settled.as_ref().err()].into_iter().flatten() {
-        shared.run.note(format!("states were not compared, or not all: {}", short(why)));
+        shared.run.note(format!("{NOT_COMPARED}, or not all: {}", short(why)));
     }
     // What was found counts, whatever came afterwards.
     if let Ok(live) = live {
-        write(shared, has_state.then(|| compared(&live, &restored.unwrap_or_default())));
+        let compared = has_state.then(|| compared(&live, restored.as_deref().unwrap_or_default()));
+        write(shared, compared, restored.is_ok());
     }
     shared.expect_going()
 }
@@ -95,17 +101,21 @@ fn live(shared: &Shared<'_>) -> Result<Stores, String> {
     }
     at_rest(shared, || {
         let live = digests(shared)?;
-        if !live.is_empty() {
+        if is_written(&live) {
             shared.plan.topology.worker_names().iter().try_for_each(|worker| empty(&shared.stage.state_dir(worker)))?;
         }
         Ok(live)
     })
 }
 
-/// What they have built anew since then.
-fn restored(shared: &Shared<'_>) -> Result<Stores, String> {
-    settle(shared)?;
-    at_rest(shared, || digests(shared))
+/// Whether the job has come back, and what the workers have built anew since then.
+fn restored(shared: &Shared<'_>) -> (bool, Result<Stores, String>) {
+    if let Err(why) = settle(shared) {
+        return (false, Err(why));
+    }
+    let restored = at_rest(shared, || digests(shared));
+    let is_empty = restored.as_deref().is_ok_and(|stores| !is_written(stores));
+    (true, if is_empty { Err("no worker has restored any state".into()) } else { restored })
 }
 
 /// Does something while no worker runs: they have ended by themselves, and come back afterwards.
@@ -127,6 +137,7 @@ fn at_rest<T>(shared: &Shared<'_>, act: impl FnOnce() -> Result<T, String>) -> R
         hit: names.clone(),
         evidence: "to compare states".into(),
         count: names.len() as u64,
+        tried_until_ms: None,
     };
     shared.add(Entry::Injecting { injection });
     shared.say("all workers are stopped, to compare states");
@@ -192,6 +203,11 @@ fn empty(folder: &Path) -> Result<(), String> {
     Ok(())
 }
 
+/// Whether there is anything in one of them: a store is there as soon as its region is opened.
+fn is_written(stores: &[(String, Store)]) -> bool {
+    stores.iter().any(|(_, store)| store.epoch.is_some())
+}
+
 fn compared(live: &[(String, Store)], restored: &[(String, Store)]) -> Compared {
     let mut by_epoch: BTreeMap<(&str, u64), Vec<(&str, bool, &Store)>> = BTreeMap::new();
     for (stores, is_restored) in [(live, false), (restored, true)] {
@@ -222,10 +238,13 @@ fn compared(live: &[(String, Store)], restored: &[(String, Store)]) -> Compared 
     compared
 }
 
-/// None: the job keeps no state.
-fn write(shared: &Shared<'_>, compared: Option<Compared>) {
-    let value = compared.as_ref().map(|compared| compared.stores as f64);
-    shared.add(Entry::Reading { reading: Reading { at_ms: shared.now_ms(), mode: Mode::After, name: READING.into(), value, met: true } });
+/// None: the job keeps no state. What was found without what is restored counts, but is no comparison.
+fn write(shared: &Shared<'_>, compared: Option<Compared>, is_whole: bool) {
+    if is_whole {
+        let value = compared.as_ref().map(|compared| compared.stores as f64);
+        let reading = Reading { at_ms: shared.now_ms(), mode: Mode::After, name: READING.into(), value, met: true };
+        shared.add(Entry::Reading { reading });
+    }
     let Some(Compared { stores, restored, alone, findings }) = compared else { return };
     let mut text = format!("{stores} stores were compared with others of their epoch, {restored} of them restored with live ones");
     if !alone.is_empty() {
@@ -281,7 +300,8 @@ mod tests {
         assert!(found.findings.is_empty(), "{found:?}");
         let lost = compared(&live, &[store("w2", "s1/1", 4, 0, "00")]);
         assert_eq!((lost.findings.len(), lost.stores), (1, 2), "one of the two has lost its groups");
-        let never_written = Store { region: "s1/0".into(), epoch: None, groups: 0, digest: "00".into() };
-        assert!(compared(&[("w1".into(), never_written)], &[]).alone.is_empty());
+        let never_written = || ("w1".to_string(), Store { region: "s1/0".into(), epoch: None, groups: 0, digest: "00".into() });
+        assert!(compared(&[never_written()], &[]).alone.is_empty());
+        assert!(!is_written(&[]) && !is_written(&[never_written()]) && is_written(&[never_written(), store("w2", "s1/1", 5, 5, "ab")]));
     }
 }

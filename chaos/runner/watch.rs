@@ -1,33 +1,29 @@
 //! Once a second: what the job, its processes and its output do. And how busy the host is.
 
+use super::finish::FAILOVER_MS_MAX;
 use super::probes;
 use super::scrape::Scraped;
 use super::shared::Shared;
 use super::states;
 use crate::journal::{
-    Checkpoints, Entry, HostNoise, Injection, Looked, OwnerChange, ProcessChange, ProcessEvent, RunStage, Sample, active, settle_ms,
+    Checkpoints, Entry, HostNoise, Injection, Journal, Looked, OwnerChange, ProcessChange, ProcessEvent, RunStage, Sample, active,
+    is_explained, settle_ms,
 };
 use crate::plan::Invariant;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
-use streamshield_core::status::{ClusterStatus, Takeover, TakeoverCause, WorkerStatus};
+use streamshield_core::status::{ClusterStatus, RegionState, RegionView, Takeover, TakeoverCause, WorkerStatus};
 use streamshield_faults::{StageEvent, StageEventKind};
 use streamshield_workload::Flow;
 
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 /// Counters of the workers are asked for so often.
 const SCRAPE_EVERY: u64 = 5;
-/// How long the phases of a take-over are waited for.
-const TAKEOVER_PATIENCE: Duration = Duration::from_secs(15);
+/// How long the phases of a take-over are waited for: as long as one may take.
+const TAKEOVER_PATIENCE: Duration = Duration::from_millis(FAILOVER_MS_MAX);
 const TIMER_INTERVAL: Duration = Duration::from_millis(10);
-/// The death of a process is seen so long after what caused it, at most.
-const DEATH_DELAY_MS: u64 = 2_000;
-/// Faults that may end workers, by the beginning of their names: a store or a link that is away must not.
-const ENDS_WORKERS: [&str; 3] = ["process.", "storage.", "time."];
 /// The fault after which a follower must be found to differ.
 const SPOILS_STATE: &str = "process.lose_rows";
-const ENDS_BROKERS: [&str; 1] = ["broker."];
-const ENDS_STORES: [&str; 2] = ["store.", "hdfs."];
 
 struct Watch<'s, 'a> {
     shared: &'s Shared<'a>,
@@ -38,9 +34,26 @@ struct Watch<'s, 'a> {
     events_seen: usize,
     /// By region and offset of the decision.
     takeovers: BTreeSet<(String, i64)>,
-    pending: BTreeMap<(String, i64), (u64, Instant, Takeover)>,
+    pending: BTreeMap<(String, i64), Pending>,
     scraped: Scraped,
     number: u64,
+}
+
+/// A take-over whose phases are not all known.
+struct Pending {
+    at_ms: u64,
+    seen: Instant,
+    takeover: Takeover,
+    /// Whether this owner had nothing to do when it was last seen to have the region: soon it may be somebody else's.
+    is_idle: bool,
+}
+
+impl Pending {
+    fn look(&mut self, status: &ClusterStatus) {
+        if let Some(is_idle) = has_nothing_to_do(status, &self.takeover) {
+            self.is_idle = is_idle;
+        }
+    }
 }
 
 /// Until the run says that it is over.
@@ -153,32 +166,38 @@ impl Watch<'_, '_> {
 
     /// Those that were not there before. What the job did while it started is none.
     fn take_overs(&mut self, status: &ClusterStatus) {
-        for takeover in &status.takeovers {
+        // The oldest first, as they came.
+        for takeover in status.takeovers.iter().rev() {
             let key = (takeover.region.clone(), takeover.offset);
             let known = !self.takeovers.insert(key.clone());
             match self.pending.get_mut(&key) {
-                Some(pending) => pending.2 = takeover.clone(),
+                // Names are forgotten after a while: they stay as they were.
+                Some(pending) => pending.takeover.phases_ms = takeover.phases_ms,
                 None if !known && self.number > 1 => {
-                    drop(self.pending.insert(key, (self.shared.now_ms(), Instant::now(), takeover.clone())))
+                    let (at_ms, seen, takeover) = (self.shared.now_ms(), Instant::now(), takeover.clone());
+                    drop(self.pending.insert(key, Pending { at_ms, seen, takeover, is_idle: false }));
                 }
                 None => {}
             }
         }
+        self.pending.values_mut().for_each(|pending| pending.look(status));
     }
 
     /// Writes those whose phases are known, and those for which nobody waits any longer.
     fn settle_takeovers(&mut self, patience: Duration) {
-        let done = |(_, seen, takeover): &(u64, Instant, Takeover)| takeover.phases_ms.total().is_some() || seen.elapsed() >= patience;
+        let done = |pending: &Pending| pending.takeover.phases_ms.total().is_some() || pending.seen.elapsed() >= patience;
         let keys: Vec<_> = self.pending.iter().filter(|(_, pending)| done(pending)).map(|(key, _)| key.clone()).collect();
         for key in keys {
-            let Some((at_ms, _, takeover)) = self.pending.remove(&key) else { continue };
+            let Some(Pending { at_ms, takeover, is_idle, .. }) = self.pending.remove(&key) else { continue };
+            let total_ms = takeover.phases_ms.total();
             let change = OwnerChange {
                 at_ms,
                 region: takeover.region,
                 from: takeover.from,
                 to: takeover.to,
                 cause: cause(takeover.cause).into(),
-                total_ms: takeover.phases_ms.total(),
+                total_ms,
+                is_idle: total_ms.is_none() && is_idle,
             };
             self.shared.add(Entry::OwnerChange { change });
         }
@@ -205,15 +224,15 @@ impl Watch<'_, '_> {
             StageEventKind::BrokerStarted { broker, .. } => (format!("broker {broker}"), ProcessChange::Started),
             StageEventKind::WorkerDied { worker, status, error, .. } => {
                 let said = error.as_ref().map(|error| format!(", it said: {error}")).unwrap_or_default();
-                (worker.clone(), self.death(at_ms, worker, &ENDS_WORKERS, &format!("{status}{said}")))
+                (worker.clone(), self.death(at_ms, worker, &format!("{status}{said}")))
             }
             StageEventKind::BrokerDied { broker, status, .. } => {
                 let broker = format!("broker {broker}");
-                let what = self.death(at_ms, &broker, &ENDS_BROKERS, status);
+                let what = self.death(at_ms, &broker, status);
                 (broker, what)
             }
             StageEventKind::StoreStarted => ("store".into(), ProcessChange::Started),
-            StageEventKind::StoreDied => ("store".into(), self.death(at_ms, "store", &ENDS_STORES, "ended")),
+            StageEventKind::StoreDied => ("store".into(), self.death(at_ms, "store", "ended")),
             StageEventKind::Note { text } => {
                 self.shared.add(Entry::Note { note: crate::journal::Note { at_ms, text: text.clone() } });
                 return None;
@@ -222,8 +241,8 @@ impl Watch<'_, '_> {
         Some(ProcessEvent { at_ms, process, what })
     }
 
-    fn death(&self, at_ms: u64, process: &str, by: &[&str], status: &str) -> ProcessChange {
-        let explained = self.shared.journal(|journal| active(journal, at_ms, DEATH_DELAY_MS).any(|one| explains(one, process, by)));
+    fn death(&self, at_ms: u64, process: &str, status: &str) -> ProcessChange {
+        let explained = self.shared.journal(|journal| is_explained(journal, at_ms, process));
         let by_signal = ["signal: 9", "signal: 6"].iter().any(|signal| status.contains(signal));
         match explained {
             false => ProcessChange::Died(status.into()),
@@ -267,7 +286,8 @@ impl Watch<'_, '_> {
         // Everybody else who had caught up has shown all stores.
         let must_show = !shared.plan.method.is_empty() && shared.journal(|journal| journal.catch_up_ms.is_some());
         let looked = match looked {
-            Looked::At(_) if must_show && stores.is_none() => Looked::Not("whole states could not be compared; the notes say why".into()),
+            Looked::At(_) if must_show && stores.is_none() => Looked::Not(shared.journal(why_not_compared)),
+            Looked::Not(why) if must_show && stores.is_none() => Looked::Not(format!("{why}; {}", shared.journal(why_not_compared))),
             looked => looked,
         };
         shared.add(Entry::Looked { invariant, looked });
@@ -285,6 +305,12 @@ impl Watch<'_, '_> {
     }
 }
 
+/// By the first note that says so.
+fn why_not_compared(journal: &Journal) -> String {
+    let note = journal.notes.iter().find(|note| note.text.starts_with(states::NOT_COMPARED));
+    note.map_or_else(|| "whole states could not be compared".into(), |note| note.text.clone())
+}
+
 /// Whether states were compared: digests of changes by followers, and whole stores that stood at the same epoch. The latter are no witness for the
 /// followers at work.
 fn state_looked_at(has_followers: bool, nothing_planned: bool, compared: u64, stores: u64) -> Looked {
@@ -296,12 +322,14 @@ fn state_looked_at(has_followers: bool, nothing_planned: bool, compared: u64, st
     }
 }
 
-/// Whether a fault may be why this process has ended. Whom it hits is known when it was injected, and not all of them hit a process by its name (a crash
-/// loop hits a region).
-fn explains(injection: &Injection, process: &str, by: &[&str]) -> bool {
-    let names_process = |hit: &String| hit.starts_with("broker ") || hit.strip_prefix('w').is_some_and(|id| id.parse::<u32>().is_ok());
-    let hits_it = !injection.hit.iter().any(names_process) || injection.hit.iter().any(|hit| hit == process);
-    by.iter().any(|beginning| injection.fault.starts_with(beginning)) && hits_it
+/// Whether the new owner works the region, and nothing is before it: then no commit is missing. None: the region is not its own.
+fn has_nothing_to_do(status: &ClusterStatus, takeover: &Takeover) -> Option<bool> {
+    let is_it = |region: &&RegionView| region.region == takeover.region && region.owner.as_deref() == Some(takeover.to.as_str());
+    status.regions.iter().find(is_it).map(|region| match region.state {
+        RegionState::Finished => true,
+        RegionState::Active => region.stopped.is_none() && region.lag_records == Some(0),
+        _ => false,
+    })
 }
 
 fn cause(cause: TakeoverCause) -> &'static str {
@@ -334,8 +362,6 @@ pub(super) fn timer(shared: &Shared<'_>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::InjectionOutcome;
-    use crate::test_kit::{injection, journal};
 
     #[test]
     fn stores_that_are_equal_do_not_vouch_for_followers_at_work() {
@@ -347,27 +373,56 @@ mod tests {
     }
 
     #[test]
-    fn a_try_that_came_to_nothing_explains_whom_it_has_ended() {
-        let mut journal = journal();
-        let outcome = InjectionOutcome::NoTarget("the state of w1 has no sst file".into());
-        journal.injections.push(Injection { outcome, ..injection(9, "storage.bit_flip", 89_000, 89_400) });
-        let explained = |journal: &crate::journal::Journal, worker: &str| {
-            active(journal, 89_300, DEATH_DELAY_MS).any(|one| one.id == 9 && explains(one, worker, &ENDS_WORKERS))
-        };
-        assert!(explained(&journal, "w1") && !explained(&journal, "w2"));
-        journal.injections.iter_mut().for_each(|one| one.hit.clear());
-        assert!(!explained(&journal, "w1"), "it has touched nobody");
+    fn states_that_were_not_compared_say_why() {
+        let mut journal = crate::test_kit::journal();
+        assert_eq!(why_not_compared(&journal), "whole states could not be compared");
+        let texts = ["w1 was slow", "states were not compared, or not all: w2 is away", "states were not compared, or not all: no"];
+        journal.notes = texts.map(|text| crate::journal::Note { at_ms: 1, text: text.into() }).into();
+        assert_eq!(why_not_compared(&journal), texts[1]);
     }
 
     #[test]
-    fn a_fault_explains_the_deaths_of_those_it_hits() {
-        let paused = injection(1, "process.pause", 0, 1);
-        assert!(explains(&paused, "w1", &ENDS_WORKERS));
-        assert!(!explains(&paused, "w2", &ENDS_WORKERS), "it ended by itself");
-        assert!(!explains(&paused, "w1", &ENDS_BROKERS));
-        // While it is under way, and where it hits a region, it is not known whom.
-        for hit in [vec![], vec!["s0/1".to_string()]] {
-            assert!(explains(&Injection { hit, ..injection(2, "process.crash_loop", 0, 1) }, "w2", &ENDS_WORKERS));
+    fn a_region_without_records_before_it_owes_no_commit_and_others_do() {
+        let takeover = Takeover {
+            region: "s0/1".into(),
+            from: "w1".into(),
+            to: "w2".into(),
+            cause: TakeoverCause::Expired,
+            offset: 7,
+            at_ms: 0,
+            phases_ms: Default::default(),
+        };
+        let status = |owner: &str, state: RegionState, lag_records: Option<u64>| {
+            let region = RegionView {
+                region: "s0/1".into(),
+                stage: "orders".into(),
+                stateful: true,
+                owner: Some(owner.into()),
+                state,
+                epoch: None,
+                lag_records,
+                lag_ms: None,
+                watermark_ms: None,
+                state_bytes: 0,
+                followers: Vec::new(),
+                checkpoint: None,
+                stopped: None,
+                failures: 0,
+            };
+            ClusterStatus { regions: vec![region], ..ClusterStatus::default() }
+        };
+        let owes = |owner: &str, state: RegionState, lag_records: Option<u64>| {
+            has_nothing_to_do(&status(owner, state, lag_records), &takeover).map(|has_nothing| !has_nothing)
+        };
+        assert_eq!((owes("w2", RegionState::Active, Some(0)), owes("w2", RegionState::Finished, None)), (Some(false), Some(false)));
+        assert_eq!(owes("w2", RegionState::Active, Some(3)), Some(true), "it stands still");
+        assert_eq!(owes("w2", RegionState::Active, None), Some(true), "nobody knows");
+        assert_eq!((owes("w2", RegionState::Fencing, Some(0)), owes("w3", RegionState::Active, Some(0))), (Some(true), None));
+
+        let mut pending = Pending { at_ms: 0, seen: Instant::now(), takeover: takeover.clone(), is_idle: false };
+        for (owner, lag_records, is_idle) in [("w3", 0, false), ("w2", 0, true), ("w3", 9, true), ("w2", 9, false), ("w3", 0, false)] {
+            pending.look(&status(owner, RegionState::Active, Some(lag_records)));
+            assert_eq!(pending.is_idle, is_idle, "{owner} with {lag_records} records before it: only w2 says something");
         }
     }
 }

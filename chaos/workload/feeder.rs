@@ -43,6 +43,26 @@ pub struct Sent {
     pub behind_ms_max: i64,
     /// Messages that the broker has not taken. Above 0 nothing can be said about the job.
     pub undelivered: u64,
+    /// In order, from the first record on.
+    #[serde(default)]
+    pub stretches: Vec<Stretch>,
+}
+
+/// A time of one rate, and what was sent in it. The schedule does not tell: when the rate changes, what is not sent yet is due at the new one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Stretch {
+    /// 0: a pause.
+    pub records_per_second: u64,
+    pub lasted_ms: u64,
+    /// Numbered records.
+    pub sent: u64,
+}
+
+impl Stretch {
+    /// What the rate asks for in this time, without what a sender that may be so late still has before it at the end.
+    pub fn due(&self, late_ms: u64) -> u64 {
+        self.records_per_second * self.lasted_ms.saturating_sub(late_ms) / 1_000
+    }
 }
 
 impl Sent {
@@ -118,6 +138,8 @@ impl Running {
             schedule: Schedule::new(seed, settings, start_ms),
             next: 0,
             is_paused: false,
+            stretches: Vec::new(),
+            stretch_from: (start_ms, 0),
         };
         let theirs = shared.clone();
         let thread = std::thread::Builder::new()
@@ -263,17 +285,17 @@ struct Feed<G> {
     schedule: Schedule,
     next: u64,
     is_paused: bool,
+    /// Those that are over: two for each step of a plan that changes the rate.
+    stretches: Vec<Stretch>,
+    /// Of the one under way, when it began and with which record.
+    stretch_from: (i64, u64),
 }
 
 impl<G: Generator> Feed<G> {
     fn run(&mut self, shared: &Shared) -> Result<Sent, WorkloadError> {
         let mut behind_ms_max = 0;
-        while !shared.stop.load(Ordering::Relaxed) {
+        loop {
             let now_ms = wall_ms();
-            let requests = std::mem::take(&mut *shared.requests.lock());
-            for request in requests {
-                self.obey(request, now_ms)?;
-            }
             let due = if self.is_paused { self.next } else { self.schedule.due_count(now_ms) };
             let behind_ms = if self.next < due { now_ms - self.schedule.due_ms(self.next) } else { 0 };
             behind_ms_max = behind_ms_max.max(behind_ms);
@@ -285,14 +307,22 @@ impl<G: Generator> Feed<G> {
                 self.next += 1;
             }
             shared.sent.store(self.next, Ordering::Relaxed);
+            // Only now: a thread that woke up late has sent what its rate asked for until then, before it gets another one or ends.
+            let requests = std::mem::take(&mut *shared.requests.lock());
+            for request in requests {
+                self.obey(request, wall_ms())?;
+            }
+            if shared.stop.load(Ordering::Relaxed) {
+                return self.end(behind_ms_max);
+            }
             std::thread::sleep(TURN);
         }
-        self.end(behind_ms_max)
     }
 
     fn obey(&mut self, request: Request, now_ms: i64) -> Result<(), WorkloadError> {
         match request {
             Request::Rate(factor) => {
+                self.end_stretch(now_ms);
                 if std::mem::replace(&mut self.is_paused, factor == 0.0) {
                     self.schedule.resume(self.next, now_ms);
                 }
@@ -304,6 +334,15 @@ impl<G: Generator> Feed<G> {
             Request::Inject(fault, count) => self.inject(fault, count, now_ms)?,
         }
         Ok(())
+    }
+
+    /// Before the rate becomes another one.
+    fn end_stretch(&mut self, now_ms: i64) {
+        let (from_ms, first) = self.stretch_from;
+        let now_ms = now_ms.max(from_ms);
+        let records_per_second = if self.is_paused { 0 } else { self.schedule.rates.last().map_or(0, |rate| rate.records_per_second) };
+        self.stretches.push(Stretch { records_per_second, lasted_ms: (now_ms - from_ms) as u64, sent: self.next - first });
+        self.stretch_from = (now_ms, self.next);
     }
 
     fn inject(&mut self, fault: DataFault, count: u64, now_ms: i64) -> Result<(), WorkloadError> {
@@ -323,6 +362,7 @@ impl<G: Generator> Feed<G> {
 
     fn end(&mut self, behind_ms_max: i64) -> Result<Sent, WorkloadError> {
         let ended_ms = wall_ms();
+        self.end_stretch(ended_ms);
         if self.is_paused {
             self.schedule.resume(self.next, ended_ms);
         }
@@ -331,6 +371,69 @@ impl<G: Generator> Feed<G> {
         let sender = &self.sender;
         self.generator.end(&self.schedule, ended_ms, &mut |topic, message| sender.send(topic, message))?;
         let undelivered = self.sender.flush(FLUSH_PATIENCE)?;
-        Ok(Sent { schedule: self.schedule.clone(), records: self.next, ended_ms, behind_ms_max, undelivered })
+        let stretches = std::mem::take(&mut self.stretches);
+        Ok(Sent { schedule: self.schedule.clone(), records: self.next, ended_ms, behind_ms_max, undelivered, stretches })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A load that takes a millisecond for each record, at least.
+    struct Slow;
+
+    impl Generator for Slow {
+        fn record(&mut self, _: &Schedule, _: u64, _: &mut SendTo<'_>) -> Result<(), WorkloadError> {
+            std::thread::sleep(Duration::from_millis(1));
+            Ok(())
+        }
+
+        fn makes(&self, _: DataFault) -> bool {
+            false
+        }
+
+        fn fault(&mut self, _: &Schedule, _: DataFault, _: u64, _: i64, _: &mut SendTo<'_>) -> Result<(), WorkloadError> {
+            Ok(())
+        }
+
+        fn end(&mut self, _: &Schedule, _: i64, _: &mut SendTo<'_>) -> Result<(), WorkloadError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_rate_that_is_not_reached_shows_though_the_next_one_leaves_nothing_behind() {
+        let (shared, start_ms) = (Shared::default(), wall_ms());
+        let mut feed = Feed {
+            // It hands nothing to the client, so nobody has to be there.
+            sender: Sender::new("127.0.0.1:1", LINGER).expect("a client"),
+            generator: Slow,
+            schedule: Schedule::new(1, Settings { rate: 5_000, ..Settings::default() }, start_ms),
+            next: 0,
+            is_paused: false,
+            stretches: Vec::new(),
+            stretch_from: (start_ms, 0),
+        };
+        let sent = std::thread::scope(|scope| {
+            let sending = scope.spawn(|| feed.run(&shared));
+            std::thread::sleep(Duration::from_millis(100));
+            shared.requests.lock().push(Request::Rate(0.02));
+            while !shared.requests.lock().is_empty() {
+                std::thread::sleep(TURN);
+            }
+            shared.stop.store(true, Ordering::Relaxed);
+            sending.join().expect("no panic").expect("nothing was handed to the client")
+        });
+        let [peak, rest] = sent.stretches.as_slice() else { panic!("{:?}", sent.stretches) };
+        assert_eq!((peak.records_per_second, rest.records_per_second), (5_000, 100));
+        assert_eq!(peak.sent + rest.sent, sent.records);
+        assert!(peak.sent < peak.due(0) / 2, "{peak:?}");
+    }
+
+    #[test]
+    fn of_a_stretch_less_is_due_where_the_sender_may_be_late() {
+        let stretch = Stretch { records_per_second: 5_000, lasted_ms: 10_000, sent: 0 };
+        assert_eq!((stretch.due(0), stretch.due(200), stretch.due(20_000)), (50_000, 49_000, 0));
     }
 }

@@ -41,7 +41,7 @@ pub mod time;
 pub mod user;
 
 pub use error::{ErrorKind, WorkloadError};
-pub use feeder::{Running, Sent};
+pub use feeder::{Running, Sent, Stretch};
 pub use findings::{Anomaly, AnomalyKind, Conservation, Findings, Invariant};
 pub use job::{Topics, Workload};
 pub use observer::{Drained, Flow, Gap, Observation, Observer};

@@ -70,9 +70,9 @@ impl Gap {
         self.to_ms - self.from_ms
     }
 
-    /// What lies after an interval belongs to whatever has ended it.
-    fn length_before_ms(&self, end_ms: i64) -> i64 {
-        self.to_ms.min(end_ms) - self.from_ms
+    /// What lies before an interval is not the doing of what has begun it, and what lies after belongs to whatever has ended it.
+    fn length_within_ms(&self, begin_ms: i64, end_ms: i64) -> i64 {
+        self.to_ms.min(end_ms) - self.from_ms.max(begin_ms)
     }
 }
 
@@ -182,7 +182,8 @@ impl Observation {
         self.latency.get(&flow).map_or(0.0, |slots| slots.per_second(from_ms, to_ms))
     }
 
-    /// The longest silence of a partition that touches `[from_ms, to_ms)`. None: it has not been silent for more than some milliseconds.
+    /// The silence of a partition that is the longest as far as it lies in `[from_ms, to_ms)`; its ends may lie outside. None: it has not been silent
+    /// there for more than some milliseconds.
     pub fn longest_gap(&self, flow: Flow, partition: i32, from_ms: i64, to_ms: i64) -> Option<Gap> {
         let activities = self.partitions.get(&(flow, partition)).map_or(&[][..], |seen| &seen.activities);
         let first = activities.partition_point(|(_, last)| *last < from_ms);
@@ -193,7 +194,8 @@ impl Observation {
             let is_over = begin != i64::MAX;
             let gap = Gap { flow, partition, from_ms: silent_since, to_ms: if is_over { begin } else { to_ms }, is_over };
             let touches = silent_since < to_ms && begin > from_ms;
-            if touches && gap.length_before_ms(to_ms) > longest.map_or(ACTIVITY_JOIN_MS, |longest| longest.length_before_ms(to_ms)) {
+            let length_ms = |gap: Gap| gap.length_within_ms(from_ms, to_ms);
+            if touches && length_ms(gap) > longest.map_or(ACTIVITY_JOIN_MS, length_ms) {
                 longest = Some(gap);
             }
             if begin >= to_ms {
@@ -208,7 +210,7 @@ impl Observation {
     pub fn gaps(&self, flow: Flow, from_ms: i64, to_ms: i64) -> Vec<Gap> {
         let partitions = self.partitions.keys().filter(|(of, _)| *of == flow).map(|(_, partition)| *partition);
         let mut gaps: Vec<Gap> = partitions.filter_map(|partition| self.longest_gap(flow, partition, from_ms, to_ms)).collect();
-        gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length_before_ms(to_ms)));
+        gaps.sort_by_key(|gap| std::cmp::Reverse(gap.length_within_ms(from_ms, to_ms)));
         gaps
     }
 
@@ -399,6 +401,16 @@ mod tests {
         let gaps = observation.gaps(Flow::Windows, 1_010, 13_000);
         let gaps: Vec<_> = gaps.iter().map(|gap| (gap.partition, gap.from_ms, gap.to_ms)).collect();
         assert_eq!(gaps, [(3, 1_000, 2_200), (4, 12_500, 30_000)]);
+    }
+
+    #[test]
+    fn what_was_silent_before_the_kill_does_not_hide_the_silence_after_it() {
+        let mut observation = observed(&[(0, 97_500), (100_200, 101_000), (101_500, 170_000)]);
+        let seen = SeenPartition { activities: vec![(0, 99_900), (102_000, 170_000)], ..SeenPartition::default() };
+        observation.partitions.insert((Flow::Windows, 4), seen);
+        let gaps = observation.gaps(Flow::Windows, 100_000, 160_000);
+        let gaps: Vec<_> = gaps.iter().map(|gap| (gap.partition, gap.from_ms, gap.to_ms)).collect();
+        assert_eq!(gaps, [(4, 99_900, 102_000), (3, 101_000, 101_500)]);
     }
 
     #[test]

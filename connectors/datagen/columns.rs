@@ -95,8 +95,8 @@ impl FieldRule {
             DataType::Int64 => Arc::new(Int64Array::new(values.integers(|value| value), nulls)),
             DataType::Float32 => Arc::new(Float32Array::new(values.floats(|value| value as f32), nulls)),
             DataType::Float64 => Arc::new(Float64Array::new(values.floats(|value| value), nulls)),
-            DataType::Decimal128(..) => {
-                Arc::new(PrimitiveArray::<Decimal128Type>::new(values.decimals(), nulls).with_data_type(field.data_type().clone()))
+            DataType::Decimal128(_, scale) => {
+                Arc::new(PrimitiveArray::<Decimal128Type>::new(values.decimals(*scale), nulls).with_data_type(field.data_type().clone()))
             }
             DataType::Utf8 => {
                 let (ends, data) = values.texts();
@@ -170,14 +170,15 @@ impl Draw<'_> {
         self.ordinals.iter().map(|row| narrow(self.float(*row))).collect()
     }
 
-    fn decimals(&self) -> ScalarBuffer<i128> {
+    fn decimals(&self, scale: i8) -> ScalarBuffer<i128> {
+        let one = 10i128.pow(scale.unsigned_abs().into());
         let decimal = |row: &i64| match &self.rule.kind {
             Kind::Decimal { min, max, precision, scale } => {
                 let value = min + (max - min) * self.random(*row).unit();
                 let limit = 10i128.pow(u32::from(*precision)) - 1;
                 ((value * 10f64.powi(i32::from(*scale))) as i128).clamp(-limit, limit)
             }
-            _ => i128::from(self.integer(*row)),
+            _ => i128::from(self.integer(*row)) * one,
         };
         self.ordinals.iter().map(decimal).collect()
     }

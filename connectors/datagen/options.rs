@@ -141,7 +141,11 @@ fn sequence(reader: &mut FieldReader<'_, '_>, name: &str, data_type: &DataType) 
         return reader.refuse("end", format!("'fields.{name}.end' lies before its start"));
     }
     let (low, high) = match data_type {
-        DataType::Utf8 | DataType::Int64 | DataType::Float64 | DataType::Float32 | DataType::Decimal128(..) => (i64::MIN, i64::MAX),
+        DataType::Utf8 | DataType::Int64 | DataType::Float64 | DataType::Float32 => (i64::MIN, i64::MAX),
+        DataType::Decimal128(precision, scale) => {
+            let digits = i32::from(*precision) - i32::from(*scale);
+            10i64.checked_pow(digits.max(0) as u32).map_or((i64::MIN, i64::MAX), |limit| (1 - limit, limit - 1))
+        }
         narrow => match integer_range(narrow) {
             Some(range) => range,
             None => return reader.refuse("kind", format!("column '{name}' of type {} can't be a sequence", sql_type(data_type))),

@@ -109,6 +109,19 @@ fn sequences_end_the_table_and_are_shared_by_the_splits() {
 }
 
 #[test]
+fn a_sequence_of_decimals_counts_in_whole_numbers_as_far_as_the_type_goes() {
+    let field = Field::new("d", DataType::Decimal128(6, 2), true);
+    let options = [("fields.d.kind", "sequence"), ("fields.d.start", "-1"), ("fields.d.end", "9999")];
+    let batch = rows(std::slice::from_ref(&field), &options, 0, 3);
+    assert_eq!(batch.column(0).as_primitive::<Decimal128Type>().values().to_vec(), [-100, 0, 100]);
+    let errors_of = |start: &str, end: &str| {
+        let options = [("fields.d.kind", "sequence"), ("fields.d.start", start), ("fields.d.end", end)];
+        DatagenConnector.check(&request(std::slice::from_ref(&field), &options).table).len()
+    };
+    assert_eq!([errors_of("-9999", "9999"), errors_of("0", "10000"), errors_of("-10000", "0")], [0, 1, 1]);
+}
+
+#[test]
 fn event_time_goes_on_by_its_interval_and_comes_out_of_order_by_its_skew() {
     let fields = [
         Field::new("a", DataType::Timestamp(TimeUnit::Millisecond, None), true),

@@ -118,6 +118,10 @@ impl SinkWriter for FilesystemWriter {
             if refused[..refused_by_format].iter().any(|refused| refused.row == row) {
                 continue;
             }
+            if record.is_empty() {
+                refused.push(RefusedRow { row, reason: "the record would be an empty line, and an empty line is no record".into() });
+                continue;
+            }
             if memchr::memchr2(b'\n', b'\r', record).is_some() {
                 refused.push(RefusedRow { row, reason: "the record has a line break, and a file has one record per line".into() });
                 continue;

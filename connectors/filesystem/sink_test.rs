@@ -1,10 +1,12 @@
 use super::*;
+use arrow_array::cast::AsArray;
 use arrow_array::{Int64Array, RecordBatch, StringArray};
 use arrow_schema::{Field, Schema};
 use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::path::Path;
 use streamshield_core::ids::{Epoch, Incarnation, RegionId, StageId};
+use streamshield_core::ports::log::{TakeLimit, Wakeup};
 use streamshield_core::ports::sink::{SinkContent, SinkWriter};
 use streamshield_core::table::{Column, ColumnKind};
 
@@ -13,17 +15,24 @@ const OWNER: Incarnation = Incarnation(1);
 const SUCCESSOR: Incarnation = Incarnation(2);
 
 fn sink(path: &Path, format: &str) -> Arc<dyn Sink> {
-    let fields = [Field::new("a", DataType::Int64, false), Field::new("s", DataType::Utf8, true)];
-    let columns: Vec<Column> = fields.iter().map(|field| Column { field: Arc::new(field.clone()), kind: ColumnKind::Physical }).collect();
+    sink_of(path, format, &[Field::new("a", DataType::Int64, false), Field::new("s", DataType::Utf8, true)])
+}
+
+fn table(path: &Path, format: &str, fields: &[Field]) -> TableDefinition {
     let options = [("connector", "filesystem"), ("path", path.to_str().unwrap()), ("format", format)];
-    let table = TableDefinition {
+    TableDefinition {
         name: "t".into(),
-        columns: columns.clone(),
+        columns: fields.iter().map(|field| Column { field: Arc::new(field.clone()), kind: ColumnKind::Physical }).collect(),
         options: options.map(|(k, v)| (k.to_string(), v.to_string())).into(),
         primary_key: vec![],
-    };
+    }
+}
+
+fn sink_of(path: &Path, format: &str, fields: &[Field]) -> Arc<dyn Sink> {
+    let table = table(path, format, fields);
     assert_eq!(SinkConnector::check(&FilesystemConnector, &table), []);
-    SinkConnector::open(&FilesystemConnector, SinkRequest { table, columns, schema: Arc::new(Schema::new(fields.to_vec())) }).unwrap()
+    let (columns, schema) = (table.columns.clone(), Arc::new(Schema::new(fields.to_vec())));
+    SinkConnector::open(&FilesystemConnector, SinkRequest { table, columns, schema }).unwrap()
 }
 
 fn rows(values: &[(Option<i64>, &str)]) -> RecordBatch {
@@ -82,6 +91,31 @@ fn rows_that_are_no_line_are_refused_and_left_out() {
     content.prepare(OWNER).unwrap();
     content.publish().unwrap();
     assert_eq!(visible(folder.path()).into_values().collect::<Vec<_>>(), ["1,x\n4,z\n"]);
+}
+
+#[test]
+fn what_was_written_is_read_back_and_an_empty_record_is_refused() {
+    for format in ["raw", "csv"] {
+        let folder = tempfile::tempdir().unwrap();
+        let fields = [Field::new("s", DataType::Utf8, true)];
+        let schema = Arc::new(Schema::new(fields.to_vec()));
+        let mut writer = sink_of(folder.path(), format, &fields).writer(REGION).unwrap();
+        let texts: StringArray = [None, Some(""), Some(" "), Some("\t\t"), Some("x")].into_iter().collect();
+        let refused = writer.write(&RecordBatch::try_new(schema.clone(), vec![Arc::new(texts)]).unwrap()).unwrap();
+        assert_eq!(refused.iter().map(|row| row.row).collect::<Vec<_>>(), [0, 1], "{format}");
+        let mut content = seal(&mut *writer, 1);
+        content.prepare(OWNER).unwrap();
+        content.publish().unwrap();
+        let table = table(folder.path(), format, &fields);
+        let request = SourceRequest { columns: table.columns.clone(), table, schema, keep_origins: false };
+        let source = SourceConnector::open(&FilesystemConnector, request).unwrap();
+        let split = source.discover().unwrap().remove(0);
+        let mut reader = source.reader(Arc::new(Wakeup::default())).unwrap();
+        reader.add_split(&split, 0).unwrap();
+        let batch = reader.take(split.id, &TakeLimit { messages: 10, bytes: usize::MAX, end: None }).unwrap();
+        let found: Vec<_> = batch.rows.column(0).as_string::<i32>().iter().collect();
+        assert_eq!(found, [Some(" "), Some("\t\t"), Some("x")], "{format}");
+    }
 }
 
 #[test]

@@ -74,8 +74,10 @@ impl Source for FilesystemSource {
         let physical = self.request.columns.iter().filter(|column| column.kind == ColumnKind::Physical).map(|column| column.field.clone());
         let decoded_schema: SchemaRef = Arc::new(Schema::new(physical.collect::<Vec<_>>()));
         let decoder = formats::decoder(&self.request.table, FormatScope::Value, &decoded_schema).map_err(|error| stop(error.message))?;
+        let table = &self.request.table;
         Ok(Box::new(FilesystemReader {
             files: self.files()?,
+            skips_blank: table.option("value.format").or(table.option("format")) == Some("json"),
             request: self.request.clone(),
             decoder,
             cursors: BTreeMap::new(),
@@ -88,6 +90,8 @@ struct FilesystemReader {
     files: Vec<PathBuf>,
     request: SourceRequest,
     decoder: Box<dyn RecordDecoder>,
+    /// Where white space says nothing, a line of it is no record. Elsewhere it may be a value, or values that are NULL.
+    skips_blank: bool,
     cursors: BTreeMap<SplitId, FileCursor>,
     /// Shared with the lines of a step, which is over before the next one is read: it is not copied.
     chunk: Arc<Vec<u8>>,
@@ -125,7 +129,7 @@ impl SourceReader for FilesystemReader {
 
     fn take(&mut self, split: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {
         let Some(cursor) = self.cursors.get_mut(&split) else { return Err(stop(format!("split {split} was not added"))) };
-        let lines = read_lines(cursor, Arc::make_mut(&mut self.chunk), limit)?;
+        let lines = read_lines(cursor, Arc::make_mut(&mut self.chunk), limit, self.skips_blank)?;
         let from = cursor.position;
         cursor.position = lines.to;
         let records: Vec<_> = lines.ranges.iter().map(|range| Some(&self.chunk[range.clone()])).collect();
@@ -160,7 +164,7 @@ struct ChunkLines {
 }
 
 /// Reads the next lines within the limit into the chunk; at least one, also where it is longer than the limit.
-fn read_lines(cursor: &FileCursor, chunk: &mut Vec<u8>, limit: &TakeLimit) -> Result<ChunkLines, SourceError> {
+fn read_lines(cursor: &FileCursor, chunk: &mut Vec<u8>, limit: &TakeLimit, skips_blank: bool) -> Result<ChunkLines, SourceError> {
     let left = usize::try_from(cursor.end - cursor.position).unwrap_or(0);
     let exact_end = limit.end.map_or(usize::MAX, |end| usize::try_from(end - cursor.position).unwrap_or(0));
     let mut wanted = limit.bytes.clamp(CHUNK_BYTES_MIN, CHUNK_BYTES);
@@ -176,9 +180,12 @@ fn read_lines(cursor: &FileCursor, chunk: &mut Vec<u8>, limit: &TakeLimit) -> Re
                 None if size == left => (size, size),
                 None => break,
             };
+            let line = &chunk[at..line_end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
             // An empty line is no record.
-            if !chunk[at..line_end].trim_ascii().is_empty() {
-                ranges.push(at..line_end);
+            let is_none = line.is_empty() || (skips_blank && line.trim_ascii().is_empty());
+            if !is_none {
+                ranges.push(at..at + line.len());
             }
             at = next;
         }

@@ -17,7 +17,11 @@ fn source(path: &Path, with_name: bool) -> Arc<dyn Source> {
         let kind = ColumnKind::Metadata { key: "file.name".into(), is_virtual: true };
         columns.insert(0, Column { field: Arc::new(Field::new("f", DataType::Utf8, false)), kind });
     }
-    let options = [("connector", "filesystem"), ("path", path.to_str().unwrap()), ("format", "json")];
+    source_of(path, "json", columns)
+}
+
+fn source_of(path: &Path, format: &str, columns: Vec<Column>) -> Arc<dyn Source> {
+    let options = [("connector", "filesystem"), ("path", path.to_str().unwrap()), ("format", format)];
     let table = TableDefinition {
         name: "t".into(),
         columns: columns.clone(),
@@ -57,6 +61,23 @@ fn every_visible_file_is_a_split_of_lines() {
     assert_eq!((second.bad[0].origin.offset, second.bad[0].origin.payload.as_deref()), (9, Some(&b"{\"a\":\"x\"}"[..])));
     let origin = second.origins.unwrap().origin(1);
     assert_eq!((origin.offset, origin.payload.as_deref()), (19, Some(&b"{\"a\":4}"[..])));
+}
+
+#[test]
+fn a_line_loses_its_break_and_only_an_empty_one_is_no_record() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("f"), " a\r\n\r\n\n  \nb\r\r\n\t\nc\r").unwrap();
+    let column = Column { field: Arc::new(Field::new("s", DataType::Utf8, false)), kind: ColumnKind::Physical };
+    for format in ["raw", "csv"] {
+        let batch = take(&*source_of(folder.path(), format, vec![column.clone()]), 0, 0, &ALL);
+        let found: Vec<_> = batch.rows.column(0).as_string::<i32>().iter().flatten().collect();
+        // CSV takes another one off.
+        let kept = if format == "raw" { "b\r" } else { "b" };
+        assert_eq!((found, batch.records), (vec![" a", "  ", kept, "\t", "c"], 5), "{format}");
+    }
+    std::fs::write(folder.path().join("f"), " \r\n{\"a\":1}\r\n\t\n").unwrap();
+    let batch = take(&*source(folder.path(), false), 0, 0, &ALL);
+    assert_eq!((longs(&batch.rows), batch.records, batch.state), (vec![1], 1, SplitState::Finished));
 }
 
 #[test]

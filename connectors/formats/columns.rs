@@ -54,9 +54,29 @@ impl Bytes {
         true
     }
 
+    pub(super) fn value(&self, index: usize) -> &[u8] {
+        &self.data[self.ends[index] as usize..self.ends[index + 1] as usize]
+    }
+
     fn truncate(&mut self, rows: usize) {
         self.ends.truncate(rows + 1);
         self.data.truncate(self.ends[rows] as usize);
+    }
+
+    fn retain(&mut self, from: usize, kept: &[bool]) {
+        let (mut begin, mut rows) = (self.ends[from] as usize, from);
+        let mut length = begin;
+        for (index, kept) in kept.iter().enumerate() {
+            let end = self.ends[from + index + 1] as usize;
+            if *kept {
+                self.data.copy_within(begin..end, length);
+                length += end - begin;
+                rows += 1;
+                self.ends[rows] = length as i32;
+            }
+            begin = end;
+        }
+        self.truncate(rows);
     }
 
     fn take(&mut self) -> (OffsetBuffer<i32>, Buffer) {
@@ -177,6 +197,44 @@ impl ColumnBuilder {
         self.length = rows;
     }
 
+    /// Takes back those of the values after the first `from` that are not `kept`, which says it of each of them.
+    pub(super) fn retain(&mut self, from: usize, kept: &[bool]) {
+        let places = || (from..).zip(kept).filter(|(_, kept)| **kept).map(|(place, _)| place);
+        match &mut self.values {
+            Values::Boolean(values) => {
+                let bits: Vec<bool> = places().map(|place| values.get_bit(place)).collect();
+                values.truncate(from);
+                values.append_slice(&bits);
+            }
+            Values::Int8(values) => retain(values, from, places()),
+            Values::Int16(values) => retain(values, from, places()),
+            Values::Int32(values) | Values::Date(values) | Values::Time(values) => retain(values, from, places()),
+            Values::Int64(values) | Values::Timestamp { values, .. } => retain(values, from, places()),
+            Values::Float32(values) => retain(values, from, places()),
+            Values::Float64(values) => retain(values, from, places()),
+            Values::Decimal { values, .. } => retain(values, from, places()),
+            Values::Utf8(bytes) | Values::Binary(bytes) => bytes.retain(from, kept),
+            Values::List { ends, items } => {
+                let start = ends[from] as usize;
+                items.retain(start, &retain_ranges(ends, from, kept));
+            }
+            Values::Struct { length, children } => {
+                *length = from + places().count();
+                children.iter_mut().for_each(|child| child.retain(from, kept));
+            }
+            Values::Map { ends, keys, values } => {
+                let start = ends[from] as usize;
+                let entries = retain_ranges(ends, from, kept);
+                keys.retain(start, &entries);
+                values.retain(start, &entries);
+            }
+        }
+        let valid: Vec<bool> = places().map(|place| self.nulls.is_valid(place)).collect();
+        self.nulls.truncate(from);
+        self.nulls.append_slice(&valid);
+        self.length = from + valid.len();
+    }
+
     /// The column as an array; the builder is empty afterwards.
     pub(super) fn finish(&mut self) -> ArrayRef {
         let nulls = self.nulls.finish();
@@ -237,6 +295,35 @@ impl ColumnBuilder {
             }
         }
     }
+}
+
+/// Moves the values at these places, in order, behind the first `from`.
+fn retain<T: Copy>(values: &mut Vec<T>, from: usize, places: impl Iterator<Item = usize>) {
+    let mut length = from;
+    for place in places {
+        values[length] = values[place];
+        length += 1;
+    }
+    values.truncate(length);
+}
+
+/// Takes ranges of items out; returns which of the items behind `ends[from]` stay.
+fn retain_ranges(ends: &mut Vec<i32>, from: usize, kept: &[bool]) -> Vec<bool> {
+    let (mut begin, mut rows) = (ends[from], from);
+    let mut end = begin;
+    let mut items = Vec::new();
+    for (index, kept) in kept.iter().enumerate() {
+        let next = ends[from + index + 1];
+        items.resize(items.len() + (next - begin) as usize, *kept);
+        if *kept {
+            end += next - begin;
+            rows += 1;
+            ends[rows] = end;
+        }
+        begin = next;
+    }
+    ends.truncate(rows + 1);
+    items
 }
 
 fn take<T: arrow_buffer::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T> {

@@ -30,17 +30,23 @@ fn print(level: RDKafkaLogLevel, facility: &str, line: &str) {
     }
 }
 
-/// Context of consumers: remembers that all brokers were lost.
+/// Context of consumers: remembers that all brokers were lost, and that one does not let it in.
 #[derive(Default)]
 pub(crate) struct ClientEvents {
     /// Raised on a global error, so that a waiting slot looks at it.
     wakeup: Option<Arc<Wakeup>>,
     all_brokers_down: AtomicBool,
+    refusal: Mutex<Option<String>>,
 }
 
 impl ClientEvents {
     pub fn waking(wakeup: Arc<Wakeup>) -> Self {
-        ClientEvents { wakeup: Some(wakeup), all_brokers_down: AtomicBool::new(false) }
+        ClientEvents { wakeup: Some(wakeup), ..ClientEvents::default() }
+    }
+
+    /// Why a broker does not let this client in. A question that goes unanswered for it only says that nobody answered.
+    pub fn refusal(&self) -> Option<String> {
+        self.refusal.lock().clone()
     }
 
     /// Whether all brokers were lost since the last call.
@@ -54,6 +60,9 @@ impl ClientContext for ClientEvents {
         print(level, facility, line);
     }
     fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code().is_some_and(|code| is_not_let_in(code, reason)) {
+            *self.refusal.lock() = Some(reason.to_string());
+        }
         if error.rdkafka_error_code() == Some(Code::AllBrokersDown) {
             self.all_brokers_down.store(true, Ordering::Relaxed);
             if let Some(wakeup) = &self.wakeup {
@@ -66,6 +75,11 @@ impl ClientContext for ClientEvents {
 }
 
 impl ConsumerContext for ClientEvents {}
+
+/// Wrong credentials, or a broker that they must not be shown to. A handshake that merely breaks off is that of a broker that goes away.
+fn is_not_let_in(code: Code, reason: &str) -> bool {
+    code == Code::Authentication || (code == Code::SSL && reason.contains("certificate verify failed"))
+}
 
 /// The answers to EndTxn that a producer has seen since the last [`EndTxnLines::clear`].
 ///
@@ -165,6 +179,20 @@ mod tests {
 
     const CLEAN: &str = "[thrd:main]: EndTxn returned NO_ERROR in state CommittingTransaction (may_retry=true)";
     const TIMED_OUT: &str = "[thrd:main]: EndTxn returned _TIMED_OUT in state CommittingTransaction (may_retry=true)";
+
+    #[test]
+    fn only_a_refusal_is_remembered_as_one() {
+        let after = |code, reason: &str| {
+            let events = ClientEvents::default();
+            events.error(KafkaError::Global(code), reason);
+            events.refusal()
+        };
+        let untrusted = "b1: SSL handshake failed: error:0A000086: certificate verify failed";
+        assert_eq!(after(Code::SSL, untrusted).as_deref(), Some(untrusted));
+        assert_eq!(after(Code::Authentication, "b1: no").as_deref(), Some("b1: no"));
+        assert_eq!(after(Code::SSL, "b1: SSL handshake failed: Disconnected"), None, "it may come back");
+        assert_eq!(after(Code::AllBrokersDown, "1/1 brokers are down"), None);
+    }
 
     #[test]
     fn only_one_clean_answer_leaves_no_doubt() {

@@ -64,7 +64,8 @@ impl fmt::Debug for KafkaLog {
 }
 
 impl KafkaLog {
-    /// Connects to a cluster with librdkafka's property names; fails if no broker answers.
+    /// Connects to a cluster with librdkafka's property names; fails if no broker answers: `Retry` if it may be away, `Fatal` if it doesn't let
+    /// this client in.
     ///
     /// `bootstrap.servers` is required. Properties that carry the guarantees (`isolation.level`, `transactional.id`,
     /// `auto.offset.reset`…) are refused with the reason, `transaction.timeout.ms` (30 s) may be set.
@@ -79,7 +80,11 @@ impl KafkaLog {
         let log = Self::elsewhere(properties)?;
         let what = format!("connect to {}", log.servers());
         // Any question will do; that topic need not exist.
-        log.query(Isolation::ReadCommitted)?.fetch_metadata(Some("__none__"), QUERY_TIMEOUT).map_err(|error| log_error(&what, &error))?;
+        let client = log.query(Isolation::ReadCommitted)?;
+        client.fetch_metadata(Some("__none__"), QUERY_TIMEOUT).map_err(|error| match client.context().refusal() {
+            Some(reason) => LogError::new(LogErrorKind::Fatal, format!("{what}: {reason}")),
+            None => log_error(&what, &error),
+        })?;
         Ok(log)
     }
 
@@ -121,11 +126,6 @@ impl KafkaLog {
 
     pub(crate) fn has_property(&self, key: &str, value: &str) -> bool {
         self.properties.has(key, value)
-    }
-
-    /// The largest message that the client of a writer accepts.
-    pub(crate) fn message_bytes_max(&self) -> usize {
-        self.properties.message_bytes_max()
     }
 
     /// What a topic with these configs takes (`max.message.bytes`), where the client of a writer makes larger batches of several messages.
@@ -228,6 +228,10 @@ impl Log for KafkaLog {
         let Some(partitions) = admin::partitions(&*self.query(Isolation::ReadCommitted)?, topic, QUERY_TIMEOUT)? else { return Ok(None) };
         let configs = admin::configs(&*self.admin()?, topic)?;
         Ok(Some(TopicDescription { partitions, configs }))
+    }
+
+    fn message_bytes_max(&self) -> usize {
+        self.properties.message_bytes_max()
     }
 
     fn bounds(&self, partition: &TopicPartition, isolation: Isolation) -> Result<Bounds, LogError> {

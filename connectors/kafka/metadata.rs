@@ -4,10 +4,13 @@ use arrow_array::builder::{ArrayBuilder, BinaryBuilder, Int32Builder, Int64Build
 use arrow_array::{Array, ArrayRef, BinaryArray, MapArray, StringArray, StructArray, TimestampMillisecondArray};
 use arrow_buffer::OffsetBuffer;
 use arrow_schema::{ArrowError, DataType, Field, Fields, TimeUnit};
+use std::collections::HashSet;
 use std::sync::Arc;
 use streamshield_core::ports::log::{MessageView, TimestampType};
 
 const ZONE: &str = "UTC";
+/// Of more headers, the keys are looked up in a set: comparing each with all later ones would take minutes for a message that is full of them.
+const COMPARED_HEADERS_MAX: usize = 32;
 
 fn timestamp() -> DataType {
     DataType::Timestamp(TimeUnit::Millisecond, Some(ZONE.into()))
@@ -70,12 +73,22 @@ impl MetadataBuilder {
                 TimestampType::LogAppendTime => "LogAppendTime",
             }),
             MetadataBuilder::Headers { names, values, ends } => {
-                for (index, (name, value)) in message.headers.iter().enumerate() {
-                    // A map has each key once; the last one counts, as in Flink.
-                    if message.headers[index + 1..].iter().all(|(later, _)| later != name) {
-                        names.append_value(name);
-                        values.append_value(value);
+                let mut append = |(name, value): &(&str, &[u8])| {
+                    names.append_value(name);
+                    values.append_value(value);
+                };
+                // A map has each key once; the last one counts, as in Flink.
+                if message.headers.len() <= COMPARED_HEADERS_MAX {
+                    for (index, header) in message.headers.iter().enumerate() {
+                        if message.headers[index + 1..].iter().all(|(later, _)| *later != header.0) {
+                            append(header);
+                        }
                     }
+                } else {
+                    let mut later = HashSet::with_capacity(message.headers.len());
+                    let mut last: Vec<_> = message.headers.iter().rev().filter(|(name, _)| later.insert(*name)).collect();
+                    last.reverse();
+                    last.into_iter().for_each(append);
                 }
                 ends.push(ArrayBuilder::len(names));
             }
@@ -114,4 +127,38 @@ fn headers(names: StringArray, values: BinaryArray, ends: &[usize], wanted: &Dat
         length
     }));
     Ok(Arc::new(MapArray::try_new(Arc::clone(entries), offsets, pairs, None, *sorted)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+
+    #[test]
+    fn the_last_of_a_header_s_values_counts_however_many_headers_there_are() {
+        let wanted = readable_type("headers").expect("known");
+        for count in [3, 200_000] {
+            let keys: Vec<String> = (0..count).map(|index| format!("k{}", index % (count - 1))).collect();
+            let values: Vec<String> = (0..count).map(|index| index.to_string()).collect();
+            let headers: Vec<(&str, &[u8])> = keys.iter().zip(&values).map(|(key, value)| (key.as_str(), value.as_bytes())).collect();
+            let message = MessageView {
+                offset: 0,
+                timestamp_ms: 0,
+                timestamp_type: TimestampType::CreateTime,
+                key: None,
+                payload: None,
+                headers: &headers,
+            };
+            let mut builder = MetadataBuilder::new("headers", &"t".into(), 0).expect("known");
+            builder.append(&message);
+            let column = builder.finish(&wanted).expect("a map");
+            let map = column.as_map();
+            assert_eq!(map.value_length(0), count - 1);
+            let (keys, values) = (map.keys().as_string::<i32>(), map.values().as_binary::<i32>());
+            // In the order of the values that count.
+            assert_eq!((keys.value(0), values.value(0)), ("k1", &b"1"[..]));
+            let last = keys.len() - 1;
+            assert_eq!((keys.value(last), values.value(last)), ("k0", (count - 1).to_string().as_bytes()));
+        }
+    }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use streamshield_connectors::formats::{self, FormatScope, columns_of_scope};
 use streamshield_connectors::options::{OptionReader, refuse};
 use streamshield_core::ids::Offset;
-use streamshield_core::table::{OptionError, TableDefinition};
+use streamshield_core::table::{ColumnKind, OptionError, TableDefinition};
 
 const PROPERTY_PREFIX: &str = "properties.";
 const SERVERS: &str = "bootstrap.servers";
@@ -287,10 +287,18 @@ fn read_key(reader: &mut OptionReader<'_>) -> bool {
     let prefix = reader.text("key.fields-prefix").unwrap_or("");
     let include = reader.choice("value.fields-include", &["ALL", "EXCEPT_KEY"]);
     for name in fields.unwrap_or("").split(';').map(str::trim).filter(|name| !name.is_empty()) {
-        if !table.columns.iter().any(|column| column.field.name() == name) {
-            reader.error("key.fields", format!("'{name}' is no column of the table '{}'", table.name), None);
-        } else if !name.starts_with(prefix) {
-            reader.error("key.fields-prefix", format!("the key column '{name}' does not begin with '{prefix}'"), None);
+        match table.columns.iter().find(|column| column.field.name() == name).map(|column| &column.kind) {
+            None => reader.error("key.fields", format!("'{name}' is no column of the table '{}'", table.name), None),
+            Some(ColumnKind::Metadata { .. }) => {
+                reader.error("key.fields", format!("'{name}' is no physical column: a key can't carry metadata"), None)
+            }
+            Some(ColumnKind::Computed) => {
+                reader.error("key.fields", format!("'{name}' is no physical column: a key can't carry computed columns"), None)
+            }
+            Some(ColumnKind::Physical) if !name.starts_with(prefix) => {
+                reader.error("key.fields-prefix", format!("the key column '{name}' does not begin with '{prefix}'"), None)
+            }
+            Some(ColumnKind::Physical) => {}
         }
     }
     if !prefix.is_empty() && include != Some("EXCEPT_KEY") {

@@ -1,7 +1,7 @@
 use super::*;
 use arrow_schema::{DataType, Field};
 use std::sync::Arc;
-use streamshield_core::table::{Column, ColumnKind};
+use streamshield_core::table::Column;
 
 fn table(options: &[(&str, &str)]) -> TableDefinition {
     let column = |name: &str, data_type| Column { field: Arc::new(Field::new(name, data_type, true)), kind: ColumnKind::Physical };
@@ -98,6 +98,17 @@ fn a_mode_needs_its_value() {
     assert_eq!(keys(&[("scan.startup.mode", "timestamp"), ("scan.startup.timestamp-millis", "soon")]), ["scan.startup.timestamp-millis"]);
     for wrong in ["", "0:42", "partition:0", "partition:0,offset:-1", "partition:0,offset:1;partition:0,offset:2"] {
         assert_eq!(parse_offsets(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
+fn a_key_carries_physical_columns_only() {
+    let kind = ColumnKind::Metadata { key: "partition".into(), is_virtual: true };
+    for (kind, what) in [(kind, "metadata"), (ColumnKind::Computed, "computed columns")] {
+        let mut table = table(&[START, ("key.format", "json"), ("key.fields", "id;p")]);
+        table.columns.push(Column { field: Arc::new(Field::new("p", DataType::Int32, true)), kind });
+        let found: Vec<_> = check(&table).into_iter().map(|error| (error.key, error.message)).collect();
+        assert_eq!(found, [("key.fields".to_string(), format!("'p' is no physical column: a key can't carry {what}"))]);
     }
 }
 

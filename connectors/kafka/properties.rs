@@ -18,6 +18,8 @@ const SOCKET_TIMEOUT_MS: u64 = 10_000;
 const SOCKET_TIMEOUT_MARGIN_MS: u64 = 100;
 /// How long a broker may sit on a fetch that it has nothing for.
 const FETCH_WAIT: Duration = Duration::from_millis(100);
+/// What a broker may answer one fetch with, unless a message may be larger.
+const FETCH_BYTES: usize = 16 << 20;
 /// Bound of one writer's queue in kilobytes (M-1).
 const WRITER_QUEUE_KBYTES: &str = "32768";
 /// Bound of one writer's queue in messages (M-1).
@@ -189,8 +191,11 @@ impl Properties {
         ] {
             self.default(&mut config, key, value);
         }
-        self.default(&mut config, "max.partition.fetch.bytes", &fetch_bytes);
-        self.default(&mut config, "fetch.max.bytes", "16777216");
+        if !self.user.contains_key("fetch.message.max.bytes") {
+            self.default(&mut config, "max.partition.fetch.bytes", &fetch_bytes);
+        }
+        // The client refuses to fetch less at once than the largest message has.
+        self.default(&mut config, "fetch.max.bytes", &self.message_bytes_max().max(FETCH_BYTES).to_string());
         self.default(&mut config, "group.id", "streamshield");
         config.set("queued.max.messages.kbytes", queue_kbytes.to_string());
         config.set("isolation.level", "read_committed").set("auto.offset.reset", "error").set("check.crcs", "true");
@@ -335,6 +340,22 @@ mod tests {
         assert_eq!(config.get("message.timeout.ms"), Some("3000"));
         config.create_native_config().expect("accepted");
         properties.reader(1 << 20, None).create_native_config().expect("accepted");
+    }
+
+    #[test]
+    fn a_reader_takes_what_the_user_says_of_the_size_of_messages_and_fetches() {
+        let reader = |more: &[(&str, &str)]| {
+            let config = of(&[&[("bootstrap.servers", "127.0.0.1:1")][..], more].concat()).expect("valid").reader(1 << 20, None);
+            config.create_native_config().expect("accepted");
+            config
+        };
+        assert_eq!(reader(&[]).get("fetch.max.bytes"), Some("16777216"));
+        // Only a client that is made refuses one that is smaller than the other.
+        let mut large = reader(&[("message.max.bytes", "20000000")]);
+        assert_eq!(large.get("fetch.max.bytes"), Some("20000000"));
+        large.remove("group.id").create::<rdkafka::consumer::BaseConsumer>().expect("made");
+        let own = reader(&[("fetch.message.max.bytes", "5000")]);
+        assert_eq!((own.get("fetch.message.max.bytes"), own.get("max.partition.fetch.bytes")), (Some("5000"), None));
     }
 
     #[test]

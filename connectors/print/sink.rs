@@ -85,6 +85,10 @@ impl ExternalContent for PrintContent {
             Ok(()) => Ok(()),
         }
     }
+
+    fn waits_for_a_reader(&self) -> bool {
+        true
+    }
 }
 
 fn write_row(out: &mut Vec<u8>, columns: &[ColumnView<'_>], row: usize) {

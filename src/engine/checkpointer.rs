@@ -3,7 +3,8 @@
 //! ```text
 //! slot: a flush was applied, the interval is over ─► job {copier, record} ─► checkpointer: copy (hard links) → upload → manifest (K-1)
 //!                                                                              → `checkpoint_done` in the control log, read back
-//!                                                                              → still the owner? trim what no retained checkpoint needs (K-2), upkeep
+//!                                                                              → still the owner? if it is remote, trim what no retained
+//!                                                                                checkpoint needs (K-2); upkeep
 //! ```
 //! Each region alone, at an epoch of its own: there is no barrier. The interval is jittered per region, so that a job's regions don't
 //! upload all at once.
@@ -270,7 +271,8 @@ impl Checkpointer {
         let Upkeep { job, is_remote, .. } = upkeep;
         let mut is_done = is_remote;
         if self.owns(&job) {
-            if let Err(reason) = self.trim(&job) {
+            // A local one moves nothing, and with the store away the list would only hold up the checkpoints of other regions.
+            if is_remote && let Err(reason) = self.trim(&job) {
                 is_done = false;
                 tracing::warn!(region = %job.region, reason, "could not trim what checkpoints cover, the next one tries again");
             }

@@ -29,7 +29,7 @@ const AHEAD_MS_MAX: i64 = 1_000;
 impl Clock for LogBoundClock {
     fn wall_ms(&self) -> i64 {
         let own_ms = self.clock.wall_ms();
-        bounded(own_ms, self.membership.appended_ms())
+        bounded(own_ms, self.membership.broker_clock_ms())
     }
 
     fn steady(&self) -> Duration {
@@ -41,8 +41,8 @@ impl Clock for LogBoundClock {
     }
 }
 
-fn bounded(own_ms: i64, appended_ms: Option<i64>) -> i64 {
-    appended_ms.map_or(own_ms, |appended_ms| own_ms.min(appended_ms + AHEAD_MS_MAX))
+fn bounded(own_ms: i64, broker_ms: Option<i64>) -> i64 {
+    broker_ms.map_or(own_ms, |broker_ms| own_ms.min(broker_ms.saturating_add(AHEAD_MS_MAX)))
 }
 
 /// This machine's clocks.

@@ -31,7 +31,7 @@ use crate::content::{SealedEpoch, send_all};
 use crate::flight::Notes;
 use crate::membership::Membership;
 use crate::progress::{Progress, Waiting};
-use crate::runtime::{EngineError, JobOutcome, Shared, gone};
+use crate::runtime::{EngineError, Helper, JobOutcome, Shared, gone};
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use fail::fail_point;
@@ -445,6 +445,9 @@ impl Committer {
         let batch = self.batch.as_mut().expect("a committed batch is published");
         for epoch in &mut batch.epochs {
             let Some(SinkContent::External(content)) = &mut epoch.sink else { continue };
+            if content.waits_for_a_reader() {
+                self.shared.helper_waits(Helper::Committer, self.slot.slot);
+            }
             if let Err(error) = content.publish() {
                 if !error.retry || self.shared.stopping.load(Ordering::SeqCst) {
                     let hint = "restart the job: it publishes what is committed".to_string();
@@ -499,6 +502,7 @@ impl Actor for Committer {
             return Turn::Ended(JobOutcome::Stopped);
         }
         let now = self.clock.steady();
+        self.shared.helper_lives(Helper::Committer, self.slot.slot, now);
         if now < self.resume_at {
             return Turn::Idle(self.resume_at - now);
         }

@@ -503,7 +503,7 @@ fn adopt(region: &mut Region, record: &EpochRecord) {
 
 fn not_ours(error: LogError) -> FollowError {
     let reason = format!("{}: the changelog topic was changed by somebody else; the job does not guess", error.message);
-    FollowError::Stopped(Failure { reason, retry: false })
+    FollowError::Stopped(Failure::new(&reason, false))
 }
 
 impl From<LogError> for FollowError {
@@ -513,7 +513,7 @@ impl From<LogError> for FollowError {
             LogErrorKind::Retry | LogErrorKind::Fenced | LogErrorKind::Missing => FollowError::Retry(error.message),
             LogErrorKind::OutOfRange => FollowError::Unusable(error.message),
             // Damaged here, or on the way: elsewhere it may be read.
-            LogErrorKind::Invalid => FollowError::Stopped(Failure { reason: error.message, retry: true }),
+            LogErrorKind::Invalid => FollowError::Stopped(Failure::new(&error.message, true)),
             // Of the client, and so of this worker.
             LogErrorKind::Fatal => FollowError::Refused {
                 message: error.message,

@@ -1,8 +1,8 @@
 //! The heartbeat, on a thread of its own: what the others know a worker by.
 //!
 //! It carries the offset up to which this worker has read the control log and its digest of the state there: a worker that contradicts the
-//! majority ends itself (C-1). It stops when a slot makes no more progress while the broker answers: a worker that is alive but stuck
-//! would hold its regions for ever. A worker that is asked to leave says here that it drains. A beat without an answer tells that the log is away,
+//! majority ends itself (C-1). It stops when a slot, its committer or its nursery makes no more progress: a worker that is alive but stuck would
+//! hold its regions for ever. A worker that is asked to leave says here that it drains. A beat without an answer tells that the log is away,
 //! also in a job that has nothing to commit.
 
 use crate::clock::Clock;
@@ -17,6 +17,9 @@ use streamshield_core::cluster::ControlRecord;
 
 /// A slot that took no turn for this long is stuck: its longest call to the log is bounded far below.
 const STUCK_TIME_MAX: Duration = Duration::from_secs(60);
+/// The same for its committer and its nursery, whose calls may be long: a commit waits for up to `transaction.timeout.ms`, which brokers let be 15 minutes, and
+/// to open a large store, or one that was fetched, takes minutes on a slow disk. Who is away for longer hangs, as in a file system that is gone.
+const HELPER_STUCK_TIME_MAX: Duration = Duration::from_secs(20 * 60);
 
 pub struct Heart {
     pub membership: Arc<Membership>,
@@ -63,6 +66,12 @@ impl Actor for Heart {
                 "the worker gives its regions to others; its stack traces would tell why",
             );
         }
+        if let Some((helper, slot)) = self.shared.stuck_helper(now, HELPER_STUCK_TIME_MAX) {
+            return fatal(
+                &format!("the {helper:?} of slot {slot} made no progress for {HELPER_STUCK_TIME_MAX:?}"),
+                "do its disks and mounts answer? The worker gives its regions to others",
+            );
+        }
         if let Some(at) = applied {
             match self.membership.append(&ControlRecord::Heartbeat { incarnation, at, digest }) {
                 Ok(_) => self.progress.resume(Waiting::Heartbeat),
@@ -94,4 +103,31 @@ impl Heart {
 
 fn fatal(message: &str, hint: &str) -> Turn {
     Turn::Ended(JobOutcome::Failed(EngineError { message: message.into(), hint: Some(hint.into()) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::Helper;
+
+    #[test]
+    fn who_took_no_turn_for_too_long_is_stuck_and_helpers_may_take_longer() {
+        let shared = Shared::new(2);
+        let began = Duration::from_secs(5);
+        let long_after = began + 10 * HELPER_STUCK_TIME_MAX;
+        let stuck = |now| (shared.stuck_slot(now, STUCK_TIME_MAX), shared.stuck_helper(now, HELPER_STUCK_TIME_MAX));
+        assert_eq!(stuck(long_after), (None, None), "nobody has begun");
+        for slot in 0..2 {
+            shared.slot_lives(slot, began);
+            shared.helper_lives(Helper::Committer, slot, began);
+            shared.helper_lives(Helper::Nursery, slot, began);
+        }
+        assert_eq!(stuck(began + STUCK_TIME_MAX), (None, None));
+        assert_eq!(stuck(began + 2 * STUCK_TIME_MAX), (Some(0), None));
+        shared.slot_lives(0, long_after);
+        shared.helper_lives(Helper::Committer, 0, long_after);
+        shared.helper_lives(Helper::Committer, 1, long_after);
+        shared.helper_lives(Helper::Nursery, 0, long_after);
+        assert_eq!(stuck(long_after), (Some(1), Some((Helper::Nursery, 1))));
+    }
 }

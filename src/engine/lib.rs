@@ -47,6 +47,8 @@ mod starting;
 mod stateless;
 mod step;
 mod steward;
+#[cfg(test)]
+mod steward_test;
 mod takeover;
 pub mod topics;
 pub mod turn;

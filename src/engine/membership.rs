@@ -42,8 +42,8 @@ pub struct Membership {
     version: AtomicU64,
     /// The next offset to be read: everything before it is in `cluster`.
     position: AtomicI64,
-    /// Since 1970, when the broker appended the newest record that was read; 0: none was read yet, or the topic does not say.
-    appended_ms: AtomicI64,
+    /// The broker clock of `cluster`, for readers that are in a hurry; 0: there is none.
+    broker_clock_ms: AtomicI64,
     /// Records that somebody waits for.
     awaited: Mutex<BTreeSet<Offset>>,
     listeners: Mutex<Vec<Arc<Wakeup>>>,
@@ -62,6 +62,7 @@ impl Membership {
         position: Offset,
     ) -> Self {
         let version = AtomicU64::new(cluster.version());
+        let broker_clock_ms = AtomicI64::new(cluster.broker_clock_ms().unwrap_or(0));
         Membership {
             log,
             job: job.to_string(),
@@ -71,7 +72,7 @@ impl Membership {
             cluster: RwLock::new(cluster),
             version,
             position: AtomicI64::new(position),
-            appended_ms: AtomicI64::new(0),
+            broker_clock_ms,
             awaited: Mutex::default(),
             listeners: Mutex::default(),
             silence: Mutex::default(),
@@ -91,12 +92,12 @@ impl Membership {
         let taken = reader.take(&self.partition, &TAKE, &mut |messages| {
             for message in messages {
                 let append_time_ms = (message.timestamp_type == TimestampType::LogAppendTime).then_some(message.timestamp_ms);
-                self.appended_ms.fetch_max(append_time_ms.unwrap_or(0), Ordering::Relaxed);
                 let payload = message.payload.unwrap_or_default();
                 effects.extend(cluster.apply(Entry { offset: message.offset, append_time_ms, payload }));
             }
         })?;
         let version = cluster.version();
+        self.broker_clock_ms.store(cluster.broker_clock_ms().unwrap_or(0), Ordering::Relaxed);
         drop(cluster);
         effects.iter().for_each(|effect| self.tell(effect));
         let before = self.position.load(Ordering::SeqCst);
@@ -148,9 +149,9 @@ impl Membership {
         has_read
     }
 
-    /// The time of the newest record that was read, by the broker's clock, since 1970.
-    pub fn appended_ms(&self) -> Option<i64> {
-        Some(self.appended_ms.load(Ordering::Relaxed)).filter(|appended_ms| *appended_ms > 0)
+    /// What the control log says the time is, since 1970: the same for all workers that have read as far.
+    pub fn broker_clock_ms(&self) -> Option<i64> {
+        Some(self.broker_clock_ms.load(Ordering::Relaxed)).filter(|clock_ms| *clock_ms > 0)
     }
 
     pub fn position(&self) -> Offset {

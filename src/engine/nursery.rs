@@ -12,6 +12,8 @@
 //! order is that of architecture §6: nothing is read as "the end" before everybody who could still write has been fenced, which is what
 //! `fences_open` says; and who wrote the last epoch and is unknown to the control log, which was lost then, is fenced here.
 //!
+//! An owned region that is asked for before it is up is released as it is: who waits for it is ready.
+//!
 //! On failure: a region that can't be brought up is tried again after a pause; an owned one that fails again and again is given back to the control log with the
 //! reason, which gives it to another worker or quarantines it. A follower that diverged is rebuilt and not ready until then (E-4). Where another try
 //! would end in the same way (a damaged changelog), an owned region is given back at once, and a followed one is left alone; what is wrong with all
@@ -26,7 +28,7 @@ use crate::follower::{FollowError, Follower};
 use crate::membership::Membership;
 use crate::progress::Progress;
 use crate::region::{Failure, Region, RegionSettings};
-use crate::runtime::{Job, JobOutcome, Shared, gone};
+use crate::runtime::{Helper, Job, JobOutcome, Shared, gone};
 use crate::takeover::Takeovers;
 use crate::turn::{Actor, Turn};
 use crossbeam_channel::{Receiver, Sender};
@@ -35,7 +37,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use streamshield_core::cluster::{Cluster, ControlRecord, Genesis, SlotId, Tier, Why};
+use streamshield_core::cluster::{Cluster, ControlRecord, Genesis, Owned, SlotId, Tier, Why};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, Incarnation, Offset, RegionId};
 use streamshield_core::ports::checkpoint::{CheckpointError, CheckpointStore, Restored};
@@ -48,6 +50,8 @@ const IDLE: Duration = Duration::from_millis(50);
 const WAITING: Duration = Duration::from_millis(3);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Of those who wait for their turn to fetch a checkpoint.
+const RESTORES_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 /// How long a take-over may keep new followers from being begun: one whose region has no input never commits.
 const FOLLOWERS_DEFERRED_MAX: Duration = Duration::from_secs(2);
 /// Tries of bringing an owned region up before it is given back.
@@ -123,6 +127,8 @@ struct Task {
     /// The local store was given up: a checkpoint or the log itself.
     without_store: bool,
     without_checkpoint: bool,
+    /// Others fetch theirs.
+    awaits_restore: bool,
     /// No checkpoint was had because nobody answered.
     store_is_away: bool,
     /// Where the checkpoint stands that was fetched, and from where on the changelog holds that: as its manifest says it.
@@ -130,6 +136,8 @@ struct Task {
     /// The assignment that was given back, and why. The record may be in the log from the first try on, whatever was answered, and then the
     /// region is another's without any fence: under this assignment it never goes to the slot (O-1).
     given_back: Option<(Offset, Failure)>,
+    /// The assignment that was released before the region was up, and the record, once it was written; the same holds for it.
+    released: Option<(Offset, Option<Offset>)>,
     /// A writer that the control log did not know, and the record whose reading back shows whether it knows it by now.
     looked_up: Option<(SlotId, Offset)>,
     /// That writer, fenced before the end was asked for.
@@ -142,6 +150,8 @@ enum Role {
     Owner {
         assignment: Offset,
         fences_open: bool,
+        /// It is asked for, and the one that is to have it is ready.
+        release: bool,
     },
     Follower {
         is_ready: bool,
@@ -171,9 +181,11 @@ impl Actor for Nursery {
             return Turn::Ended(outcome);
         }
         let (mut moved, mut waits) = (false, false);
+        self.shared.helper_lives(Helper::Nursery, self.slot.slot, self.now());
         for id in self.in_order_of_need() {
             let tended = self.tend(id);
             self.notes.nothing();
+            self.shared.helper_lives(Helper::Nursery, self.slot.slot, self.now());
             match tended {
                 Ok(Tended::Moved) => moved = true,
                 Ok(Tended::Waits) => waits = true,
@@ -303,10 +315,26 @@ impl Nursery {
             }
             let task = self.charges.tasks.entry(*id).or_insert_with(|| Task::new(*role));
             let followed = matches!(std::mem::replace(&mut task.role, *role), Role::Follower { .. });
-            if let Role::Owner { fences_open, assignment } = role {
-                if followed {
-                    task.resume_at = task.resume_at.min(now);
-                }
+            // It was released before it was up, and goes on from where it stands: as a follower, or owned anew.
+            let owned_since = match role {
+                Role::Owner { assignment, .. } => Some(*assignment),
+                Role::Follower { .. } => None,
+            };
+            let is_released = task.released.is_some_and(|(released, _)| owned_since != Some(released));
+            if is_released {
+                task.released = None;
+                // Where it ends was asked under the old assignment: others may have written since, and are fenced first (O-1).
+                task.phase = match std::mem::replace(&mut task.phase, Phase::Opening) {
+                    Phase::Finishing { follower, .. } => Phase::Following(follower),
+                    phase => phase,
+                };
+                self.takeovers.cancelled(*id);
+            }
+            let is_asked_for = matches!(role, Role::Owner { release: true, .. }) && task.released.is_none();
+            if is_released || is_asked_for || followed && matches!(role, Role::Owner { .. }) {
+                task.resume_at = task.resume_at.min(now);
+            }
+            if let Role::Owner { fences_open, assignment, .. } = role {
                 let (cause, previous) = self.membership.view(|cluster| cause_of(cluster, *id));
                 let silent_ms = previous.map_or(0, |previous| self.membership.silence_before(previous));
                 self.takeovers.began(*id, *assignment, cause, silent_ms, now);
@@ -354,6 +382,24 @@ impl Nursery {
             self.charges.tasks.insert(id, task);
             return Ok(Tended::Quiet);
         }
+        if let Role::Owner { assignment, release, .. } = task.role
+            && (release || task.released.is_some_and(|(released, _)| released == assignment))
+        {
+            // Until it is read that the region is another's, or this slot's anew. What is being fetched goes on: it may be followed then.
+            let told = task.released.and_then(|(_, told)| told);
+            if told.is_none_or(|told| self.membership.has_read(told)) {
+                task.released = Some((assignment, self.release(id, assignment)));
+                task.resume_at = now + RETRY_PAUSE_MIN;
+            }
+            self.charges.tasks.insert(id, task);
+            return Ok(Tended::Quiet);
+        }
+        if task.awaits_restore && self.shared.restore_turn().is_none() {
+            task.resume_at = now + RESTORES_LOOKED_AT_EVERY;
+            self.charges.tasks.insert(id, task);
+            return Ok(Tended::Quiet);
+        }
+        task.awaits_restore = false;
         let phase = std::mem::replace(&mut task.phase, Phase::Opening);
         let result = match phase {
             Phase::Opening => self.open(id, &mut task),
@@ -371,6 +417,17 @@ impl Nursery {
             Ok(None) => Ok(Tended::Moved),
             Err(error) => self.failed(id, task, error),
         }
+    }
+
+    /// Hands over a region that is not with the slot yet: nothing was written for it under this assignment, and so nothing of it is under way (O-1). To bring it
+    /// up first may take longer than an owner has for its release. Epoch 0: none was begun here; the next owner reads the end as after any other release.
+    fn release(&self, region: RegionId, assignment: Offset) -> Option<Offset> {
+        let released = ControlRecord::Released { incarnation: self.slot.incarnation, region, assignment, epoch: Epoch(0) };
+        let told = self.membership.append(&released);
+        if let Err(error) = &told {
+            tracing::debug!(%region, %error, "could not release the region yet");
+        }
+        told.ok()
     }
 
     fn follow(&mut self, id: RegionId, task: &mut Task, mut follower: Box<Follower>) -> Result<Option<(Phase, Tended)>, FollowError> {
@@ -442,9 +499,11 @@ impl Task {
             ready_told: None,
             without_store: false,
             without_checkpoint: false,
+            awaits_restore: false,
             store_is_away: false,
             restored: None,
             given_back: None,
+            released: None,
             looked_up: None,
             fenced: None,
         }
@@ -471,7 +530,7 @@ fn wanted(cluster: &Cluster, slot: SlotId) -> BTreeMap<RegionId, Role> {
     let owned = cluster
         .owned(slot)
         .into_iter()
-        .map(|owned| (owned.region, Role::Owner { assignment: owned.assignment, fences_open: owned.fences_open }));
+        .map(|Owned { region, assignment, fences_open, release }| (region, Role::Owner { assignment, fences_open, release }));
     followed.chain(owned).collect()
 }
 

@@ -336,7 +336,11 @@ impl Progress {
             status.state = "paused".into();
         }
         drop(pause);
-        let mut sorted: Vec<f64> = self.latencies.lock().iter().map(|(_, latency)| *latency).collect();
+        // Where no rows come any more, nothing else takes the old ones away.
+        let oldest_ms = self.clock.wall_ms() - LATENCY_WINDOW.as_millis() as i64;
+        let latencies = self.latencies.lock();
+        let mut sorted: Vec<f64> = latencies.iter().filter(|(at, _)| *at >= oldest_ms).map(|(_, latency)| *latency).collect();
+        drop(latencies);
         sorted.sort_by(f64::total_cmp);
         let quantile = |q: f64| (!sorted.is_empty()).then(|| sorted[((sorted.len() - 1) as f64 * q).round() as usize]);
         status.latency_p50_ms = quantile(0.5);
@@ -354,6 +358,7 @@ fn utc(ms: i64) -> String {
 mod tests {
     use super::*;
     use crate::clock::SystemClock;
+    use std::sync::atomic::{AtomicI64, Ordering};
     use streamshield_core::ids::StageId;
 
     #[test]
@@ -375,6 +380,33 @@ mod tests {
         assert_eq!(state(), paused, "another slot's commit is not this one's");
         progress.resume(Waiting::Commit(1));
         assert_eq!(state(), running);
+    }
+
+    struct ManualClock(AtomicI64);
+
+    impl Clock for ManualClock {
+        fn wall_ms(&self) -> i64 {
+            self.0.load(Ordering::SeqCst)
+        }
+        fn steady(&self) -> Duration {
+            Duration::ZERO
+        }
+        fn pause(&self, _: Duration) {}
+    }
+
+    #[test]
+    fn latencies_are_of_the_last_minute_even_if_no_rows_come_any_more() {
+        let clock = Arc::new(ManualClock(AtomicI64::new(1_000_000)));
+        let progress = Progress::new(vec!["orders".into()], Tier::ActiveStandby, clock.clone());
+        let counts = EpochCounts { rows_out: 1, newest_timestamp_ms: Some(999_750), is_sink: true, ..Default::default() };
+        progress.committed(RegionId { stage: StageId(0), partition: 0 }, 1, Watermark::MIN, &counts);
+        let after = |ms: i64| {
+            clock.0.store(1_000_000 + ms, Ordering::SeqCst);
+            let status = progress.status();
+            (status.latency_p50_ms, status.latency_p99_ms)
+        };
+        assert_eq!(after(60_000), (Some(250.0), Some(250.0)));
+        assert_eq!(after(60_001), (None, None));
     }
 
     #[test]

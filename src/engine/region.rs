@@ -28,7 +28,7 @@ use arrow_schema::{DataType, SchemaRef};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
-use streamshield_core::cluster::{DiedIn, GenesisSplit};
+use streamshield_core::cluster::{DiedIn, GenesisSplit, shortened};
 use streamshield_core::epoch::{DeltaHead, EpochRecord, Step};
 use streamshield_core::ids::{Epoch, Incarnation, Offset, PlanFingerprint, RegionId};
 use streamshield_core::ports::log::{OutMessage, TopicPartition};
@@ -70,9 +70,16 @@ impl From<StateError> for RegionError {
 /// A region that has stopped working in its slot.
 #[derive(Clone, Debug)]
 pub struct Failure {
+    /// Shortened: the control log has to take it.
     pub reason: String,
     /// Another try may go better.
     pub retry: bool,
+}
+
+impl Failure {
+    pub fn new(reason: &str, retry: bool) -> Failure {
+        Failure { reason: shortened(reason).to_string(), retry }
+    }
 }
 
 /// Where a region's rows come from.

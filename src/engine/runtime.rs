@@ -14,7 +14,7 @@ use crate::progress::Progress;
 pub use crate::starting::Starting;
 use crate::turn::drive;
 pub use crate::worker::{Part, Worker};
-use crossbeam_channel::bounded;
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use parking_lot::{Condvar, Mutex};
 use serde::Serialize;
 use std::sync::Arc;
@@ -114,6 +114,10 @@ pub fn required_topics(plan: &JobPlan, config: &JobConfig, connectors: &Connecto
 
 /// Between two turns of a start.
 const START_PAUSE: Duration = Duration::from_millis(5);
+/// Checkpoints that a worker fetches at once.
+const RESTORES_MAX: usize = 8;
+/// How soon it is noticed that a start is to be given up.
+const GIVE_UP_INTERVAL: Duration = Duration::from_millis(20);
 
 /// What a worker's standing means for it; None: it may go on.
 pub fn gone(standing: &Standing) -> Option<JobOutcome> {
@@ -128,7 +132,7 @@ pub fn gone(standing: &Standing) -> Option<JobOutcome> {
 
 /// How long a worker that was asked to leave goes on working until the others have what it owns.
 const HAND_OVER_TIME_MAX: Duration = Duration::from_millis(1_000);
-/// When slots that leave wait for the log no longer; what closing takes comes on top.
+/// When slots that leave, or a start that is given up, wait for the log no longer; what closing takes comes on top.
 const LEAVE_TIME_MAX: Duration = Duration::from_millis(1_800);
 /// How long helpers have to close what they hold once the slots have ended.
 const CLOSING_TIME: std::ops::Range<Duration> = Duration::from_millis(200)..Duration::from_secs(2);
@@ -145,6 +149,17 @@ pub struct Shared {
     slots_settled: Vec<AtomicBool>,
     /// Per slot the steady time of its last turn, in ms.
     slots_alive: Vec<AtomicU64>,
+    /// The same of its helpers.
+    helpers_alive: Vec<[AtomicU64; 2]>,
+    /// Has one holder more for each checkpoint that is being fetched.
+    restores: Arc<()>,
+}
+
+/// Without whom a slot gets on with nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Helper {
+    Committer,
+    Nursery,
 }
 
 impl Shared {
@@ -156,7 +171,15 @@ impl Shared {
             slots_clean: AtomicUsize::new(0),
             slots_settled: (0..slots).map(|_| AtomicBool::new(false)).collect(),
             slots_alive: (0..slots).map(|_| AtomicU64::new(u64::MAX)).collect(),
+            helpers_alive: (0..slots).map(|_| [AtomicU64::new(u64::MAX), AtomicU64::new(u64::MAX)]).collect(),
+            restores: Arc::default(),
         }
+    }
+
+    /// A turn to fetch a checkpoint, until it is dropped; None: as many as may be are under way. All at once they would share the bandwidth until the
+    /// time of each is over, and begin again together.
+    pub(crate) fn restore_turn(&self) -> Option<Arc<()>> {
+        (Arc::strong_count(&self.restores) <= RESTORES_MAX).then(|| self.restores.clone())
     }
 
     /// Asks the worker to leave: to hand over what it owns, one region after the other and each with a successor that is ready, as when it is drained by an
@@ -187,6 +210,15 @@ impl Shared {
         self.slots_alive[slot as usize].store(now.as_millis() as u64, Ordering::Relaxed);
     }
 
+    pub fn helper_lives(&self, helper: Helper, slot: u32, now: Duration) {
+        self.helpers_alive[slot as usize][helper as usize].store(now.as_millis() as u64, Ordering::Relaxed);
+    }
+
+    /// For somebody outside, until its next turn: nobody takes it for stuck.
+    pub fn helper_waits(&self, helper: Helper, slot: u32) {
+        self.helpers_alive[slot as usize][helper as usize].store(u64::MAX, Ordering::Relaxed);
+    }
+
     /// Every sealed epoch of the slot is committed, and it takes no further steps.
     pub fn slot_left_clean(&self) {
         self.slots_clean.fetch_add(1, Ordering::SeqCst);
@@ -205,11 +237,19 @@ impl Shared {
 
     /// A slot whose last turn is longer ago than this.
     pub fn stuck_slot(&self, now: Duration, longest: Duration) -> Option<usize> {
-        self.slots_alive.iter().position(|alive| {
-            let alive = alive.load(Ordering::Relaxed);
-            alive != u64::MAX && (now.as_millis() as u64).saturating_sub(alive) > longest.as_millis() as u64
-        })
+        self.slots_alive.iter().position(|alive| is_stuck(alive, now, longest))
     }
+
+    /// The same of the helpers of slots.
+    pub fn stuck_helper(&self, now: Duration, longest: Duration) -> Option<(Helper, usize)> {
+        let of_slot = |helper: Helper| self.helpers_alive.iter().position(|alive| is_stuck(&alive[helper as usize], now, longest));
+        [Helper::Committer, Helper::Nursery].into_iter().find_map(|helper| Some((helper, of_slot(helper)?)))
+    }
+}
+
+fn is_stuck(alive: &AtomicU64, now: Duration, longest: Duration) -> bool {
+    let alive = alive.load(Ordering::Relaxed);
+    alive != u64::MAX && (now.as_millis() as u64).saturating_sub(alive) > longest.as_millis() as u64
 }
 
 /// A running job. It goes on when the handle is dropped.
@@ -228,16 +268,11 @@ struct Ended {
     told: Condvar,
 }
 
-/// Joins the job as a worker and starts its threads. Returns when it is a member and recovery is under way; never waits for the end.
-pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Result<JobHandle, EngineError> {
+/// Joins the job as a worker and starts its threads. Returns when it is a member and recovery is under way; never waits for the end. Err: how it
+/// ended before that; `Stopped` where `give_up` said so.
+pub fn start(plan: JobPlan, config: JobConfig, environment: Environment, give_up: &dyn Fn() -> bool) -> Result<JobHandle, JobOutcome> {
     let clock = environment.clock.clone();
-    let mut starting = Starting::new(plan, config, environment)?;
-    let worker = loop {
-        match starting.turn()? {
-            Some(worker) => break worker,
-            None => starting.wakeup.wait(START_PAUSE),
-        }
-    };
+    let worker = unless_given_up(move |given_up| join(plan, config, environment, given_up), give_up)?;
     let Worker { membership, shared, progress, slots, helpers, .. } = worker;
     let ended = Arc::new(Ended::default());
     let wakeups: Vec<_> = slots.iter().chain(&helpers).map(|part| part.wakeup.clone()).collect();
@@ -256,7 +291,7 @@ pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Resu
             let panicked = || JobOutcome::Failed(EngineError { message: format!("{name} panicked"), hint: None });
             let _ = sender.send((is_slot, outcome.unwrap_or_else(|_| panicked())));
         });
-        spawned.map_err(|error| EngineError { message: format!("no thread for an actor: {error}"), hint: None })?;
+        spawned.map_err(|error| failed(format!("no thread for an actor: {error}")))?;
     }
     let watch =
         Watch { clock: clock.clone(), membership: membership.clone(), shared: shared.clone(), wakeups: wakeups.clone(), slots: count };
@@ -268,6 +303,54 @@ pub fn start(plan: JobPlan, config: JobConfig, environment: Environment) -> Resu
         watched.told.notify_all();
     });
     Ok(JobHandle { clock, membership, progress, shared, wakeups, ended })
+}
+
+/// A worker's way into the cluster, on a thread of its own: calls to a log that is away may block for longer than one waits who wants the worker
+/// to end. What hangs then is left behind.
+fn unless_given_up<T: Send + 'static>(
+    join: impl FnOnce(&AtomicBool) -> Result<T, JobOutcome> + Send + 'static,
+    give_up: &dyn Fn() -> bool,
+) -> Result<T, JobOutcome> {
+    let given_up = Arc::new(AtomicBool::new(false));
+    let (sender, joined) = bounded(1);
+    let asked = given_up.clone();
+    let spawned = std::thread::Builder::new().name("start".into()).spawn(move || {
+        let _ = sender.send(join(&asked));
+    });
+    spawned.map_err(|error| failed(format!("no thread for the start: {error}")))?;
+    let mut since: Option<Instant> = None;
+    loop {
+        match joined.recv_timeout(GIVE_UP_INTERVAL) {
+            Ok(ended) => return ended,
+            Err(RecvTimeoutError::Disconnected) => return Err(failed("the start panicked")),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+        if since.is_none() && give_up() {
+            given_up.store(true, Ordering::SeqCst);
+            since = Some(Instant::now());
+        }
+        if since.is_some_and(|since| since.elapsed() >= LEAVE_TIME_MAX) {
+            return Err(JobOutcome::Stopped);
+        }
+    }
+}
+
+fn join(plan: JobPlan, config: JobConfig, environment: Environment, given_up: &AtomicBool) -> Result<Worker, JobOutcome> {
+    let mut starting = Starting::new(plan, config, environment).map_err(JobOutcome::Failed)?;
+    loop {
+        // Who has said that it joins is a member in a moment, and leaves as one: the others need not miss it.
+        if given_up.load(Ordering::SeqCst) && !starting.has_announced_itself() {
+            return Err(JobOutcome::Stopped);
+        }
+        match starting.turn().map_err(JobOutcome::Failed)? {
+            Some(worker) => return Ok(worker),
+            None => starting.wakeup.wait(START_PAUSE),
+        }
+    }
+}
+
+fn failed(message: impl Into<String>) -> JobOutcome {
+    JobOutcome::Failed(EngineError { message: message.into(), hint: None })
 }
 
 /// Waits for the actors of a worker; the end of one slot, or a failed helper, ends the others.
@@ -366,5 +449,37 @@ impl JobHandle {
             }
         }
         ended.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_that_hangs_is_given_up_in_time_and_one_that_hears_of_it_at_once() {
+        let hangs = |_: &AtomicBool| -> Result<(), JobOutcome> {
+            std::thread::sleep(Duration::from_secs(60));
+            Ok(())
+        };
+        let began = Instant::now();
+        assert!(matches!(unless_given_up(hangs, &|| true), Err(JobOutcome::Stopped)));
+        assert!(began.elapsed() >= LEAVE_TIME_MAX && began.elapsed() < Duration::from_secs(30), "after {:?}", began.elapsed());
+        let hears = |given_up: &AtomicBool| -> Result<(), JobOutcome> {
+            while !given_up.load(Ordering::SeqCst) {
+                std::thread::sleep(START_PAUSE);
+            }
+            Err(failed("it has heard"))
+        };
+        let ended = unless_given_up(hears, &|| true);
+        assert!(matches!(&ended, Err(JobOutcome::Failed(error)) if error.message == "it has heard"), "{ended:?}");
+    }
+
+    #[test]
+    fn a_start_that_nobody_gives_up_ends_as_it_ends() {
+        assert!(matches!(unless_given_up(|_: &AtomicBool| Ok(7), &|| false), Ok(7)));
+        let panics = |_: &AtomicBool| -> Result<(), JobOutcome> { panic!("on purpose") };
+        let ended = unless_given_up(panics, &|| false);
+        assert!(matches!(&ended, Err(JobOutcome::Failed(error)) if error.message == "the start panicked"), "{ended:?}");
     }
 }

@@ -101,6 +101,8 @@ pub struct Work {
     inputs_served: Duration,
     /// Nothing is written to the control log before this, after a failed try.
     append_after: Duration,
+    /// When it was last said that it does not take what leaves.
+    append_told: Option<Duration>,
 }
 
 impl Actor for Slot {
@@ -215,7 +217,7 @@ impl Slot {
             }
             if let Err(reason) = self.open_input(&region) {
                 tracing::warn!(region = %id, reason, "the input can't be read yet");
-                region.failed = Some(Failure { reason, retry: true });
+                region.failed = Some(Failure::new(&reason, true));
             }
             self.takeovers.working(id, self.clock.steady());
             tracing::debug!(region = %id, epoch = region.epoch.0, position = region.position, "in its slot");
@@ -351,9 +353,10 @@ impl Slot {
             RegionError::Stop(reason) => (reason, false),
             RegionError::Failed(reason) | RegionError::Retry(reason) => (reason, true),
         };
-        tracing::error!(region = %id, position = region.position, reason, retry, "the region has failed; its committed offsets are kept");
+        let failure = Failure::new(&reason, retry);
+        tracing::error!(region = %id, position = region.position, reason = failure.reason, retry, "the region has failed; its committed offsets are kept");
         region.open = None;
-        region.failed = Some(Failure { reason, retry });
+        region.failed = Some(failure);
         metrics::counter!("streamshield_regions_stopped_total").increment(1);
     }
 

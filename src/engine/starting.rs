@@ -3,7 +3,8 @@
 //! ```text
 //! control topic ─ read to its end ─► genesis (the first one wins) ─► topics ─► joined ─ read back, still live ─► a worker
 //! ```
-//! On failure: what the log may still answer is tried again until [`START_DEADLINE`]; a plan or settings that don't fit the genesis end the start with what to do.
+//! On failure: the control topic is waited for as long as it takes, as a member would; a question or a write that fails is tried again until
+//! [`START_DEADLINE`]; a plan or settings that don't fit the genesis end the start with what to do.
 
 use crate::assemble::{Job, ensure_topics, has_state};
 use crate::config::{Environment, JobConfig};
@@ -37,7 +38,8 @@ fn check_none_was_lost(environment: &Environment, specs: &[TopicSpec]) -> Result
                 message: format!("there is no topic {}, and the job has worked: it was deleted, or the SQL names its tables differently", spec.name),
                 hint: Some(
                     "topics are named after tables: go back to the names that the job began with. What a deleted topic held can't be had again: begin \
-                     anew under another job name, or without all of the job's topics, its state_dir and its checkpoints"
+                     anew under another job name, or without all of the job's topics, its checkpoints, and on every machine its state_dir and \
+                     what `checkpoint.fallback_dir` holds of it"
                         .into(),
                 ),
             },
@@ -103,7 +105,7 @@ pub(crate) fn made_anew(partition: &TopicPartition, region: RegionId, is_restora
         message: format!("{partition} is empty, but region {region} has committed epochs: the topic was deleted and made anew"),
         hint: Some(format!(
             "what a deleted topic held can't be had again: begin anew under another job name{restore}, or without all of the job's topics, \
-             its state_dir and its checkpoints"
+             its checkpoints in the store, and its state_dir and what `checkpoint.fallback_dir` holds of it on every machine"
         )),
     }
 }
@@ -166,6 +168,11 @@ impl Starting {
         let reading = retrying(environment.clock.as_ref(), "read the control topic", open)?;
         let deadline = environment.clock.steady() + START_DEADLINE;
         Ok(Starting { job, environment, wakeup, deadline, phase: StartPhase::Reading(Box::new(reading)) })
+    }
+
+    /// Whether the others may know of it by now, as of one who joins.
+    pub(crate) fn has_announced_itself(&self) -> bool {
+        matches!(self.phase, StartPhase::Joining { .. })
     }
 
     /// Some: the worker is a member, its actors want turns.

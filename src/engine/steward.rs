@@ -12,6 +12,7 @@ use crate::clock::Clock;
 use crate::membership::Membership;
 use crate::runtime::{JobOutcome, Shared};
 use crate::turn::{Actor, Turn};
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,8 +26,8 @@ const IDLE: Duration = Duration::from_millis(250);
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a snapshot may take to be read back and agreed on before another one is tried.
 const SNAPSHOT_TIME_MAX: Duration = Duration::from_secs(10);
-/// Fencers that are kept connected (M-1); each has client threads of its own.
-const FENCERS_MAX: usize = 16;
+/// Fencers that are kept connected, and fences that fall at the same time (M-1); each has client threads of its own.
+pub(crate) const FENCERS_MAX: usize = 16;
 
 pub struct Steward {
     pub log: Arc<dyn Log>,
@@ -73,35 +74,28 @@ impl Actor for Steward {
 
 impl Steward {
     fn fence(&mut self, slots: &[SlotId]) -> bool {
-        let prepared: Vec<_> = slots.iter().map(|slot| (*slot, self.duties.fencers.remove(slot))).collect();
-        let (log, job) = (self.log.as_ref(), self.membership.job.as_str());
-        let fence = |slot: SlotId, fencer: Option<Box<dyn Fencer>>| -> Result<(), LogError> {
-            if mutants::is_on("skip-fence") {
-                return Ok(());
-            }
-            let fencer = match fencer {
-                Some(fencer) => fencer,
-                None => log.fencer(&slot.transactional_id(job))?,
-            };
-            fencer.fence()
+        let mut prepared: Vec<_> = slots.iter().map(|slot| (*slot, self.duties.fencers.remove(slot))).collect();
+        // Those that are connected take no time.
+        prepared.sort_by_key(|(_, fencer)| fencer.is_none());
+        let threads = if self.parallel { prepared.len().min(FENCERS_MAX) } else { 1 };
+        let waiting = Mutex::new(prepared.into_iter());
+        let (log, membership) = (self.log.as_ref(), self.membership.as_ref());
+        let fall = || -> Vec<(SlotId, Result<Offset, LogError>)> {
+            let next = || waiting.lock().next();
+            std::iter::from_fn(next).map(|(slot, fencer)| (slot, fence_one(log, membership, slot, fencer))).collect()
         };
-        let results: Vec<(SlotId, Result<(), LogError>)> = if self.parallel && prepared.len() > 1 {
+        let results: Vec<(SlotId, Result<Offset, LogError>)> = if threads > 1 {
             std::thread::scope(|scope| {
-                let fence = &fence;
-                let falling: Vec<_> = prepared.into_iter().map(|(slot, fencer)| (slot, scope.spawn(move || fence(slot, fencer)))).collect();
-                falling.into_iter().map(|(slot, thread)| (slot, thread.join().expect("a fence does not panic"))).collect()
+                let falling: Vec<_> = (0..threads).map(|_| scope.spawn(&fall)).collect();
+                falling.into_iter().flat_map(|thread| thread.join().expect("a fence does not panic")).collect()
             })
         } else {
-            prepared.into_iter().map(|(slot, fencer)| (slot, fence(slot, fencer))).collect()
+            fall()
         };
         let mut all = true;
         for (slot, result) in results {
-            let incarnation = self.membership.incarnation;
-            match result.and_then(|()| self.membership.append(&ControlRecord::Fenced { incarnation, slot })) {
-                Ok(offset) => {
-                    tracing::info!(slot = %slot, "fenced the producer of a slot that is gone");
-                    self.duties.told.insert(slot, offset);
-                }
+            match result {
+                Ok(offset) => drop(self.duties.told.insert(slot, offset)),
                 Err(error) => {
                     all = false;
                     tracing::warn!(slot = %slot, %error, "could not fence yet");
@@ -170,4 +164,18 @@ impl Steward {
             }
         }
     }
+}
+
+/// Said as soon as it is proven: who waits for this slot waits for no other's fence.
+fn fence_one(log: &dyn Log, membership: &Membership, slot: SlotId, fencer: Option<Box<dyn Fencer>>) -> Result<Offset, LogError> {
+    if !mutants::is_on("skip-fence") {
+        let fencer = match fencer {
+            Some(fencer) => fencer,
+            None => log.fencer(&slot.transactional_id(&membership.job))?,
+        };
+        fencer.fence()?;
+    }
+    let offset = membership.append(&ControlRecord::Fenced { incarnation: membership.incarnation, slot })?;
+    tracing::info!(slot = %slot, "fenced the producer of a slot that is gone");
+    Ok(offset)
 }

@@ -172,9 +172,8 @@ pub fn export_status(status: &JobStatus) {
     for (name, milliseconds) in
         [("streamshield_latency_p50_seconds", status.latency_p50_ms), ("streamshield_latency_p99_seconds", status.latency_p99_ms)]
     {
-        if let Some(milliseconds) = milliseconds {
-            gauge!(name).set(milliseconds / 1000.0);
-        }
+        // A gauge that was set once stays in the recorder.
+        gauge!(name).set(milliseconds.map_or(f64::NAN, |milliseconds| milliseconds / 1000.0));
     }
     gauge!("streamshield_paused").set(if status.paused_since_ms.is_some() { 1.0 } else { 0.0 });
     gauge!("streamshield_running").set(if status.state == "running" { 1.0 } else { 0.0 });
@@ -243,6 +242,18 @@ mod tests {
             assert!(*unit != Unit::Bytes || name.contains("_bytes"), "{name}");
             assert!(name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') && !help.ends_with('.'), "{name}");
         }
+    }
+
+    #[test]
+    fn a_latency_of_nothing_is_not_the_last_one() {
+        let recorder = PrometheusBuilder::new().build_recorder();
+        let exported = |latency_p99_ms| {
+            metrics::with_local_recorder(&recorder, || export_status(&JobStatus { latency_p99_ms, ..Default::default() }));
+            let text = rendered(&recorder.handle());
+            text.lines().find_map(|line| line.strip_prefix("streamshield_latency_p99_seconds ").map(str::to_string))
+        };
+        assert_eq!(exported(Some(250.0)).as_deref(), Some("0.25"));
+        assert_eq!(exported(None).as_deref(), Some("NaN"));
     }
 
     #[test]

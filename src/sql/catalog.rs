@@ -316,9 +316,10 @@ fn stored_column(column: &ColumnText) -> Option<Column> {
 fn check_primary_key(text: &CreateTable, definition: &TableDefinition, faults: &mut Vec<Fault>) {
     for name in &text.primary_key {
         match definition.columns.iter().find(|column| *column.field.name() == name.value) {
-            Some(column) if column.kind != ColumnKind::Computed => {}
-            Some(_) => {
-                faults.push(Fault::new(format!("the computed column `{}` cannot be part of the primary key", name.value)).at(name.span))
+            Some(column) if column.kind == ColumnKind::Physical => {}
+            Some(column) => {
+                let kind = if column.kind == ColumnKind::Computed { "computed" } else { "metadata" };
+                faults.push(Fault::new(format!("the {kind} column `{}` cannot be part of the primary key", name.value)).at(name.span))
             }
             None => faults.push(Fault::new(format!("there is no column `{}` for the primary key", name.value)).at(name.span)),
         }

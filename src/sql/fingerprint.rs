@@ -1,8 +1,8 @@
 //! What a plan computes, as one number.
 //!
-//! Made from the plan before any rule of DataFusion's has touched it, from the definitions of the tables that are used and from the policies that
-//! decide what becomes of a row. Options that only say how to reach a service (`properties.*`) are left out: a new broker address
-//! changes nothing in the result.
+//! Made from the plan before DataFusion's analyzer and optimizer have touched it, from the definitions of the tables that are used and from the
+//! policies that decide what becomes of a row. Options that only say how to reach a service (`properties.*`) are left out: a new broker
+//! address changes nothing in the result.
 
 use crate::PlanOptions;
 use crate::catalog::Table;
@@ -13,7 +13,7 @@ use std::fmt::Write;
 use streamshield_core::ids::PlanFingerprint;
 use streamshield_core::table::TableDefinition;
 
-/// Raised whenever the same plan would compute something else.
+/// Raised whenever the same plan would compute something else. It counts from the first release on: nothing is released yet.
 const SEMANTICS_VERSION: u32 = 1;
 
 pub(crate) fn of<'a>(inserts: impl Iterator<Item = (&'a Table, &'a LogicalPlan)>, options: &PlanOptions) -> PlanFingerprint {

@@ -2,7 +2,9 @@
 
 use crate::catalog::{Catalog, Table};
 use crate::error::{Checked, Fault, nearest};
+use crate::functions::Functions;
 use crate::lower::type_of;
+use crate::numbers::rounded_down;
 use crate::statements::InsertInto;
 use crate::types::{casts_implicitly, words};
 use datafusion_common::ScalarValue;
@@ -51,7 +53,7 @@ pub(crate) fn sink_table(catalog: &Catalog, insert: &InsertInto, connectors: &Co
 }
 
 /// Puts the projection to the table's columns on top of the query.
-pub(crate) fn fit(plan: LogicalPlan, insert: &InsertInto, table: &Table) -> Checked<LogicalPlan> {
+pub(crate) fn fit(plan: LogicalPlan, insert: &InsertInto, table: &Table, functions: &Functions) -> Checked<LogicalPlan> {
     let written: Vec<&Column> = written_columns(&table.definition).collect();
     let targets = target_columns(insert, &written)?;
     let given = plan.schema().fields().len();
@@ -81,7 +83,8 @@ pub(crate) fn fit(plan: LogicalPlan, insert: &InsertInto, table: &Table) -> Chec
             let place = select_item_span(&insert.query, position).unwrap_or(insert.table.span);
             return Err(fault.hint(format!("write CAST(… AS {})", words(wanted))).at(place));
         }
-        let value = if found == *wanted { source } else { cast(source, wanted.clone()) };
+        let rounded = rounded_down(&source, &found, wanted, functions).unwrap_or(source);
+        let value = if found == *wanted { rounded } else { cast(rounded, wanted.clone()) };
         expressions.push(value.alias(name));
     }
     Ok(LogicalPlan::Projection(Projection::try_new(expressions, Arc::new(plan))?))

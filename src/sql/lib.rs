@@ -147,7 +147,7 @@ impl Job<'_> {
         insert::name_apart(&mut query.body);
         let query = self.query(query, insert.span);
         match (query, table) {
-            (Some(query), Ok(table)) => match insert::fit(query, &insert, &table) {
+            (Some(query), Ok(table)) => match insert::fit(query, &insert, &table, &self.catalog.functions) {
                 Ok(plan) => self.inserts.push((insert, table, plan)),
                 Err(fault) => self.faults.push(fault.or_at(insert.span)),
             },

@@ -2,22 +2,27 @@
 //!
 //! - A whole number that fits is an INT, not a BIGINT.
 //! - `AVG` of whole numbers is a whole number: the exact sum divided by the count, towards zero.
-//! - `SUM` keeps its argument's type and wraps like Java's. Decimal sums and averages have DataFusion's precision.
+//! - A quotient of decimals, and with it their `AVG`, has Flink's digits and is rounded half up. Their sums and products have DataFusion's
+//!   precision.
+//! - `SUM` keeps its argument's type and wraps like Java's.
 //! - String views and unsigned numbers are cast away where a function gives them.
+//! - A CASE and a column of a UNION have the common type of all their values; that of a decimal and a DOUBLE is DOUBLE, also where they are compared.
+//! - What is cast to STRING is written as Java writes it; a time that is cast to fewer digits is rounded down.
 //! - `FIRST_VALUE` and `LAST_VALUE` go by the time attribute and skip nulls.
 //!
 //! Done to every query right after it is planned, so that views, `INSERT INTO` and the fingerprint see Flink's types.
 
-use crate::error::{Checked, Fault};
-use crate::functions::{Functions, check_literals};
+use crate::error::{Checked, Fault, place_of};
+use crate::functions::{Functions, check_literals, decimals};
 use crate::time::{self, TimeRole};
-use arrow_schema::DataType;
-use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use arrow_schema::{DataType, TimeUnit};
+use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion, TreeNodeRewriter};
 use datafusion_common::{Column, DFSchema, Result, ScalarValue};
 use datafusion_expr::expr::{AggregateFunction, NullTreatment, Sort};
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::logical_plan::Aggregate;
-use datafusion_expr::{Expr, ExprSchemable, LogicalPlan, Projection, cast};
+use datafusion_expr::{BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, Operator, Projection, TryCast, Union, cast};
+use datafusion_optimizer::analyzer::type_coercion::TypeCoercionRewriter;
 use std::sync::Arc;
 
 pub(crate) fn flink_results(plan: LogicalPlan, functions: &Functions) -> Checked<LogicalPlan> {
@@ -28,6 +33,7 @@ pub(crate) fn flink_results(plan: LogicalPlan, functions: &Functions) -> Checked
                 crate::aggregate::check_calls(&aggregate)?;
                 Ok(Transformed::yes(flink_aggregate(aggregate, functions)?))
             }
+            LogicalPlan::Union(union) => Ok(Transformed::yes(flink_union(union, functions)?)),
             other => Ok(Transformed::yes(other)),
         }
     })?;
@@ -58,8 +64,8 @@ fn narrow_literals(node: LogicalPlan) -> Result<LogicalPlan> {
     narrowed.data.recompute_schema()
 }
 
-/// Types that SQL does not have never leave a function: string views, unsigned numbers. Times become text as Flink writes them. A call that
-/// could only fail is refused.
+/// Types that SQL does not have never leave a function: string views, unsigned numbers. Casts and divisions become Flink's. A call that could
+/// only fail is refused.
 fn plain_results(node: LogicalPlan, functions: &Functions) -> Result<LogicalPlan> {
     let mut schema = DFSchema::empty();
     for input in node.inputs() {
@@ -76,6 +82,12 @@ fn plain_results(node: LogicalPlan, functions: &Functions) -> Result<LogicalPlan
 
 fn plain_result(part: Expr, schema: &DFSchema, functions: &Functions) -> Result<Transformed<Expr>> {
     let wanted = match &part {
+        Expr::Case(case) => return Ok(Transformed::yes(flink_case(case.clone(), schema, functions)?)),
+        Expr::ScalarFunction(call) if matches!(call.func.name(), "coalesce" | "greatest" | "least") => {
+            let mut call = call.clone();
+            doubles_if_mixed(call.args.iter_mut().collect(), schema)?;
+            return Ok(Transformed::yes(Expr::ScalarFunction(call)));
+        }
         Expr::ScalarFunction(call) => {
             check_literals(call)?;
             match part.get_type(schema)? {
@@ -85,15 +97,125 @@ fn plain_result(part: Expr, schema: &DFSchema, functions: &Functions) -> Result<
                 _ => return Ok(Transformed::no(part)),
             }
         }
-        Expr::Cast(inner)
-            if *inner.field.data_type() == DataType::Utf8 && matches!(inner.expr.get_type(schema)?, DataType::Timestamp(..)) =>
+        Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
+            return Ok(match flink_cast(expr, &expr.get_type(schema)?, field.data_type(), functions) {
+                Some(changed) => Transformed::yes(changed),
+                None => Transformed::no(part),
+            });
+        }
+        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Divide, right })
+            if decimals::is_exact(&left.get_type(schema)?, &right.get_type(schema)?) =>
         {
-            let Some(text) = functions.scalars.get("__timestamp_text") else { return Ok(Transformed::no(part)) };
-            return Ok(Transformed::yes(text.call(vec![inner.expr.as_ref().clone()])));
+            let Some(divide) = functions.scalars.get("__decimal_divide") else { return Ok(Transformed::no(part)) };
+            return Ok(Transformed::yes(divide.call(vec![left.as_ref().clone(), right.as_ref().clone()])));
+        }
+        Expr::BinaryExpr(binary) => {
+            let mut binary = binary.clone();
+            doubles_if_mixed(vec![binary.left.as_mut(), binary.right.as_mut()], schema)?;
+            return Ok(Transformed::yes(Expr::BinaryExpr(binary)));
+        }
+        Expr::Between(between) => {
+            let mut between = between.clone();
+            doubles_if_mixed(vec![between.expr.as_mut(), between.low.as_mut(), between.high.as_mut()], schema)?;
+            return Ok(Transformed::yes(Expr::Between(between)));
+        }
+        Expr::InList(list) => {
+            let mut list = list.clone();
+            doubles_if_mixed(list.list.iter_mut().chain([list.expr.as_mut()]).collect(), schema)?;
+            return Ok(Transformed::yes(Expr::InList(list)));
+        }
+        // DataFusion takes the pattern for a regular expression that may match anywhere.
+        Expr::SimilarTo(_) => {
+            let fault = Fault::unsupported("SIMILAR TO", "write REGEXP(x, '^(…)$')");
+            return Err(place_of([&part]).map_or(fault.clone(), |place| fault.at(place)).into());
         }
         _ => return Ok(Transformed::no(part)),
     };
     Ok(Transformed::yes(cast(part, wanted)))
+}
+
+fn is_decimal(data_type: &DataType) -> bool {
+    matches!(data_type, DataType::Decimal128(..))
+}
+
+/// The common type of a decimal and a DOUBLE is a decimal in DataFusion, which has no place for large numbers.
+fn is_mixed<'a>(mut types: impl Iterator<Item = &'a DataType> + Clone) -> bool {
+    types.clone().any(DataType::is_floating) && types.any(is_decimal)
+}
+
+/// Values that get one type: decimals are cast if there is a DOUBLE.
+fn doubles_if_mixed(values: Vec<&mut Expr>, schema: &DFSchema) -> Result<()> {
+    let types = values.iter().map(|value| value.get_type(schema)).collect::<Result<Vec<_>>>()?;
+    if is_mixed(types.iter()) {
+        for (value, _) in values.into_iter().zip(&types).filter(|(_, data_type)| is_decimal(data_type)) {
+            *value = cast(value.clone(), DataType::Float64);
+        }
+    }
+    Ok(())
+}
+
+/// Casts the results to their common type now: until then the CASE has the first one's, and all that is computed from it would go by that.
+fn flink_case(mut case: Case, schema: &DFSchema, functions: &Functions) -> Result<Expr> {
+    let results = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut()).chain(case.else_expr.as_deref_mut());
+    doubles_if_mixed(results.collect(), schema)?;
+    let coerced = TypeCoercionRewriter::new(schema).f_up(Expr::Case(case))?.data;
+    // The new casts are to be Flink's too.
+    let changed = coerced.map_children(|part| match part {
+        Expr::Cast(_) => plain_result(part, schema, functions),
+        other => Ok(Transformed::no(other)),
+    })?;
+    Ok(changed.data)
+}
+
+/// The inputs' types may have changed since the union was planned, and it has the first input's.
+fn flink_union(union: Union, functions: &Functions) -> Result<LogicalPlan> {
+    let columns = 0..union.schema.fields().len();
+    let mixed: Vec<bool> =
+        columns.map(|index| is_mixed(union.inputs.iter().map(|input| input.schema().field(index).data_type()))).collect();
+    let inputs = union.inputs.into_iter().map(|input| if mixed.contains(&true) { as_doubles(input, &mixed) } else { Ok(input) });
+    let union = Union::try_new_with_loose_types(inputs.collect::<Result<Vec<_>>>()?)?;
+    let coerced = TypeCoercionRewriter::coerce_union(union)?;
+    // The new casts are to be Flink's too.
+    Ok(coerced.map_children(|input| Ok(Transformed::yes(plain_results(input, functions)?)))?.data)
+}
+
+/// Casts the decimals among the columns that are marked.
+fn as_doubles(input: Arc<LogicalPlan>, marked: &[bool]) -> Result<Arc<LogicalPlan>> {
+    let columns = input.schema().columns().into_iter().zip(input.schema().fields()).zip(marked);
+    let columns = columns.map(|((column, field), marked)| match *marked && is_decimal(field.data_type()) {
+        true => cast(Expr::Column(column), DataType::Float64).alias(field.name()),
+        false => Expr::Column(column),
+    });
+    let columns: Vec<Expr> = columns.collect();
+    Ok(Arc::new(LogicalPlan::Projection(Projection::try_new(columns, input)?)))
+}
+
+/// A cast that means something else in Flink.
+fn flink_cast(value: &Expr, from: &DataType, to: &DataType, functions: &Functions) -> Option<Expr> {
+    let text = match from {
+        DataType::Timestamp(..) => "__timestamp_text",
+        DataType::Boolean => "__boolean_text",
+        DataType::Float32 | DataType::Float64 => "__float_text",
+        _ => return None,
+    };
+    if *to == DataType::Utf8 {
+        return Some(functions.scalars.get(text)?.call(vec![value.clone()]));
+    }
+    rounded_down(value, from, to, functions).map(|value| cast(value, to.clone()))
+}
+
+/// A time before it is cast to fewer digits: the cast itself goes towards zero, which is up before 1970.
+pub(crate) fn rounded_down(value: &Expr, from: &DataType, to: &DataType, functions: &Functions) -> Option<Expr> {
+    use TimeUnit::{Microsecond, Millisecond, Nanosecond};
+    let name = match (from, to) {
+        (DataType::Timestamp(Microsecond | Nanosecond, _), DataType::Timestamp(Millisecond, _)) => "__whole_milliseconds",
+        (DataType::Timestamp(Nanosecond, _), DataType::Timestamp(Microsecond, _)) => "__whole_microseconds",
+        _ => return None,
+    };
+    // A view's plan comes by once more in each query that reads it.
+    let is_rounded = matches!(value, Expr::ScalarFunction(call) if call.func.name() == name);
+    let function = functions.scalars.get(name).filter(|_| !is_rounded)?;
+    Some(function.call(vec![value.clone()]))
 }
 
 /// A call that is computed from others: (the others, the result over them).
@@ -157,6 +279,15 @@ fn split(expression: &Expr, name: &str, input: &LogicalPlan, functions: &Functio
             let quotient = Expr::Column(Column::new_unqualified(&sum)) / Expr::Column(Column::new_unqualified(&count));
             let parts = vec![with("sum", wide(), &sum), with("count", argument.clone(), &count)];
             Ok(Some(Split { parts, result: cast(quotient, data_type) }))
+        }
+        ("avg", DataType::Decimal128(_, scale)) => {
+            let Some(divide) = functions.scalars.get("__decimal_divide") else { return Ok(None) };
+            let (sum, count) = (format!("__sum of {name}"), format!("__count of {name}"));
+            // Flink's sum has all digits, of which the average's follow.
+            let dividend = cast(Expr::Column(Column::new_unqualified(&sum)), DataType::Decimal128(decimals::PRECISION_MAX, *scale));
+            let result = divide.call(vec![dividend, Expr::Column(Column::new_unqualified(&count))]);
+            let parts = vec![with("sum", argument.clone(), &sum), with("count", argument.clone(), &count)];
+            Ok(Some(Split { parts, result }))
         }
         ("sum", DataType::Int8 | DataType::Int16 | DataType::Int32) => {
             let sum = format!("__sum of {name}");

@@ -28,6 +28,14 @@ impl VisitorMut for Spellings {
             Expr::Function(function) if function.over.is_none() => replace_function(function),
             Expr::Floor { expr, field: CeilFloorKind::DateTimeField(unit) } => truncated("__floor_to", unit, expr),
             Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(unit) } => truncated("__ceil_to", unit, expr),
+            Expr::Extract { field: DateTimeField::Dow, expr, .. } => Some(day_of_week(expr)),
+            Expr::Substring { expr, substring_from, substring_for, .. } => {
+                substring(expr, substring_from.as_deref(), substring_for.as_deref())
+            }
+            Expr::Like { any: false, pattern, escape_char: None, .. } | Expr::ILike { any: false, pattern, escape_char: None, .. } => {
+                double_backslashes(pattern);
+                None
+            }
             _ => None,
         };
         if let Some(replacement) = replacement {
@@ -42,6 +50,54 @@ fn truncated(function: &str, unit: &DateTimeField, expression: &Expr) -> Option<
         return None;
     }
     Some(call(function, vec![text(&unit.to_string().to_uppercase()), expression.clone()]))
+}
+
+/// From 1 on, Sunday; DataFusion counts from 0.
+fn day_of_week(time: &Expr) -> Expr {
+    Expr::Nested(Box::new(Expr::BinaryOp {
+        left: Box::new(call("date_part", vec![text("dow"), time.clone()])),
+        op: BinaryOperator::Plus,
+        right: Box::new(number("1")),
+    }))
+}
+
+/// Both spellings are the parser's own, and would be planned past our function.
+fn substring(whole: &Expr, from: Option<&Expr>, length: Option<&Expr>) -> Option<Expr> {
+    if from.is_none() && length.is_none() {
+        return None;
+    }
+    let from = from.cloned().unwrap_or_else(|| number("1"));
+    Some(call("substr", [whole.clone(), from].into_iter().chain(length.cloned()).collect()))
+}
+
+/// Without ESCAPE no character of a pattern is an escape in Flink; in DataFusion the backslash is.
+fn double_backslashes(pattern: &mut Expr) {
+    if let Expr::Value(literal) = pattern
+        && let Value::SingleQuotedString(written) = &mut literal.value
+    {
+        *written = written.replace('\\', r"\\");
+    } else {
+        *pattern = call("replace", vec![pattern.clone(), text(r"\"), text(r"\\")]);
+    }
+}
+
+/// DataFusion's `array_remove` removes the first one only, and `array_remove_all` makes the array NULL if the element is.
+fn array_remove(array: &Expr, element: &Expr) -> Expr {
+    let is_null = Expr::IsNull(Box::new(nested(element)));
+    let without_nulls = CaseWhen { condition: is_null, result: call("array_compact", vec![array.clone()]) };
+    case(None, vec![without_nulls], Some(call("array_remove_all", vec![array.clone(), element.clone()])))
+}
+
+/// DataFusion's position is NULL where nothing is found, and finds a NULL.
+fn array_position(array: &Expr, element: &Expr) -> Option<Expr> {
+    let position = Expr::Cast {
+        kind: ast::CastKind::Cast,
+        expr: Box::new(call("array_position", vec![array.clone(), element.clone()])),
+        data_type: ast::DataType::Int(None),
+        array: false,
+        format: None,
+    };
+    unless_null(&[array, element], call("coalesce", vec![position, number("0")]))
 }
 
 /// The positional arguments of a plain call.
@@ -74,17 +130,21 @@ fn replace_function(function: &Function) -> Option<Expr> {
             let then = CaseWhen { condition: (*condition).clone(), result: (*then).clone() };
             Some(case(None, vec![then], Some((*otherwise).clone())))
         }
-        ("greatest" | "least", values) => unless_null(&name, values),
+        // DataFusion's skip NULLs.
+        ("greatest" | "least", values) => {
+            let result = call(&format!("__{name}"), values.iter().map(|value| (*value).clone()).collect());
+            unless_null(values, result)
+        }
+        // DataFusion's logarithm with one argument has the base 10.
+        ("log", [value]) => Some(call("ln", vec![(*value).clone()])),
+        ("array_remove", [array, element]) => Some(array_remove(array, element)),
+        ("array_position", [array, element]) => array_position(array, element),
         ("ifnull", [value, otherwise]) => Some(call("coalesce", vec![(*value).clone(), (*otherwise).clone()])),
         ("locate", [part, whole]) => Some(call("strpos", vec![(*whole).clone(), (*part).clone()])),
         ("unix_timestamp", []) => Some(call("__unix_timestamp_now", Vec::new())),
         ("timestampdiff", [unit, from, to]) => Some(call("__timestamp_diff", vec![unit_text(unit)?, (*from).clone(), (*to).clone()])),
         ("timestampadd", [unit, count, time]) => Some(call("__timestamp_add", vec![unit_text(unit)?, (*count).clone(), (*time).clone()])),
         ("regexp", [text, expression]) => Some(call("regexp_like", vec![(*text).clone(), (*expression).clone()])),
-        // Flink replaces every match.
-        ("regexp_replace", [value, expression, with]) => {
-            Some(call("regexp_replace", vec![(*value).clone(), (*expression).clone(), (*with).clone(), text("g")]))
-        }
         ("sha224" | "sha256" | "sha384" | "sha512", [value]) => Some(hex_of(&name, value)),
         ("sha2", [value, length]) => sha2(value, length),
         ("to_base64", [value]) => Some(call("encode", vec![(*value).clone(), text("base64pad")])),
@@ -95,12 +155,8 @@ fn replace_function(function: &Function) -> Option<Expr> {
         ("sign", [value]) => Some(call("signum", vec![(*value).clone()])),
         ("truncate", [value]) => Some(call("trunc", vec![(*value).clone()])),
         ("truncate", [value, digits]) => Some(call("trunc", vec![(*value).clone(), (*digits).clone()])),
-        ("e", []) => Some(call("exp", vec![Expr::Value(Value::Number("1".into(), false).with_empty_span())])),
-        ("dayofweek", [time]) => Some(Expr::Nested(Box::new(Expr::BinaryOp {
-            left: Box::new(call("date_part", vec![text("dow"), (*time).clone()])),
-            op: BinaryOperator::Plus,
-            right: Box::new(Expr::Value(Value::Number("1".into(), false).with_empty_span())),
-        }))),
+        ("e", []) => Some(call("exp", vec![number("1")])),
+        ("dayofweek", [time]) => Some(day_of_week(time)),
         (_, [time]) => date_part(&name).map(|part| call("date_part", vec![text(part), (*time).clone()])),
         _ => None,
     }
@@ -135,16 +191,14 @@ fn sha2(value: &Expr, bits: &Expr) -> Option<Expr> {
         let Value::Number(digits, _) = &literal.value else { return None };
         return BITS.contains(&digits.as_str()).then(|| hash(digits.as_str()));
     }
-    let number = |digits: &str| Expr::Value(Value::Number(digits.into(), false).with_empty_span());
     let hashes = BITS.into_iter().map(|known| CaseWhen { condition: number(known), result: hash(known) });
     Some(case(Some(bits.clone()), hashes.collect(), None))
 }
 
-/// DataFusion's function skips NULLs; in Flink one of them makes the result NULL.
-fn unless_null(function: &str, values: &[&Expr]) -> Option<Expr> {
+/// In Flink one NULL among the values makes the result NULL.
+fn unless_null(values: &[&Expr], result: Expr) -> Option<Expr> {
     let tests = values.iter().map(|value| Expr::IsNotNull(Box::new(nested(value))));
     let condition = tests.reduce(|left, right| Expr::BinaryOp { left: Box::new(left), op: BinaryOperator::And, right: Box::new(right) })?;
-    let result = call(&format!("__{function}"), values.iter().map(|value| (*value).clone()).collect());
     Some(case(None, vec![CaseWhen { condition, result }], None))
 }
 
@@ -172,6 +226,10 @@ fn unit_text(unit: &Expr) -> Option<Expr> {
 
 fn text(value: &str) -> Expr {
     Expr::Value(Value::SingleQuotedString(value.to_owned()).with_empty_span())
+}
+
+fn number(digits: &str) -> Expr {
+    Expr::Value(Value::Number(digits.into(), false).with_empty_span())
 }
 
 pub(crate) fn call(name: &str, arguments: Vec<Expr>) -> Expr {

@@ -14,7 +14,8 @@
 //! The question only stops needless work: an owner that lags learns late that it is none any more, and that is as if it had paused.
 //! A paused owner that wakes up between the question and the deletion can only delete what carries an incarnation up to its own, was marked a grace
 //! ago, and is named by none of the manifests it read. Its successor cannot have begun to use such a file since: it uses again only what the
-//! newest manifest names, and that was among those read.
+//! newest manifest names, and that was among those read. What a torn upload of its own has left it uses again only while that is younger than the
+//! grace, so that its manifest is there before anybody's mark is swept; later it uploads the file again, and one that is young again is not swept.
 //!
 //! The decisions are pure functions of what was listed; `maintain` does what they say.
 
@@ -148,8 +149,10 @@ impl View<'_> {
             marked.filter(|name| self.manifests.contains_key(name) && !kept.contains(name) && name.incarnation <= self.own).collect();
         let remaining = View::named_by(self.usable().filter(|(name, _)| !sweep.manifests.contains(name)).map(|(_, manifest)| manifest));
         let freed = View::named_by(self.usable().filter(|(name, _)| sweep.manifests.contains(name)).map(|(_, manifest)| manifest));
+        // Uploaded again since: somebody is about to name it.
+        let is_new = |name: &str| self.listing.files.get(name).is_some_and(|stored| !self.is_older_than_grace(stored.modified_ms));
         let marked_files = mark.objects.iter().filter_map(|key| key.strip_prefix("files/"));
-        for name in freed.into_iter().chain(marked_files) {
+        for name in freed.into_iter().chain(marked_files).filter(|name| !is_new(name)) {
             let is_ours = writer_of(name).is_some_and(|writer| writer <= self.own);
             let is_there = self.listing.files.contains_key(name) || name.starts_with('.');
             let is_needed = remaining.contains(name) && !mutants::is_on("gc-without-epoch-check");

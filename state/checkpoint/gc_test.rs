@@ -104,6 +104,31 @@ fn an_orphan_is_marked_by_age_only_and_stays_when_it_is_named_meanwhile() {
 }
 
 #[test]
+fn an_orphan_that_was_uploaded_again_since_the_mark_stays() {
+    let mut world = World::default();
+    let orphan = world.file(5, 1, OLD_MS);
+    let mark = world.view(5).mark(&BTreeSet::new());
+    assert_eq!(mark.objects, BTreeSet::from([format!("files/{}", orphan.object)]));
+    world.file(5, 1, NOW_MS - 1_000);
+    assert_eq!(world.view(5).sweep(&mark), Sweep::default());
+}
+
+#[test]
+fn a_file_that_a_marked_checkpoint_names_and_that_was_uploaded_again_stays() {
+    let mut world = World::default();
+    let again = world.file(5, 1, OLD_MS);
+    world.checkpoint(1, 5, vec![again], OLD_MS);
+    for epoch in 2..=3 {
+        let file = world.file(6, u128::from(epoch), OLD_MS);
+        world.checkpoint(epoch, 6, vec![file], OLD_MS);
+    }
+    let mark = world.view(6).mark(&BTreeSet::new());
+    assert_eq!(mark.manifests, BTreeSet::from([name(1, 5).to_string()]));
+    world.file(5, 1, NOW_MS - 1_000);
+    assert_eq!(world.view(6).sweep(&mark), Sweep { manifests: BTreeSet::from([name(1, 5)]), ..Sweep::default() });
+}
+
+#[test]
 fn nothing_of_a_larger_incarnation_is_touched() {
     let mut world = World::default();
     for epoch in 1..=4 {

@@ -81,7 +81,7 @@ impl Listing {
         }
     }
 
-    /// A lower bound of the store's time: when the newest object was written.
+    /// When the newest object was written: the store's time as far as no grace depends on it.
     pub(crate) fn newest_ms(&self) -> i64 {
         let strays = self.strays.iter().map(|stray| stray.stored);
         let all = self.files.values().chain(self.manifests.values()).chain(self.marks.values()).copied().chain(strays);

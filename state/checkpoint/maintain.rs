@@ -262,12 +262,12 @@ impl Shared {
         Ok(())
     }
 
-    /// The store's time, or earlier. Ages are differences of the store's own times, so that no worker's wrong clock can shorten a grace. Without a
-    /// fresh object in the list the time is measured by writing one, once per ten minutes and process, and counted on from there.
+    /// The store's time, or earlier. Ages are differences of the store's own times, so that no worker's wrong clock can shorten a grace. It is
+    /// measured by writing an object, once per ten minutes and process, and counted on from there. The newest time in the list says nothing of it:
+    /// one object from the future would end every grace (K-2).
     pub(crate) async fn store_now(&self, listing: &Listing, grace: Duration) -> Result<i64, StoreError> {
-        let newest_ms = listing.newest_ms();
         if grace.is_zero() || listing.manifests.is_empty() && listing.files.is_empty() && listing.marks.is_empty() {
-            return Ok(newest_ms);
+            return Ok(listing.newest_ms());
         }
         let mut clock = self.clock.lock().await;
         let (measured, store_ms) = match *clock {
@@ -282,6 +282,6 @@ impl Shared {
             }
         };
         let elapsed_ms = i64::try_from(measured.elapsed().as_millis()).unwrap_or(i64::MAX);
-        Ok(newest_ms.max(store_ms.saturating_add(elapsed_ms)))
+        Ok(store_ms.saturating_add(elapsed_ms))
     }
 }

@@ -3,7 +3,8 @@
 //! ```text
 //!   files of the folder, hashed
 //!      │  list of the region: which files are there, which manifest is the newest usable one
-//!      ├─► content that it names, or that this process uploaded before it was interrupted, and that is there with its size: used again
+//!      ├─► content that it names, or that this process uploaded less than the grace ago for a checkpoint that was interrupted, and that is there
+//!      │   with its size: used again
 //!      └─► the rest: uploaded, several at once
 //!   manifest: written if nothing bears its name (K-1: only now)
 //! ```
@@ -144,6 +145,7 @@ impl Shared {
     /// By content: files that may be named again, because they are there now and stay there.
     async fn files_in_store(&self, region: RegionId) -> Result<BTreeMap<(u128, u64), String>, StoreError> {
         let listing = Listing::of_region(&self.remote, &self.layout, region).await?;
+        self.forget_old_uploads(region, &listing).await?;
         let mut known = self.region(region).uploaded.lock().clone();
         for name in listing.manifests.keys().rev() {
             let Ok(manifest) = self.manifest(region, *name).await? else { continue };
@@ -152,6 +154,20 @@ impl Shared {
         }
         known.retain(|(_, size), object| listing.files.get(object).is_some_and(|stored| stored.size == *size));
         Ok(known)
+    }
+
+    /// A collector elsewhere takes files without a manifest for garbage once they are older than the grace: those are uploaded again.
+    async fn forget_old_uploads(&self, region: RegionId, listing: &Listing) -> Result<(), StoreError> {
+        let (state, grace) = (self.region(region), self.config.gc_grace);
+        if grace.is_zero() || state.uploaded.lock().is_empty() {
+            return Ok(());
+        }
+        let now_ms = self.store_now(listing, grace).await?;
+        let grace_ms = i64::try_from(grace.as_millis()).unwrap_or(i64::MAX);
+        state.uploaded.lock().retain(|_, object| {
+            listing.files.get(object.as_str()).is_some_and(|stored| now_ms.saturating_sub(stored.modified_ms) < grace_ms)
+        });
+        Ok(())
     }
 
     async fn upload_files(&self, region: RegionId, missing: Missing) -> Result<(), StoreError> {

@@ -4,6 +4,7 @@ mod bad_input;
 mod command_line;
 mod lifecycle;
 mod restart;
+mod secure;
 
 use anyhow::Result;
 use serde_json::{Value, json};

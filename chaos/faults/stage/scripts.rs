@@ -8,7 +8,7 @@ use std::process::{Command, Stdio};
 /// The program under test: `STREAMSHIELD_BIN`, this program itself, or the one beside this test.
 pub fn binary() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("STREAMSHIELD_BIN") {
-        return Ok(path.into());
+        return Ok(program_path(path.into()));
     }
     let own = std::env::current_exe()?;
     if own.file_name().is_some_and(|name| name == "streamshield") {
@@ -22,6 +22,15 @@ pub fn binary() -> Result<PathBuf> {
     let path = folder.join("streamshield");
     anyhow::ensure!(path.exists(), "{} is not there: `make build` makes it, or set STREAMSHIELD_BIN", path.display());
     Ok(path)
+}
+
+/// A program as commands find it that are started in another folder: a path begins here. A mere name does not, it is looked for in `PATH`.
+pub fn program_path(program: PathBuf) -> PathBuf {
+    if program.components().count() < 2 {
+        return program;
+    }
+    // Without a folder to begin in nothing is found anyhow.
+    std::path::absolute(&program).unwrap_or(program)
 }
 
 /// The project's folder `scripts`: `STREAMSHIELD_SCRIPTS`, else that of the clone in which this runs or was built.
@@ -67,4 +76,21 @@ pub(crate) fn kafka_jars() -> Result<PathBuf, FaultError> {
         ));
     }
     Ok(run(&scripts()?.join("jars.sh"), &["kafka"], &[])?.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_to_a_program_begins_here_and_a_name_is_looked_for() {
+        let here = std::env::current_dir().expect("a folder");
+        for relative in ["target/new/streamshield", "./streamshield"] {
+            let path = program_path(relative.into());
+            assert!(path.is_absolute() && path == here.join(relative), "{}", path.display());
+        }
+        for kept in ["streamshield", "/usr/local/bin/streamshield"] {
+            assert_eq!(program_path(kept.into()), Path::new(kept));
+        }
+    }
 }

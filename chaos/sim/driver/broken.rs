@@ -212,7 +212,11 @@ pub struct BrokenCheckpoints {
 
 impl CheckpointStore for BrokenCheckpoints {
     fn save(&self, request: &CheckpointRequest) -> Result<Saved, CheckpointError> {
-        self.store.save(request)
+        let mut saved = self.store.save(request)?;
+        if self.rule == Rule::TrimRemote {
+            saved.durability = Durability::Remote;
+        }
+        Ok(saved)
     }
 
     fn restore(&self, region: RegionId, plan: PlanFingerprint, directory: &Path) -> Result<Option<Restored>, CheckpointError> {

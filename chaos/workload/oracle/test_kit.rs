@@ -63,7 +63,7 @@ pub fn sent() -> Sent {
         let due_ms = schedule.due_ms(400 + 100 * index as u64);
         schedule.injected.push(Injected { fault, first: 3 * index as u64, count: 3, due_ms });
     }
-    Sent { schedule, records: 3_000, ended_ms: 1_700_000_010_000, behind_ms_max: 0, undelivered: 0 }
+    Sent { schedule, records: 3_000, ended_ms: 1_700_000_010_000, behind_ms_max: 0, undelivered: 0, stretches: Vec::new() }
 }
 
 impl Outputs {

@@ -195,7 +195,7 @@ mod tests {
     fn sent(records: u64) -> Sent {
         let mut schedule = Schedule::new(1, Settings::default(), 0);
         schedule.injected.push(Injected { fault: DataFault::Undecodable, first: 0, count: 3, due_ms: 0 });
-        Sent { schedule, records, ended_ms: 0, behind_ms_max: 0, undelivered: 0 }
+        Sent { schedule, records, ended_ms: 0, behind_ms_max: 0, undelivered: 0, stretches: Vec::new() }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! - **Keys are expected, not looked up** (`keys.rs`).
 //! - **A bad record is taken back**: every column is cut to the rows before it (`columns.rs`). Each payload is read once,
 //!   by a cursor that ends where the payload ends, so no record can complete or disturb another.
-//! - **The last of duplicate keys counts**, as in Jackson: the column is cut and appended again.
+//! - **The last of duplicate keys counts**, as in Jackson: the column is cut and appended again. In a MAP the earlier entries are taken out.
 //! - What is valid JSON does not depend on the columns read (`cursor.rs`); whether a value fits its column does.
 
 use super::super::columns::{Bytes, ColumnBuilder, Values, columns_of, finish_batch};
@@ -16,9 +16,12 @@ use super::keys::{Inner, ObjectKeys};
 use arrow_schema::{DataType, FieldRef, SchemaRef};
 use base64::Engine;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use std::collections::HashSet;
 
 /// Characters of a value that an error shows.
 const EXCERPT_CHARS_MAX: usize = 40;
+/// Of more entries of a MAP, the keys are looked up in a set instead of compared with each other.
+const COMPARED_KEYS_MAX: usize = 16;
 
 /// Padding is Jackson's to write and optional to read.
 const BASE64: GeneralPurpose =
@@ -449,8 +452,7 @@ impl<'r> Reader<'r> {
         }
     }
 
-    /// An object as a map. A key that comes twice stays twice: Arrow's maps don't forbid it and looking for it would
-    /// cost a table per row.
+    /// An object as a map.
     fn map(
         &mut self,
         keys: &mut ColumnBuilder,
@@ -461,6 +463,7 @@ impl<'r> Reader<'r> {
     ) -> Result<(), Fault> {
         self.open(b'{', field, depth)?;
         let Inner::Items(inner) = inner else { unreachable!("made for a map") };
+        let first = keys.len();
         self.cursor.at += 1;
         self.cursor.skip_space();
         if self.cursor.peek() == b'}' {
@@ -478,10 +481,37 @@ impl<'r> Reader<'r> {
             self.field(values, inner, depth)?;
             self.cursor.skip_space();
             if !self.cursor.goes_on(b'}')? {
+                if keys.len() > first + 1 {
+                    keep_last_of_equal_keys(keys, values, first);
+                }
                 return Ok(());
             }
         }
     }
+}
+
+/// Takes out the entries from number `first` on whose key comes again.
+fn keep_last_of_equal_keys(keys: &mut ColumnBuilder, values: &mut ColumnBuilder, first: usize) {
+    let entries = keys.len() - first;
+    let Values::Utf8(texts) = &keys.values else { unreachable!("the keys of a map are text") };
+    let key = |entry: usize| texts.value(first + entry);
+    let is_last = |entry: usize| (entry + 1..entries).all(|later| key(later) != key(entry));
+    let kept: Vec<bool> = if entries <= COMPARED_KEYS_MAX {
+        if (0..entries).all(is_last) {
+            return;
+        }
+        (0..entries).map(is_last).collect()
+    } else {
+        let mut later = HashSet::with_capacity(entries);
+        let mut kept: Vec<bool> = (0..entries).rev().map(|entry| later.insert(key(entry))).collect();
+        if later.len() == entries {
+            return;
+        }
+        kept.reverse();
+        kept
+    };
+    keys.retain(first, &kept);
+    values.retain(first, &kept);
 }
 
 fn end_of(items: &ColumnBuilder) -> Result<i32, Fault> {

@@ -186,6 +186,36 @@ fn the_last_of_duplicate_keys_counts() {
 }
 
 #[test]
+fn the_last_of_duplicate_keys_counts_in_a_map_of_whatever_type() {
+    let map = |value: DataType| {
+        let entries = vec![Field::new("key", DataType::Utf8, false), Field::new("value", value, true)];
+        DataType::Map(Arc::new(Field::new("entries", DataType::Struct(entries.into()), false)), false)
+    };
+    let row = vec![Field::new("x", DataType::Boolean, true), Field::new("l", DataType::new_list(DataType::Utf8, true), true)];
+    for (value, [a, b, c]) in [
+        (DataType::Int64, ["1", "null", "3"]),
+        (DataType::Boolean, ["true", "false", "null"]),
+        (DataType::Utf8, [r#""long""#, "null", r#""""#]),
+        (DataType::new_list(DataType::Utf8, true), [r#"["x",null,"yy"]"#, "[]", "null"]),
+        (DataType::Struct(row.into()), [r#"{"x":true,"l":["x","y"]}"#, "null", r#"{"l":["z"]}"#]),
+        (map(DataType::Int32), [r#"{"x":1,"x":2,"y":3}"#, "{}", r#"{"z":null}"#]),
+    ] {
+        let schema = schema(vec![Field::new("m", map(value), true)]);
+        let around = format!(r#"{{"m":{{"z":{b},"y":{c}}}}}"#);
+        let read = |record: String| decode_with(&schema, &[], &[around.as_bytes(), record.as_bytes(), around.as_bytes()]);
+        let found = read(format!(r#"{{"m":{{"k":{a},"l":{b},"k":{c},"\u006c":{a}}}}}"#));
+        assert_eq!(found, read(format!(r#"{{"m":{{"k":{c},"l":{a}}}}}"#)));
+        assert_eq!((found.0.num_rows(), found.1.len()), (3, 0));
+        let many = |from: usize| {
+            let entries: Vec<String> = (from..40).map(|entry| format!(r#""k{}":{}"#, entry % 39, [a, b, c][entry % 3])).collect();
+            read(format!(r#"{{"m":{{{}}}}}"#, entries.join(",")))
+        };
+        assert_eq!(many(0), many(1), "the key of the first entry is that of the last");
+        assert_eq!(many(0).0.column(0).as_map().value_length(1), 39);
+    }
+}
+
+#[test]
 fn bytes_of_one_record_never_complete_another() {
     let schema = schema(vec![Field::new("a", DataType::Int64, true), Field::new("s", DataType::Utf8, true)]);
     let records: [&[u8]; 12] = [

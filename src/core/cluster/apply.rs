@@ -279,7 +279,7 @@ impl Cluster {
         if !self.is_owner(incarnation, id, assignment) {
             return Verdict::Ignored;
         }
-        let reason = shortened(reason);
+        let reason = shortened(&reason).to_string();
         let now_ms = self.state.clock.now_ms;
         let mut failures = 0;
         self.balance_later();
@@ -397,8 +397,21 @@ impl Cluster {
     }
 }
 
-fn shortened(mut text: String) -> String {
+/// As much of a reason as is kept: it may quote a record of any size, and has to go into one of its own.
+pub fn shortened(text: &str) -> &str {
     let end = (0..=text.len().min(REASON_BYTES_MAX)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-    text.truncate(end);
-    text
+    &text[..end]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_cut_at_a_character() {
+        assert_eq!(shortened("short"), "short");
+        let long = format!("x{}", "é".repeat(REASON_BYTES_MAX));
+        assert_eq!(shortened(&long).len(), REASON_BYTES_MAX - 1);
+        assert!(long.starts_with(shortened(&long)));
+    }
 }

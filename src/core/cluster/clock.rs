@@ -10,20 +10,25 @@
 //! ```
 //!
 //! Still, after such a gap the first worker to come back must not judge those who are a moment slower: a gap above the time-out suspends expiry until all who
-//! were live before it have been heard, or until [`SUSPENSION_MS_MAX`] of log clock are over.
+//! were live before it have been heard, or until [`SUSPENSION_MS_MAX`] of log clock are over. After a further gap, who was not heard since is not waited for
+//! anew: a broker that stalls again and again would keep the dead alive.
+//!
+//! What machines' clocks are held against is the *broker clock*: the broker's time, and where that is set back (a new leader's clock) it goes on beside the
+//! log clock until the broker has come there again.
 
+use super::state::is_zero_ms;
 use crate::ids::Incarnation;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
-/// How long, by the log clock, a gap may keep everybody from being expired.
+/// How long, by the log clock, one who was not heard since a gap may keep everybody from being expired.
 pub(super) const SUSPENSION_MS_MAX: u64 = 3_000;
 
 /// Expiry waits for those who were live when the log fell silent.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Suspension {
-    pub until_ms: u64,
-    pub awaited: BTreeSet<Incarnation>,
+    /// With the log clock until which each is waited for.
+    pub awaited: BTreeMap<Incarnation, u64>,
 }
 
 /// The log clock. Starts at 0 with the first record.
@@ -32,6 +37,9 @@ pub(super) struct LogClock {
     pub now_ms: u64,
     /// Append time of the latest record that has one, by the broker's clock.
     pub last_append_ms: Option<i64>,
+    /// By how much the broker's clock is behind the latest time that it has shown, and what has passed since.
+    #[serde(default, skip_serializing_if = "is_zero_ms")]
+    pub behind_ms: u64,
     pub suspension: Option<Suspension>,
 }
 
@@ -40,9 +48,17 @@ impl LogClock {
     pub fn advance(&mut self, append_time_ms: Option<i64>, step_ms_max: u64) -> u64 {
         let Some(append_ms) = append_time_ms else { return 0 };
         let gap_ms = self.last_append_ms.map_or(0, |last| append_ms.saturating_sub(last).max(0).unsigned_abs());
+        let step_ms = gap_ms.min(step_ms_max);
+        let broker_ms = self.broker_ms().map_or(append_ms, |before_ms| before_ms.saturating_add_unsigned(step_ms).max(append_ms));
+        self.behind_ms = broker_ms.abs_diff(append_ms);
         self.last_append_ms = Some(append_ms);
-        self.now_ms = self.now_ms.saturating_add(gap_ms.min(step_ms_max));
+        self.now_ms = self.now_ms.saturating_add(step_ms);
         gap_ms
+    }
+
+    /// Since 1970; never goes back.
+    pub fn broker_ms(&self) -> Option<i64> {
+        self.last_append_ms.map(|append_ms| append_ms.saturating_add_unsigned(self.behind_ms))
     }
 }
 
@@ -67,6 +83,30 @@ mod tests {
         assert_eq!(advance(Some(i64::MAX)), 290);
         assert_eq!(advance(Some(i64::MIN)), 290);
         assert_eq!(advance(Some(i64::MAX)), 390, "no overflow from one end to the other");
+    }
+
+    #[test]
+    fn the_broker_clock_goes_on_when_the_brokers_own_is_set_back() {
+        let mut clock = LogClock::default();
+        assert_eq!(clock.broker_ms(), None);
+        let mut advance = |append_ms| {
+            clock.advance(Some(append_ms), 100);
+            clock.broker_ms()
+        };
+        assert_eq!(advance(60_000), Some(60_000));
+        assert_eq!(advance(60_050), Some(60_050));
+        assert_eq!(advance(20_050), Some(60_050), "set back by 40 s");
+        assert_eq!(advance(20_150), Some(60_150), "and goes on");
+        assert_eq!(advance(50_150), Some(60_250), "a gap counts as one interval here, too");
+        assert_eq!(advance(70_000), Some(70_000), "it shows the time of a broker that is ahead of it");
+        for _ in 0..10 {
+            advance(30_000);
+            advance(70_000);
+        }
+        assert_eq!(advance(70_000), Some(71_000), "leaders that take turns push it by one interval each time at most");
+        assert_eq!(advance(i64::MIN), Some(71_000));
+        assert_eq!(advance(i64::MAX), Some(i64::MAX));
+        assert_eq!(advance(i64::MIN), Some(i64::MAX));
     }
 
     #[test]

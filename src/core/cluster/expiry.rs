@@ -10,27 +10,26 @@ use super::effect::{Effect, ExpiryCause};
 use super::query::Entry;
 use super::state::{Standing, Why};
 use crate::ids::{Incarnation, RegionId};
-use std::collections::BTreeSet;
 
 impl Cluster {
-    /// Advances the log clock; a gap above the time-out suspends expiry.
+    /// Advances the log clock; a gap above the time-out suspends expiry. Who is awaited since an earlier gap is so for no longer.
     pub(super) fn pass_time(&mut self, entry: &Entry<'_>, turn: &mut Turn) {
         let (step_ms_max, expiry_ms) = self.state.settings.as_ref().map_or((0, u64::MAX), |of| (of.heartbeat_interval_ms, of.expiry_ms));
         let gap_ms = self.state.clock.advance(entry.append_time_ms, step_ms_max);
         if gap_ms <= expiry_ms || self.state.members.is_empty() {
             return;
         }
-        self.end_suspension();
-        let awaited: BTreeSet<Incarnation> = self.state.members.keys().copied().collect();
-        for incarnation in &awaited {
-            self.index.digests.set(Piece::Awaited(*incarnation), &());
+        let until_ms = self.state.clock.now_ms.saturating_add(SUSPENSION_MS_MAX);
+        let suspension = self.state.clock.suspension.get_or_insert_with(Suspension::default);
+        for incarnation in self.state.members.keys() {
+            let until_ms = *suspension.awaited.entry(*incarnation).or_insert(until_ms);
+            self.index.digests.set(Piece::Awaited(*incarnation), &until_ms);
         }
-        self.state.clock.suspension = Some(Suspension { until_ms: self.state.clock.now_ms.saturating_add(SUSPENSION_MS_MAX), awaited });
         turn.effects.push(Effect::ExpirySuspended { gap_ms });
     }
 
     fn end_suspension(&mut self) {
-        for incarnation in self.state.clock.suspension.take().into_iter().flat_map(|suspension| suspension.awaited) {
+        for (incarnation, _) in self.state.clock.suspension.take().into_iter().flat_map(|suspension| suspension.awaited) {
             self.index.digests.remove(Piece::Awaited(incarnation));
         }
     }
@@ -39,7 +38,7 @@ impl Cluster {
         let now_ms = self.state.clock.now_ms;
         self.change_member(sender, |member| member.heard_ms = now_ms);
         if let Some(suspension) = &mut self.state.clock.suspension
-            && suspension.awaited.remove(&sender)
+            && suspension.awaited.remove(&sender).is_some()
         {
             self.index.digests.remove(Piece::Awaited(sender));
         }
@@ -49,7 +48,7 @@ impl Cluster {
     pub(super) fn expire_silent(&mut self, turn: &mut Turn) {
         let now_ms = self.state.clock.now_ms;
         if let Some(suspension) = &self.state.clock.suspension {
-            if !suspension.awaited.is_empty() && now_ms < suspension.until_ms {
+            if suspension.awaited.values().any(|until_ms| now_ms < *until_ms) {
                 return;
             }
             self.end_suspension();

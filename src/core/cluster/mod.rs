@@ -84,7 +84,7 @@ mod random_test;
 #[cfg(test)]
 mod scenario_test;
 
-pub use apply::FAILURES_MAX;
+pub use apply::{FAILURES_MAX, shortened};
 pub use effect::{Effect, ExpiryCause};
 pub use owners::OwnerHistory;
 pub use query::{Entry, Owned};

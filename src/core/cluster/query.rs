@@ -49,6 +49,11 @@ impl Cluster {
         self.state.clock.now_ms
     }
 
+    /// Since 1970, by the clocks of the brokers; goes on when one of them is set back. None: no record had a LogAppendTime.
+    pub fn broker_clock_ms(&self) -> Option<i64> {
+        self.state.clock.broker_ms()
+    }
+
     /// Everything is where it should be: every region is with an owner that nobody has to be fenced for, nothing moves, and no move is wanted or put off.
     pub fn is_at_rest(&self) -> bool {
         let is_put_off = self.state.starts_at_ms.is_some() || self.state.balances_at_ms.is_some();

@@ -178,7 +178,7 @@ fn is_zero(count: &u32) -> bool {
     *count == 0
 }
 
-fn is_zero_ms(ms: &u64) -> bool {
+pub(super) fn is_zero_ms(ms: &u64) -> bool {
     *ms == 0
 }
 
@@ -442,7 +442,7 @@ impl Cluster {
         self.index.digests.remove(Piece::Member(incarnation));
         self.observed.forget(incarnation);
         if let Some(suspension) = &mut self.state.clock.suspension
-            && suspension.awaited.remove(&incarnation)
+            && suspension.awaited.remove(&incarnation).is_some()
         {
             self.index.digests.remove(Piece::Awaited(incarnation));
         }
@@ -477,9 +477,14 @@ impl Cluster {
     /// The digest of what is not a member or a region: cheap, so it is taken after every record.
     pub(super) fn digest_clock(&mut self) {
         let clock = &self.state.clock;
-        let suspended_until_ms = clock.suspension.as_ref().map(|suspension| suspension.until_ms);
+        // Who is awaited, and until when, are pieces of their own.
+        let suspended = clock.suspension.as_ref().map(|_| true);
         let due = (self.state.starts_at_ms, self.state.balances_at_ms);
-        self.index.digests.set(Piece::Clock, &(clock.now_ms, clock.last_append_ms, suspended_until_ms, due));
+        let pieces = (clock.now_ms, clock.last_append_ms, suspended, due);
+        match clock.behind_ms {
+            0 => self.index.digests.set(Piece::Clock, &pieces),
+            behind_ms => self.index.digests.set(Piece::Clock, &(pieces, behind_ms)),
+        }
     }
 
     /// Index and digest of a state that came from a snapshot.
@@ -497,8 +502,8 @@ impl Cluster {
         for (incarnation, gone) in &state.gone {
             index.digests.set(Piece::Gone(*incarnation), gone);
         }
-        for incarnation in state.clock.suspension.iter().flat_map(|suspension| &suspension.awaited) {
-            index.digests.set(Piece::Awaited(*incarnation), &());
+        for (incarnation, until_ms) in state.clock.suspension.iter().flat_map(|suspension| &suspension.awaited) {
+            index.digests.set(Piece::Awaited(*incarnation), until_ms);
         }
         if let Some(genesis) = &state.genesis {
             index.digests.set(Piece::Genesis, genesis);

@@ -313,6 +313,10 @@ pub trait Log: Send + Sync {
     fn append_all(&self, messages: &[OutMessage]) -> Result<Vec<Offset>, LogError> {
         messages.iter().map(|message| self.append(message)).collect()
     }
+    /// The largest message that a writer's client takes, with key and headers; the default is librdkafka's.
+    fn message_bytes_max(&self) -> usize {
+        1_000_000
+    }
     /// Deletes what lies before these positions (DeleteRecords).
     fn trim(&self, before: &[(TopicPartition, Offset)]) -> Result<(), LogError>;
 }

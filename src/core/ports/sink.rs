@@ -38,6 +38,10 @@ pub trait ExternalContent: Send {
     fn prepare(&mut self, owner: Incarnation) -> Result<(), SinkError>;
     /// Makes it visible. Idempotent.
     fn publish(&mut self) -> Result<(), SinkError>;
+    /// Whether `publish` waits for somebody who reads, as long as he likes: that is no sign of a hanging machine.
+    fn waits_for_a_reader(&self) -> bool {
+        false
+    }
 }
 
 /// Encodes rows of one region.

@@ -60,7 +60,7 @@ impl Nursery {
         if let Role::Owner { assignment, .. } = task.role
             && task.tries > TRIES_MAX
         {
-            let failure = Failure { reason: message, retry: true };
+            let failure = Failure::new(&message, true);
             self.give_back(id, assignment, &failure);
             task.given_back = Some((assignment, failure));
             task.tries = 0;

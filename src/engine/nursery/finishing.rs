@@ -69,7 +69,9 @@ impl Nursery {
         mut since: Duration,
     ) -> Result<Option<(Phase, Tended)>, FollowError> {
         let now = self.now();
-        let Role::Owner { assignment, .. } = task.role else { return Ok(Some((Phase::Following(follower), Tended::Moved))) };
+        let Role::Owner { assignment, fences_open: false, .. } = task.role else {
+            return Ok(Some((Phase::Following(follower), Tended::Moved)));
+        };
         let moved = follower.turn(self.changelog.as_mut(), self.exchange.as_mut(), &mut self.notes, now)?;
         self.progress.followed(id, follower.region.epoch.0, follower.epochs_behind());
         let is_at_end = follower.is_caught_up() || end.is_some_and(|end| follower.has_applied(end));
@@ -148,7 +150,7 @@ impl Nursery {
 /// A transaction of somebody whom nobody fenced is open. It may end: the next owner waits for it anew, as often as a region may fail.
 fn held_open(error: LogError) -> FollowError {
     match error.kind {
-        LogErrorKind::Fatal => FollowError::Stopped(Failure { reason: error.message, retry: true }),
+        LogErrorKind::Fatal => FollowError::Stopped(Failure::new(&error.message, true)),
         _ => error.into(),
     }
 }

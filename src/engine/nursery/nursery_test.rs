@@ -418,7 +418,7 @@ fn a_region_that_can_not_begin_without_its_checkpoint_waits_for_the_store_and_is
         assert!(matches!(failed, Ok(Tended::Quiet)));
         bed.nursery.charges.tasks.remove(&region(0)).expect("it is tried again")
     };
-    let mut task = Task { tries: TRIES_MAX, ..Task::new(Role::Owner { assignment: 1, fences_open: false }) };
+    let mut task = Task { tries: TRIES_MAX, ..Task::new(Role::Owner { assignment: 1, fences_open: false, release: false }) };
     for _ in 0..3 {
         task = begin(task, Err(CheckpointError { kind: CheckpointErrorKind::Away, message: "no answer".into() }));
         assert!(!task.without_checkpoint && task.given_back.is_none(), "the store is asked again");
@@ -426,6 +426,35 @@ fn a_region_that_can_not_begin_without_its_checkpoint_waits_for_the_store_and_is
     let task = begin(task, Ok(None));
     assert!(task.given_back.is_some(), "the store has answered, and has nothing");
     assert_eq!(log.told("failed"), 1);
+}
+
+#[test]
+fn an_owned_region_that_is_asked_for_before_it_is_up_is_released_and_never_comes_to_the_slot_under_that_assignment() {
+    let log = TestLog::of_members(&[ME, Incarnation(2)], 1);
+    let owner_of = |bed: &Bed| bed.nursery.membership.view(|cluster| cluster.region(region(0)).and_then(|region| region.owner));
+    let owner = owner_of(&Bed::new(&log, ME, 1)).expect("an owner").slot.incarnation;
+    let other = Incarnation(3 - owner.0);
+    log.commit(0, record(0, SlotId { incarnation: owner, slot: 0 }).encode());
+    log.0.lock().is_held_open = true;
+    let mut bed = Bed::new(&log, owner, 1);
+    bed.turns(true);
+    assert!(bed.arrived().is_empty(), "it waits for the end of its changelog");
+    log.tell(&ControlRecord::Ready { incarnation: other, region: region(0), epoch: Epoch(1) });
+    log.tell(&ControlRecord::Drain { worker: format!("worker-{}", owner.0), undo: false });
+    bed.nursery.membership.read().expect("read");
+    log.0.lock().is_held_open = false;
+    bed.turns(false);
+    assert_eq!(log.told("released"), 1, "once, until it is read back");
+    assert!(bed.arrived().is_empty(), "though nothing else would be in its way");
+    bed.turns(true);
+    assert_eq!(owner_of(&bed).map(|owner| owner.slot.incarnation), Some(other));
+    assert_eq!((log.told("released"), log.told("failed"), bed.arrived().len()), (1, 0, 0));
+    let followed = &bed.nursery.charges.tasks[&region(0)];
+    assert!(matches!((followed.role, &followed.phase), (Role::Follower { .. }, Phase::Following(_))), "from where it stands");
+    // Given to it anew, it comes up.
+    log.tell(&ControlRecord::Left { incarnation: other, clean: true });
+    bed.turns(true);
+    assert_eq!(bed.arrived(), [region(0)]);
 }
 
 #[test]

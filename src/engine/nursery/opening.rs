@@ -7,7 +7,7 @@
 //! ```
 //! A checkpoint is fetched on a thread of its own. What is refused (another plan, another job's topics) is so before anything is deleted.
 
-use super::{Fetched, Nursery, Phase, Role, ScratchFolder, TRIES_MAX, Task, Tended, is_of_job};
+use super::{Fetched, Nursery, Phase, RESTORES_LOOKED_AT_EVERY, Role, ScratchFolder, TRIES_MAX, Task, Tended, is_of_job};
 use crate::assemble::Unready;
 use crate::follower::{FollowError, Follower, check_plan, decode_stored};
 use crate::region::{Input, Region};
@@ -29,6 +29,7 @@ impl Nursery {
     pub(super) fn open(&mut self, id: RegionId, task: &mut Task) -> Result<Option<(Phase, Tended)>, FollowError> {
         let now = self.now();
         let (mut region, tables) = self.job.region(id, &self.genesis, self.settings.clone()).map_err(unready)?;
+        region.letters.bound(self.log.message_bytes_max());
         // Looked up before the end is asked for: an epoch that is told of lies in the log by then.
         let has_begun = self.membership.view(|cluster| cluster.region(id).is_some_and(|region| region.begun));
         let bounds = self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?;
@@ -40,15 +41,18 @@ impl Nursery {
         if !region.has_tables && bounds.high == 0 {
             // The very first start, unless the job's topics are gone and its checkpoints are not. One that was made from another job has its record here.
             if self.checkpoints.is_some() && !task.without_checkpoint {
-                return Ok(Some((self.fetch(id), Tended::Moved)));
+                return Ok(Some(self.fetch(id, task)));
             }
-            let restored = task.restored.clone().map(|(_, record)| record).filter(|record| record.region == id);
-            if let Some(record) = &restored {
+            let restored = task.restored.clone().filter(|(_, record)| record.region == id);
+            if let Some((from, record)) = &restored {
                 check_plan(&region, record)?;
-                if let Input::Exchange(_) = region.input {
-                    return Err(of_another_log(&region, 0, 0));
+                // What a checkpoint is made of was written to the changelog before. A log in memory is empty again at the next start, but only a
+                // worker that has it in its own process knows that it is one.
+                if matches!(region.input, Input::Exchange(_)) || !self.job.config.log_dies_with_process {
+                    return Err(of_another_log(&region, *from, 0));
                 }
             }
+            let restored = restored.map(|(_, record)| record);
             self.changelog.assign(&region.changelog, 0)?;
             return Ok(Some((Phase::Following(Box::new(Follower::first(region, restored, now))), Tended::Moved)));
         }
@@ -107,11 +111,11 @@ impl Nursery {
         };
         if (base.is_none() || too_old) && self.checkpoints.is_some() && !task.without_checkpoint {
             drop(opened);
-            return Ok(Some((self.fetch(id), Tended::Moved)));
+            return Ok(Some(self.fetch(id, task)));
         }
         if too_old && std::mem::take(&mut task.store_is_away) {
             task.without_checkpoint = false;
-            return Err(FollowError::Waits(format!("{} is trimmed, and the store of the checkpoints does not answer", region.changelog)));
+            return Err(FollowError::Waits(format!("{} is trimmed, and no checkpoint could be had from the store yet", region.changelog)));
         }
         if too_old {
             return Err(FollowError::Unusable(format!("{} is trimmed, and there is no checkpoint to begin from", region.changelog)));
@@ -133,8 +137,12 @@ impl Nursery {
         Ok((Phase::Following(Box::new(Follower::new(region, base, from, now))), Tended::Moved))
     }
 
-    /// Asks for the newest checkpoint, on a thread of its own.
-    fn fetch(&mut self, id: RegionId) -> Phase {
+    /// Asks for the newest checkpoint, on a thread of its own. When it has no turn it is opened again later: who owns it may have changed by then.
+    fn fetch(&mut self, id: RegionId, task: &mut Task) -> (Phase, Tended) {
+        let Some(turn) = self.shared.restore_turn() else {
+            (task.awaits_restore, task.resume_at) = (true, self.now() + RESTORES_LOOKED_AT_EVERY);
+            return (Phase::Opening, Tended::Quiet);
+        };
         self.charges.restores += 1;
         let (sender, answer) = bounded(1);
         let store = self.checkpoints.clone().expect("asked only where there is one");
@@ -145,11 +153,12 @@ impl Nursery {
         let (plan, wakeup) = (self.settings.plan, self.wakeup.clone());
         let restore = move || {
             let restored = store.restore(id, plan, &folder.0);
+            drop(turn);
             let _ = sender.send(Fetched { restored, folder });
             wakeup.raise();
         };
         (self.spawn)("restore", Box::new(restore));
-        Phase::Fetching(answer)
+        (Phase::Fetching(answer), Tended::Moved)
     }
 
     pub(super) fn fetched(
@@ -195,8 +204,13 @@ impl Nursery {
 fn of_another_log(region: &Region, from: Offset, end: Offset) -> FollowError {
     let (id, changelog) = (region.id, &region.changelog);
     FollowError::Refused {
-        message: format!("{id}: its state goes on at offset {from} of a changelog, and {changelog} ends at {end}: it is of another job's topics, or of topics that are gone"),
-        hint: "a job whose topics were deleted begins anew: under another name, or without its state_dir and its folder in the checkpoint store".into(),
+        message: format!(
+            "{id}: its state goes on at offset {from} of a changelog, and {changelog} ends at {end}: it is of another job's topics, or of topics that are gone"
+        ),
+        hint:
+            "a job whose topics were deleted begins anew: under another name, or without its folder in the checkpoint store, and without \
+               its state_dir and what `checkpoint.fallback_dir` holds of it on every machine"
+                .into(),
     }
 }
 

@@ -15,6 +15,9 @@ use streamshield_core::ports::log::{Isolation, LogError, TopicPartition};
 /// How long a drain may wait for the log before the slot leaves with epochs unacknowledged (the next owner resolves them).
 const DRAIN_DEADLINE: Duration = Duration::from_millis(1_500);
 
+/// How often it is said that the control log takes nothing.
+const TOLD_EVERY: Duration = Duration::from_secs(10);
+
 pub(super) struct Draining {
     deadline: Duration,
     outcome: JobOutcome,
@@ -43,7 +46,17 @@ impl Slot {
         }
         let records: Vec<ControlRecord> = going.iter().map(|id| self.last_word(*id)).collect();
         // From here on they take no step in this slot, whether the records arrive or not: they are leaving or have failed.
-        let Ok(offsets) = self.membership.append_all(&records) else { return self.append_later() };
+        let offsets = match self.membership.append_all(&records) {
+            Ok(offsets) => offsets,
+            Err(error) => {
+                let now = self.clock.steady();
+                if self.work.append_told.is_none_or(|told| now.saturating_sub(told) > TOLD_EVERY) {
+                    self.work.append_told = Some(now);
+                    tracing::warn!(regions = going.len(), %error, "the control log does not take what becomes of regions; tried again and again");
+                }
+                return self.append_later();
+            }
+        };
         for ((id, record), offset) in going.into_iter().zip(records).zip(offsets) {
             match record {
                 ControlRecord::Finished { .. } => drop(self.work.finish_told.insert(id)),

@@ -16,6 +16,7 @@ use streamshield_chaos::plan::{self, SourcePlan};
 use streamshield_chaos::runner::{Request, Watcher};
 use streamshield_chaos::verdict::Outcome;
 use streamshield_chaos::{gate, report, runner};
+use streamshield_faults::stage::program_path;
 use streamshield_faults::{FaultSpec, ParameterKind, catalogue, role_names};
 use streamshield_files::units;
 
@@ -215,7 +216,7 @@ fn run(arguments: &RunPlan) -> u8 {
         Ok(console) => console,
         Err(error) => return harness_error(Problem::error(format!("can't listen for signals: {error}"))),
     };
-    let binary = std::env::var_os("STREAMSHIELD_BIN").map(PathBuf::from);
+    let binary = std::env::var_os("STREAMSHIELD_BIN").map(|path| program_path(path.into()));
     let subject = binary.as_ref().map(|binary| format!("STREAMSHIELD_BIN={} ", binary.display())).unwrap_or_default();
     let job = arguments.job.as_ref().map(|job| format!(" --job {}", job.display())).unwrap_or_default();
     let request = Request {
@@ -404,7 +405,7 @@ pub fn gate(arguments: &GateArguments) -> u8 {
     let side = |name, job: &Option<PathBuf>, binary: &Option<PathBuf>| Side {
         name,
         job: job.clone(),
-        binary: binary.clone().unwrap_or_else(|| this.clone()),
+        binary: binary.clone().map_or_else(|| this.clone(), program_path),
     };
     let request = GateRequest {
         plan: arguments.plan.clone(),

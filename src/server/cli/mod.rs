@@ -19,7 +19,7 @@ use crate::job::identity::{EXPECTED_VARIABLE, RACK_VARIABLE};
 use crate::job::secret::Redactor;
 use crate::job::{read, schema};
 use crate::logging::{self, LogFormat};
-use crate::problem::Problems;
+use crate::problem::{Problem, Problems};
 use crate::wiring::{self, PlannedJob};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -52,19 +52,34 @@ const FLUSH_TIME_MAX: Duration = Duration::from_secs(1);
 /// lock what those have destroyed: the process would abort instead of ending with its code. Nothing is lost by it: all that has to last is in
 /// the log or synced by now.
 pub fn leave(code: u8) -> ! {
-    let (done, flushed) = std::sync::mpsc::channel();
-    let flush = move || {
+    // Who is stuck in a write to a full pipe has the stream locked. Whole lines have gone out before.
+    say_in_time(|| {
         // Nobody is left to be told of a pipe that has gone.
         let _ = std::io::stdout().flush();
         let _ = std::io::stderr().flush();
-        let _ = done.send(());
-    };
-    // Who is stuck in a write to a full pipe has the stream locked. Whole lines have gone out before.
-    if std::thread::Builder::new().name("flush".into()).spawn(flush).is_ok() {
-        let _ = flushed.recv_timeout(FLUSH_TIME_MAX);
-    }
+    });
     // SAFETY: ends the process, whatever its threads do.
     unsafe { libc::_exit(i32::from(code)) }
+}
+
+/// Says something to a stream that somebody may be stuck in, and waits for it no longer than [`FLUSH_TIME_MAX`].
+fn say_in_time(say: impl FnOnce() + Send + 'static) {
+    let (done, said) = std::sync::mpsc::channel();
+    let say = move || {
+        say();
+        let _ = done.send(());
+    };
+    if std::thread::Builder::new().name("say".into()).spawn(say).is_ok() {
+        let _ = said.recv_timeout(FLUSH_TIME_MAX);
+    }
+}
+
+/// Reports a problem of a run that has to go on, or to end, even if nobody reads.
+fn complain(problem: Problem, redactor: &Redactor) {
+    let redactor = redactor.clone();
+    say_in_time(move || {
+        check::report(&Problems(vec![problem]), &redactor);
+    });
 }
 
 const EXIT_CODES: &str = "Exit codes:
@@ -448,4 +463,17 @@ fn read_and_plan(path: &Path, redactor: &Redactor) -> (Option<PlannedJob>, Probl
     let (job, mut problems) = read::read(path, redactor);
     let planned = job.and_then(|job| wiring::plan(job, &mut problems));
     (planned.filter(|_| !problems.has_errors()), problems)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    #[test]
+    fn a_reader_who_is_stuck_holds_nobody_up_for_long() {
+        let began = Instant::now();
+        say_in_time(|| std::thread::sleep(Duration::from_secs(60)));
+        assert!((FLUSH_TIME_MAX..Duration::from_secs(30)).contains(&began.elapsed()), "after {:?}", began.elapsed());
+    }
 }

@@ -24,7 +24,8 @@ pub fn listen(runtime: &tokio::runtime::Runtime) -> std::io::Result<StopRequest>
     runtime.spawn(async move {
         next(&mut terminate, &mut interrupt).await;
         raised.0.store(true, Ordering::SeqCst);
-        tracing::info!("draining; a second signal ends at once");
+        // Who is stuck in standard error has it locked, and the second signal is heard all the same.
+        let _ = std::thread::Builder::new().name("log".into()).spawn(|| tracing::info!("draining; a second signal ends at once"));
         next(&mut terminate, &mut interrupt).await;
         // Like a crash: whatever is not committed is done again at the next start.
         leave(ExitStatus::Killed as u8);

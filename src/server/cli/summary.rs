@@ -3,6 +3,7 @@
 use super::SummaryFormat;
 use crate::figures::Figures;
 use serde::Serialize;
+use std::io::{self, Write};
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -32,11 +33,13 @@ impl Summary {
 
     /// The last line of standard output.
     pub fn print(&self, format: SummaryFormat) {
-        match format {
-            SummaryFormat::Text => println!("{}", self.text()),
-            SummaryFormat::Json => println!("{}", serde_json::to_string(self).expect("plain data always serializes")),
-            SummaryFormat::None => {}
-        }
+        let line = match format {
+            SummaryFormat::Text => self.text(),
+            SummaryFormat::Json => serde_json::to_string(self).expect("plain data always serializes"),
+            SummaryFormat::None => return,
+        };
+        // Who reads no more does not turn a good end into a bad one.
+        let _ = writeln!(io::stdout(), "{line}");
     }
 
     pub fn text(&self) -> String {

@@ -10,12 +10,11 @@
 //! The main thread watches. Signals and HTTP live on a small runtime of their own, so that a busy or stuck engine still answers `/health`.
 
 use super::backoff::Backoff;
-use super::check::report;
 use super::shown::Shown;
 use super::signals::{self, StopRequest};
 use super::summary::Summary;
 use super::supervisor::channel::ReportSender;
-use super::{ExitStatus, Live, SummaryFormat};
+use super::{ExitStatus, Live, SummaryFormat, complain, say_in_time};
 use crate::figures::Figures;
 use crate::http;
 use crate::job::Job;
@@ -23,7 +22,7 @@ use crate::job::identity::Identity;
 use crate::job::secret::Redactor;
 use crate::live::LiveView;
 use crate::metrics;
-use crate::problem::{Problem, Problems};
+use crate::problem::Problem;
 use crate::wiring::cluster::Connected;
 use crate::wiring::state_folder::{Refused, StateFolder};
 use crate::wiring::{self, PlannedJob, cluster};
@@ -79,7 +78,7 @@ pub fn run(options: WorkerOptions, planned: PlannedJob, redactor: &Redactor) -> 
     match ended {
         Ok(status) => status,
         Err(Failure { problem, status }) => {
-            report(&Problems(vec![problem]), redactor);
+            complain(problem, redactor);
             status
         }
     }
@@ -178,7 +177,8 @@ impl<'a> Worker<'a> {
             let ending = self.live(&job, &planned.plan, &connected, &folder, &mut view)?;
             let Ending::Expired(why) = &ending else { break ending };
             let pause = backoff.after(born.elapsed());
-            tracing::warn!(%why, pause_ms = pause.as_millis() as u64, "this worker was expired; it joins again as a new incarnation");
+            let (why, pause_ms) = (why.clone(), pause.as_millis() as u64);
+            say_in_time(move || tracing::warn!(%why, pause_ms, "this worker was expired; it joins again as a new incarnation"));
             if !self.wait(pause) {
                 break Ending::Done;
             }
@@ -209,9 +209,12 @@ impl<'a> Worker<'a> {
         let environment = wiring::environment(job, connected.log.clone(), folder)?;
         let clock = Arc::downgrade(&environment.clock);
         let flight = environment.flight.clone();
-        let handle = runtime::start(plan.clone(), job.config(&self.options.identity, self.http), environment)
-            .map_err(|error| Problem::error(error.message).maybe_hint(error.hint))?;
-        let handle = Arc::new(handle);
+        let config = job.config(&self.options.identity, self.http);
+        let handle = match runtime::start(plan.clone(), config, environment, &|| self.is_to_end()) {
+            Ok(handle) => Arc::new(handle),
+            Err(JobOutcome::Failed(error)) => return Err(Problem::error(error.message).maybe_hint(error.hint).into()),
+            Err(outcome) => return Ok(Some(outcome).into()),
+        };
         self.shown.set_engine(Some(handle.clone()));
         let outcome = self.watch(&handle, view);
         if let Some(flight) = flight {
@@ -248,10 +251,8 @@ impl<'a> Worker<'a> {
             if let Some(outcome) = handle.wait(Some(WATCH_INTERVAL)) {
                 return Some(outcome);
             }
-            let time_is_over = self.options.duration.is_some_and(|duration| self.started.elapsed() >= duration);
-            let supervisor_is_gone = self.options.reports.as_ref().is_some_and(ReportSender::is_broken);
             match draining {
-                None if self.stop.is_raised() || time_is_over || supervisor_is_gone => {
+                None if self.is_to_end() => {
                     handle.stop();
                     draining = Some(Instant::now());
                 }
@@ -271,6 +272,13 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// By a signal, its time, or the end of its supervisor.
+    fn is_to_end(&self) -> bool {
+        let time_is_over = self.options.duration.is_some_and(|duration| self.started.elapsed() >= duration);
+        let supervisor_is_gone = self.options.reports.as_ref().is_some_and(ReportSender::is_broken);
+        self.stop.is_raised() || time_is_over || supervisor_is_gone
+    }
+
     /// False: the worker was told to stop meanwhile.
     fn wait(&self, pause: Duration) -> bool {
         let until = Instant::now() + pause;
@@ -282,7 +290,7 @@ impl<'a> Worker<'a> {
 
     fn say(&self, ending: Ending, job: &Job) -> ExitStatus {
         let Some((status, problem)) = verdict(ending, &self.options.identity, &job.name) else { return ExitStatus::Ok };
-        report(&Problems(vec![problem]), self.redactor);
+        complain(problem, self.redactor);
         status
     }
 

@@ -38,15 +38,30 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
         of_any("__timestamp_add", 3..=3, Returns::LikeArgument(2), timestamp_add),
         of_any("__floor_to", 2..=2, Returns::LikeArgument(1), |columns| round_to(columns, false)),
         of_any("__ceil_to", 2..=2, Returns::LikeArgument(1), |columns| round_to(columns, true)),
+        of_any("__whole_milliseconds", 1..=1, Returns::LikeArgument(0), |columns| whole(&columns[0], TimeUnit::Millisecond)),
+        of_any("__whole_microseconds", 1..=1, Returns::LikeArgument(0), |columns| whole(&columns[0], TimeUnit::Microsecond)),
         of_any("__timestamp_text", 1..=1, always(DataType::Utf8), timestamp_text),
         scalar("convert_tz", vec![DataType::Utf8; 3], DataType::Utf8, convert_tz),
     ];
     functions.into_iter().map(Arc::new).collect()
 }
 
-/// Any time or text as milliseconds.
+/// Any time or text as milliseconds, rounded down.
 fn milliseconds(column: &ArrayRef) -> Result<ArrayRef> {
-    Ok(cast(column, &local(TimeUnit::Millisecond))?)
+    Ok(cast(&whole(column, TimeUnit::Millisecond)?, &local(TimeUnit::Millisecond))?)
+}
+
+/// A time in its own unit without what is finer than another one, rounded down: a cast goes towards zero, which is up before 1970.
+fn whole(column: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef> {
+    let ticks_per_unit = match (column.data_type(), unit) {
+        (DataType::Timestamp(TimeUnit::Nanosecond, _), TimeUnit::Millisecond) => 1_000_000,
+        (DataType::Timestamp(TimeUnit::Microsecond, _), TimeUnit::Millisecond) => 1_000,
+        (DataType::Timestamp(TimeUnit::Nanosecond, _), TimeUnit::Microsecond) => 1_000,
+        _ => return Ok(Arc::clone(column)),
+    };
+    let ticks = cast(column, &DataType::Int64)?;
+    let floor = |tick: i64| tick.wrapping_sub(tick.rem_euclid(ticks_per_unit));
+    Ok(cast(&ticks.as_primitive::<Int64Type>().unary::<_, Int64Type>(floor), column.data_type())?)
 }
 
 fn time_of(ms: i64) -> Option<NaiveDateTime> {
@@ -268,20 +283,28 @@ fn whole_months(from: i64, to: i64) -> Option<i64> {
     Some(if to < from { -months } else { months })
 }
 
-/// `TIMESTAMPADD(unit, count, time)`
+/// `TIMESTAMPADD(unit, count, time)`, in the time's own unit.
 fn timestamp_add(columns: &[ArrayRef]) -> Result<ArrayRef> {
     let unit = unit(columns)?;
     let counts = cast(&columns[1], &DataType::Int64)?;
-    let times = milliseconds(&columns[2])?;
-    let pairs = counts.as_primitive::<Int64Type>().iter().zip(times.as_primitive::<TimestampMillisecondType>().iter());
-    let add = |count: i64, time: i64| match (unit_ms(&unit), unit_months(&unit)) {
-        (Some(ms), _) => Ok(Some(time.wrapping_add(count.wrapping_mul(ms)))),
-        (_, Some(months)) => Ok(add_months(time, count * months)),
+    let (own, ticks_per_ms) = match columns[2].data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, _) => (TimeUnit::Nanosecond, 1_000_000),
+        DataType::Timestamp(TimeUnit::Microsecond, _) => (TimeUnit::Microsecond, 1_000),
+        _ => (TimeUnit::Millisecond, 1),
+    };
+    let ticks = cast(&cast(&columns[2], &local(own))?, &DataType::Int64)?;
+    let pairs = counts.as_primitive::<Int64Type>().iter().zip(ticks.as_primitive::<Int64Type>().iter());
+    let add = |count: i64, tick: i64| match (unit_ms(&unit), unit_months(&unit)) {
+        (Some(ms), _) => Ok(Some(tick.wrapping_add(count.wrapping_mul(ms).wrapping_mul(ticks_per_ms)))),
+        (_, Some(months)) => {
+            let moved = add_months(tick.div_euclid(ticks_per_ms), count.saturating_mul(months));
+            Ok(moved.and_then(|ms| ms.checked_mul(ticks_per_ms)?.checked_add(tick.rem_euclid(ticks_per_ms))))
+        }
         _ => exec_err!("TIMESTAMPADD does not know the unit {unit}"),
     };
-    let values = pairs.map(|(count, time)| count.zip(time).map_or(Ok(None), |(count, time)| add(count, time)));
-    let values = values.collect::<Result<TimestampMillisecondArray>>()?;
-    Ok(cast(&values, columns[2].data_type())?)
+    let values = pairs.map(|(count, tick)| count.zip(tick).map_or(Ok(None), |(count, tick)| add(count, tick)));
+    let values = values.collect::<Result<Int64Array>>()?;
+    Ok(cast(&cast(&values, &local(own))?, columns[2].data_type())?)
 }
 
 fn add_months(ms: i64, months: i64) -> Option<i64> {

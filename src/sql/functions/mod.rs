@@ -2,7 +2,7 @@
 //!
 //! - [`clock`]: functions that read the epoch's clock or seed;
 //! - [`seeded`]: what `RAND()` and `UUID()` become;
-//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`encodings`]; [`wrapping`].
+//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`encodings`]; [`wrapping`]; [`decimals`].
 //!
 //! The session's time zone is UTC.
 //!
@@ -10,6 +10,7 @@
 
 pub(crate) mod clock;
 mod datetime;
+pub(crate) mod decimals;
 mod encodings;
 mod pattern;
 mod scalar;
@@ -37,7 +38,7 @@ impl Functions {
             datafusion_functions::all_default_functions().into_iter().chain(datafusion_functions_nested::all_default_nested_functions());
         // Ours come last: they replace what has the same name.
         let ours = clock::functions().into_iter().chain(datetime::functions()).chain(strings::functions());
-        for function in theirs.chain(ours).chain(encodings::functions()).chain(wrapping::functions()) {
+        for function in theirs.chain(ours).chain(encodings::functions()).chain(wrapping::functions()).chain(decimals::functions()) {
             for name in function.aliases() {
                 scalars.insert(name.to_lowercase(), Arc::clone(&function));
             }
@@ -75,6 +76,9 @@ pub(crate) fn check_literals(call: &ScalarFunction) -> Checked<()> {
             text(1).map_or(Ok(()), datetime::check_pattern)
         }
         ("__timestamp_diff" | "__timestamp_add" | "__floor_to" | "__ceil_to", _) => text(0).map_or(Ok(()), datetime::check_unit),
+        ("regexp_extract" | "regexp_replace" | "regexp_like" | "regexp_match" | "regexp_count" | "regexp_instr", _) => {
+            text(1).map_or(Ok(()), strings::check_expression)
+        }
         ("json_value", _) => text(1).map_or(Ok(()), strings::check_path),
         ("str_to_map", _) => [text(1), text(2)].into_iter().flatten().try_for_each(strings::check_separator),
         ("convert_tz", _) => [text(1), text(2)].into_iter().flatten().try_for_each(datetime::check_zone),

@@ -21,6 +21,8 @@ pub(super) enum Returns {
     Always(DataType),
     /// The type of one of the arguments.
     LikeArgument(usize),
+    /// Of a division of decimals.
+    Quotient,
 }
 
 /// Functions are equal by name.
@@ -75,6 +77,7 @@ impl ScalarUDFImpl for Scalar {
                 Some(data_type) => Ok(data_type.clone()),
                 None => plan_err!("{} lacks an argument", self.name),
             },
+            Returns::Quotient => super::decimals::quotient_type(arguments),
         }
     }
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {

@@ -10,7 +10,7 @@ use arrow_cast::cast;
 use arrow_schema::{DataType, Field};
 use datafusion_common::{DataFusionError, Result};
 use datafusion_expr::ScalarUDF;
-use regex::Regex;
+use regex::{NoExpand, Regex};
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 
@@ -19,6 +19,11 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
     let functions = [
         of_any("split_index", 3..=3, Returns::Always(Utf8), split_index),
         overloaded("regexp_extract", vec![vec![Utf8, Utf8], vec![Utf8, Utf8, Int64]], Utf8, regexp_extract),
+        overloaded("regexp_replace", vec![vec![Utf8, Utf8, Utf8]], Utf8, regexp_replace),
+        // `rewrite` calls it for both spellings of SUBSTRING.
+        overloaded("substr", vec![vec![Utf8, Int64], vec![Utf8, Int64, Int64]], Utf8, substr),
+        overloaded("left", vec![vec![Utf8, Int64]], Utf8, |columns| Ok(cut(columns, first))),
+        overloaded("right", vec![vec![Utf8, Int64]], Utf8, |columns| Ok(cut(columns, last))),
         of_any("concat", 1..=64, Returns::Always(Utf8), concat),
         overloaded("json_value", vec![vec![Utf8, Utf8]], Utf8, json_value),
         // `rewrite` turns the two-argument form into DataFusion's STRPOS.
@@ -70,28 +75,99 @@ fn part<'a>(text: &'a str, separator: &str, index: usize) -> Option<&'a str> {
     }
 }
 
-/// `REGEXP_EXTRACT(text, expression [, group])`: NULL where nothing is found, and where the expression is wrong.
+/// `REGEXP_EXTRACT(text, expression [, group])`: NULL where nothing is found. An expression that can't be compiled refuses the row: Java might
+/// know it.
 fn regexp_extract(columns: &[ArrayRef]) -> Result<ArrayRef> {
     let texts = columns[0].as_string::<i32>();
-    let expressions = columns[1].as_string::<i32>();
     let groups = columns.get(2).map(|column| column.as_primitive::<Int64Type>());
-    let mut compiled: Option<(String, Option<Regex>)> = None;
+    let mut expressions = Regexes::new(columns, 1, "");
     let mut out = StringBuilder::with_capacity(texts.len(), texts.len() * 8);
     for row in 0..texts.len() {
         let group = groups.map_or(Some(0), |groups| groups.is_valid(row).then(|| groups.value(row)));
-        let (false, false, Some(group)) = (texts.is_null(row), expressions.is_null(row), group) else {
+        let (false, Some(group)) = (texts.is_null(row), group) else {
             out.append_null();
             continue;
         };
-        let expression = expressions.value(row);
-        if compiled.as_ref().is_none_or(|(last, _)| last != expression) {
-            compiled = Some((expression.to_owned(), Regex::new(expression).ok()));
-        }
-        let regex = compiled.as_ref().and_then(|(_, regex)| regex.as_ref());
-        let found = regex.and_then(|regex| regex.captures(texts.value(row)));
+        let found = expressions.at(row)?.and_then(|expression| expression.captures(texts.value(row)));
         out.append_option(found.and_then(|found| found.get(usize::try_from(group).ok()?).map(|text| text.as_str())));
     }
     Ok(Arc::new(out.finish()))
+}
+
+/// `REGEXP_REPLACE(text, expression, with)` replaces every match. In Flink `$1` and `\` stand for themselves in what replaces it.
+fn regexp_replace(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let (texts, replacements) = (columns[0].as_string::<i32>(), columns[2].as_string::<i32>());
+    let mut expressions = Regexes::new(columns, 1, "");
+    let mut out = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
+    for row in 0..texts.len() {
+        if texts.is_null(row) || replacements.is_null(row) {
+            out.append_null();
+            continue;
+        }
+        match expressions.at(row)? {
+            Some(expression) => out.append_value(expression.replace_all(texts.value(row), NoExpand(replacements.value(row)))),
+            None => out.append_null(),
+        }
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// An expression that is written out is checked before any row comes. Java knows more of them.
+pub(super) fn check_expression(text: &str) -> Checked<()> {
+    let hint = "lookaround and backreferences are not supported";
+    Regex::new(text).map(drop).map_err(|_| Fault::new(format!("the regular expression '{text}' is not supported")).hint(hint))
+}
+
+/// `SUBSTRING(text, start [, length])`
+fn substr(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let (texts, starts) = (columns[0].as_string::<i32>(), columns[1].as_primitive::<Int64Type>());
+    let lengths = columns.get(2).map(|column| column.as_primitive::<Int64Type>());
+    let mut out = StringBuilder::with_capacity(texts.len(), texts.len() * 8);
+    for row in 0..texts.len() {
+        let length = lengths.map_or(Some(i64::MAX), |lengths| lengths.is_valid(row).then(|| lengths.value(row)));
+        match length {
+            Some(length) if texts.is_valid(row) && starts.is_valid(row) => {
+                out.append_option(substring(texts.value(row), starts.value(row), length));
+            }
+            _ => out.append_null(),
+        }
+    }
+    Ok(Arc::new(out.finish()))
+}
+
+/// As Flink's `BinaryStringDataUtil.substringSQL`: 0 is the first character as 1 is, a negative start counts from the end, and a negative
+/// length gives NULL.
+fn substring(text: &str, start: i64, length: i64) -> Option<&str> {
+    let length = usize::try_from(length).ok()?;
+    let from_start = usize::try_from(start.unsigned_abs()).unwrap_or(usize::MAX);
+    let rest = match start {
+        // Nothing starts before the first character.
+        ..0 if from_start > text.chars().count() => "",
+        ..0 => last(text, from_start),
+        _ => &text[end_of(text, from_start.saturating_sub(1))..],
+    };
+    Some(first(rest, length))
+}
+
+/// `LEFT(text, count)` and `RIGHT(text, count)`: nothing for a negative count.
+fn cut(columns: &[ArrayRef], part: fn(&str, usize) -> &str) -> ArrayRef {
+    let rows = columns[0].as_string::<i32>().iter().zip(columns[1].as_primitive::<Int64Type>().iter());
+    let parts = rows.map(|(text, count)| Some(part(text?, usize::try_from(count?).unwrap_or(0))));
+    Arc::new(parts.collect::<StringArray>())
+}
+
+fn first(text: &str, count: usize) -> &str {
+    &text[..end_of(text, count)]
+}
+
+fn last(text: &str, count: usize) -> &str {
+    &text[end_of(text, text.chars().count().saturating_sub(count))..]
+}
+
+/// The byte behind so many characters.
+fn end_of(text: &str, count: usize) -> usize {
+    // No text has more characters than bytes.
+    if count >= text.len() { text.len() } else { text.char_indices().nth(count).map_or(text.len(), |(end, _)| end) }
 }
 
 /// `CONCAT(a, b, …)` is NULL if one is.
@@ -315,7 +391,7 @@ fn text_map() -> DataType {
 /// the last value counts.
 fn str_to_map(columns: &[ArrayRef]) -> Result<ArrayRef> {
     let texts = columns[0].as_string::<i32>();
-    let (mut between_pairs, mut between_halves) = (Separators::new(columns, 1, ","), Separators::new(columns, 2, "="));
+    let (mut between_pairs, mut between_halves) = (Regexes::new(columns, 1, ","), Regexes::new(columns, 2, "="));
     let names = MapFieldNames { entry: "entries".into(), key: "key".into(), value: "value".into() };
     let mut out = MapBuilder::new(Some(names), StringBuilder::new(), StringBuilder::new());
     for row in 0..texts.len() {
@@ -341,16 +417,16 @@ fn str_to_map(columns: &[ArrayRef]) -> Result<ArrayRef> {
     Ok(Arc::new(out.finish()))
 }
 
-/// Row by row, compiled again only where it changes. In Flink, too, a separator is a regular expression.
-struct Separators<'a> {
+/// Regular expressions row by row, compiled again only where they change. In Flink, too, a separator is one.
+struct Regexes<'a> {
     texts: Option<&'a StringArray>,
     default: &'static str,
     last: Option<(String, Regex)>,
 }
 
-impl<'a> Separators<'a> {
+impl<'a> Regexes<'a> {
     fn new(columns: &'a [ArrayRef], index: usize, default: &'static str) -> Self {
-        Separators { texts: columns.get(index).map(|column| column.as_string::<i32>()), default, last: None }
+        Regexes { texts: columns.get(index).map(|column| column.as_string::<i32>()), default, last: None }
     }
 
     fn at(&mut self, row: usize) -> Result<Option<&Regex>> {
@@ -360,10 +436,10 @@ impl<'a> Separators<'a> {
             Some(texts) => texts.value(row),
         };
         if self.last.as_ref().is_none_or(|(last, _)| last != text) {
-            let separator = Regex::new(text).map_err(|error| DataFusionError::Execution(error.to_string()))?;
-            self.last = Some((text.to_owned(), separator));
+            let regex = Regex::new(text).map_err(|error| DataFusionError::Execution(error.to_string()))?;
+            self.last = Some((text.to_owned(), regex));
         }
-        Ok(self.last.as_ref().map(|(_, separator)| separator))
+        Ok(self.last.as_ref().map(|(_, regex)| regex))
     }
 }
 
@@ -372,4 +448,18 @@ pub(super) fn check_separator(text: &str) -> Checked<()> {
     let hint =
         "a separator is a regular expression: a backslash goes before . | $ * + ? ( ) [ ] { } ^ and \\ where they stand for themselves";
     Regex::new(text).map(drop).map_err(|_| Fault::new(format!("the separator '{text}' is no regular expression")).hint(hint))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A literal is refused before; one from a column refuses its row.
+    #[test]
+    fn an_expression_that_only_java_knows_is_no_null() {
+        let column = |text: &str| Arc::new(StringArray::from(vec![text])) as ArrayRef;
+        let lookahead = [column("ab"), column("a(?=b)"), column("-")];
+        assert!(regexp_extract(&lookahead[..2]).is_err());
+        assert!(regexp_replace(&lookahead).is_err());
+    }
 }

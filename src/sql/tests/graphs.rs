@@ -146,6 +146,48 @@ fn averages_and_sums_have_flinks_types() {
     ));
 }
 
+/// DECIMAL(38, 6) without a cast around it.
+#[test]
+fn an_average_of_decimals_has_flinks_digits() {
+    let text = stages(
+        "a DECIMAL(38, 6)",
+        "SELECT AVG(amount) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY window_start, window_end",
+    );
+    assert!(text.contains("sum(orders.amount), count(orders.amount)") && text.contains("project __decimal_divide(CAST("), "{text}");
+}
+
+#[test]
+fn what_is_computed_from_a_case_or_a_union_goes_by_their_common_type() {
+    let average = |sink: &str, argument: &str| {
+        let select = format!(
+            "SELECT AVG({argument}) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY window_start, window_end"
+        );
+        stages(sink, &select)
+    };
+    let text = average("a DECIMAL(38, 6)", "IF(units > 1, 0.0, amount)");
+    assert!(text.contains("__decimal_divide(CAST(") && text.contains("AS Decimal128(38, 2))"), "{text}");
+    for argument in ["CASE WHEN units > 1 THEN 0.0 ELSE CAST(amount AS DOUBLE) END", "IF(units > 1, 0, CAST(amount AS DOUBLE))"] {
+        let text = average("a DOUBLE", argument);
+        assert!(text.contains("avg(") && !text.contains("__decimal_divide") && !text.contains("AS Int64"), "{text}");
+    }
+    for (sink, select, expected) in [
+        ("x DECIMAL(23, 13)", "SELECT x / 3 FROM (SELECT IF(units > 1, 0, amount) AS x FROM orders) AS a", "__decimal_divide("),
+        (
+            "x DECIMAL(23, 13)",
+            "SELECT x / 3 FROM (SELECT units AS x FROM orders UNION ALL SELECT amount FROM orders) AS a",
+            "__decimal_divide(",
+        ),
+        (
+            "x STRING",
+            "SELECT CAST(x AS STRING) FROM (SELECT amount AS x FROM orders UNION ALL SELECT CAST(amount AS DOUBLE) FROM orders) AS a",
+            "__float_text(",
+        ),
+    ] {
+        let text = stages(sink, select);
+        assert!(text.contains(expected), "{text}");
+    }
+}
+
 #[test]
 fn metadata_and_clock_columns_are_read_and_written() {
     insta::assert_snapshot!(stages(

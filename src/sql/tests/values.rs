@@ -84,11 +84,26 @@ fn texts() {
             ("REGEXP_EXTRACT(s, '([a-z]),(.)', 2)", "b"),
             ("REGEXP_EXTRACT(s, 'x')", "NULL"),
             ("REGEXP_REPLACE(s, '[ab]', '-')", "-,-,,Str-ße"),
+            ("REGEXP_REPLACE(s, '(a)', '$1$US')", "$1$US,b,,Str$1$USße"),
+            ("REGEXP_REPLACE(s, missing, '-')", "NULL"),
             ("CONCAT('x', s)", "xa,b,,Straße"),
             ("CONCAT('x', missing)", "NULL"),
             ("CONCAT_WS('-', 'a', missing, 'b')", "a-b"),
             ("s || '!'", "a,b,,Straße!"),
             ("UPPER(SUBSTRING(s FROM 6 FOR 3))", "STR"),
+            ("SUBSTRING('abc', 0, 2)", "ab"),
+            ("SUBSTRING(s FROM -3 FOR 2)", "aß"),
+            ("SUBSTR('abc', -2)", "bc"),
+            ("SUBSTR('abc', -4, 2)", ""),
+            ("SUBSTRING('abc', 4)", ""),
+            ("SUBSTRING('abc', 1, -1)", "NULL"),
+            ("SUBSTRING(missing, 1, 2)", "NULL"),
+            ("LEFT(s, 3)", "a,b"),
+            ("LEFT(s, -1)", ""),
+            ("RIGHT(s, 2)", "ße"),
+            ("RIGHT(s, 99)", "a,b,,Straße"),
+            ("RIGHT(s, -1)", ""),
+            ("RIGHT(missing, 1)", "NULL"),
             ("LPAD('7', 3, '0')", "007"),
             ("REPLACE(s, ',', '')", "abStraße"),
             ("TRIM('  x ')", "x"),
@@ -104,6 +119,10 @@ fn texts() {
             ("JSON_VALUE('no json', '$.a')", "NULL"),
             ("REPEAT('ab', 2)", "abab"),
             ("CAST(n AS STRING)", "-7"),
+            ("CAST(n < 0 AS STRING)", "TRUE"),
+            ("CAST(missing IS NOT NULL AS STRING)", "FALSE"),
+            ("CAST(CAST(n AS DOUBLE) AS STRING)", "-7.0"),
+            ("CAST(CAST(10000000 AS FLOAT) AS STRING)", "1.0E7"),
             ("CAST(n AS VARCHAR)", "-7"),
             ("CAST(n AS VARCHAR(2147483647))", "-7"),
         ],
@@ -226,6 +245,9 @@ fn numbers_have_flinks_types() {
     check("INT", &[("1 + 1", "2"), ("MOD(7, 4)", "3"), ("CHAR_LENGTH(s)", "11"), ("i + 1", "-2147483648"), ("LOCATE('b', s)", "3")]);
     check("BIGINT", &[("n * 2", "-14"), ("MOD(n, 4)", "-3"), ("3000000000 + 1", "3000000001"), ("ABS(n)", "7"), ("i + n", "2147483640")]);
     check("DECIMAL(10, 3)", &[("0.908 * n", "-6.356"), ("n", "-7.000")]);
+    check("DECIMAL(13, 12)", &[("2.0 / 3", "0.666666666667")]);
+    check("DECIMAL(10, 6)", &[("n * 1.0 / 3", "-2.333333"), ("1.0 / n", "-0.142857"), ("1.0 / CAST(missing AS INT)", "NULL")]);
+    check("BOOLEAN", &[("LOG(1000) > 6.9", "true"), ("LOG(10, 1000) < 3.1", "true")]);
     check("DOUBLE", &[("POWER(2, 3)", "8.0"), ("SQRT(CAST(16 AS DOUBLE))", "4.0"), ("1.5", "1.5")]);
     check(
         "BOOLEAN",
@@ -233,8 +255,40 @@ fn numbers_have_flinks_types() {
             ("REGEXP(s, 'Str')", "true"),
             ("n BETWEEN -8 AND 0", "true"),
             ("s LIKE '%b%'", "true"),
+            // Without ESCAPE a backslash is a character like any other.
+            (r"'a\b' LIKE 'a\b'", "true"),
+            (r"'a\b' LIKE '%\%'", "true"),
+            (r"'a%' LIKE 'a\%'", "false"),
+            (r"'a%' LIKE 'a\%' ESCAPE '\'", "true"),
+            (r"s LIKE CONCAT(s, '\')", "false"),
+            (r"CONCAT(s, '\') LIKE CONCAT(s, '\')", "true"),
             ("missing IS NULL", "true"),
             ("i IN (1, 2)", "false"),
+        ],
+    );
+}
+
+/// What is computed with a CASE goes by the common type of its results, whichever comes first.
+#[test]
+fn a_case_has_the_common_type_of_its_results() {
+    check("DECIMAL(14, 13)", &[("IF(n > 0, 0, CAST(2 AS DECIMAL(10, 2))) / 3", "0.6666666666667")]);
+    check(
+        "DOUBLE",
+        &[
+            ("CASE WHEN n > 0 THEN 0.0 ELSE CAST(n AS DOUBLE) END / 2", "-3.5"),
+            ("IF(n > 0, 0.0, POWER(CAST(10 AS DOUBLE), 20))", "1e20"),
+            ("IF(n > 0, CASE WHEN i > 0 THEN 1 ELSE 0.5 END, CAST(n AS DOUBLE)) / 2", "-3.5"),
+            ("COALESCE(POWER(CAST(10 AS DOUBLE), 20), 0.0)", "1e20"),
+            ("CASE WHEN POWER(CAST(10 AS DOUBLE), 20) > 0.5 THEN CAST(n AS DOUBLE) ELSE 0.0 END", "-7.0"),
+            ("CASE WHEN POWER(CAST(10 AS DOUBLE), 20) BETWEEN 0.5 AND 1.5 THEN 0.0 ELSE CAST(n AS DOUBLE) END", "-7.0"),
+            ("CASE WHEN POWER(CAST(10 AS DOUBLE), 20) IN (0.5, 1.5) THEN 0.0 ELSE CAST(n AS DOUBLE) END", "-7.0"),
+        ],
+    );
+    check(
+        "STRING",
+        &[
+            ("CAST(IF(n > 0, 0, CAST(10000000 AS DOUBLE)) AS STRING)", "1.0E7"),
+            ("CAST(IF(n > 0, 0.0, CAST(10000000 AS DOUBLE)) AS STRING)", "1.0E7"),
         ],
     );
 }
@@ -259,6 +313,10 @@ fn times() {
             ("CAST(CEIL(ts TO DAY) AS STRING)", "2024-03-10 00:00:00.000"),
             ("CAST(FLOOR(ts TO MONTH) AS STRING)", "2024-03-01 00:00:00.000"),
             ("CAST(TIMESTAMPADD(MONTH, 1, ts) AS STRING)", "2024-04-09 15:04:05.067"),
+            ("CAST(TIMESTAMPADD(SECOND, 1, TIMESTAMP '2024-01-02 03:04:05.123456') AS STRING)", "2024-01-02 03:04:06.123456"),
+            ("CAST(TIMESTAMPADD(MONTH, 1, TIMESTAMP '1969-11-30 23:59:59.123456') AS STRING)", "1969-12-30 23:59:59.123456"),
+            ("CAST(CAST(TIMESTAMP '1969-12-31 23:59:59.123456' AS TIMESTAMP(3)) AS STRING)", "1969-12-31 23:59:59.123"),
+            ("CAST(TO_TIMESTAMP(TIMESTAMP '1969-12-31 23:59:59.123456') AS STRING)", "1969-12-31 23:59:59.123"),
             ("CAST(ts + INTERVAL '1' DAY AS STRING)", "2024-03-10 15:04:05.067"),
             ("CAST(TIMESTAMP '2024-01-02 03:04:05' AS STRING)", "2024-01-02 03:04:05.000000"),
             ("CAST(TO_DATE('2024-01-02') AS STRING)", "2024-01-02"),
@@ -280,6 +338,30 @@ fn times() {
             ("HOUR(ts)", "15"),
             ("YEAR(l)", "2024"),
             ("DAYOFWEEK(ts)", "7"),
+            ("EXTRACT(DOW FROM ts)", "7"),
+        ],
+    );
+    // Cast to the column's digits.
+    check("TIMESTAMP(3)", &[("TIMESTAMP '1969-12-31 23:59:59.123456'", "1969-12-31T23:59:59.123")]);
+}
+
+#[test]
+fn arrays() {
+    check(
+        "ARRAY<INT>",
+        &[
+            ("ARRAY_REMOVE(ARRAY[1, 2, 1], 1)", "[2]"),
+            ("ARRAY_REMOVE(ARRAY[1, CAST(missing AS INT), 2], 2)", "[1, ]"),
+            ("ARRAY_REMOVE(ARRAY[1, CAST(missing AS INT), 2], CAST(missing AS INT))", "[1, 2]"),
+            ("ARRAY_REMOVE(ARRAY[i, CAST(missing AS INT), 2], NULL)", "[2147483647, 2]"),
+        ],
+    );
+    check(
+        "INT",
+        &[
+            ("ARRAY_POSITION(ARRAY[3, 4, 4], 4)", "2"),
+            ("ARRAY_POSITION(ARRAY[3, 4], i)", "0"),
+            ("ARRAY_POSITION(ARRAY[3, 4], CAST(missing AS INT))", "NULL"),
         ],
     );
 }

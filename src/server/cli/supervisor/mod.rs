@@ -18,17 +18,16 @@ mod child;
 mod lines;
 mod policy;
 
-use super::check::report;
 use super::signals::{self, StopRequest};
 use super::summary::Summary;
 use super::worker::{DRAIN_TIME_MAX, is_live};
-use super::{ExitStatus, RunArguments};
+use super::{ExitStatus, RunArguments, complain, say_in_time};
 use crate::figures::Figures;
 use crate::job::Cluster;
 use crate::job::secret::Redactor;
 use crate::live::LiveView;
 use crate::logging::LogFormat;
-use crate::problem::{Problem, Problems};
+use crate::problem::Problem;
 use crate::wiring::cluster::Connected;
 use crate::wiring::state_folder::temporary_folder;
 use crate::wiring::{PlannedJob, cluster};
@@ -60,7 +59,7 @@ pub fn run(
         // Told to stop before there was anything to stop.
         Ok(None) => ExitStatus::Ok,
         Err(problem) => {
-            report(&Problems(vec![problem]), redactor);
+            complain(problem, redactor);
             ExitStatus::Failed
         }
     }
@@ -158,7 +157,9 @@ impl<'a> Supervisor<'a> {
         }
         let restarts: u32 = self.children.iter().map(|child| child.restarts).sum();
         if restarts > 0 {
-            tracing::info!(restarts, "workers were started again; what they did in their last half second is not in the sum");
+            say_in_time(move || {
+                tracing::info!(restarts, "workers were started again; what they did in their last half second is not in the sum");
+            });
         }
         // The last line: not while others still write, or are stuck in it with the stream locked.
         if all_passed_on {
@@ -230,13 +231,15 @@ impl<'a> Supervisor<'a> {
 
     /// A worker has ended by itself. Some: so does the job.
     fn ended(&mut self, name: &str, exit: Exit, next: Next) -> Option<Draining> {
+        let worker = name.to_string();
         match next {
             Next::Done => {
-                tracing::info!(worker = name, "the worker has ended");
+                say_in_time(move || tracing::info!(worker, "the worker has ended"));
                 None
             }
             Next::RestartAfter(pause) => {
-                tracing::warn!(worker = name, ended_with = %exit, pause_ms = pause.as_millis() as u64, "the worker has died and is started again");
+                let pause_ms = pause.as_millis() as u64;
+                say_in_time(move || tracing::warn!(worker, ended_with = %exit, pause_ms, "the worker has died and is started again"));
                 None
             }
             Next::GiveUp { status, reason, hint } => {
@@ -247,7 +250,7 @@ impl<'a> Supervisor<'a> {
     }
 
     fn ended_draining(&self, name: &str, exit: Exit) -> ExitStatus {
-        if exit == Exit::Code(0) {
+        if has_drained(exit) {
             return ExitStatus::Ok;
         }
         self.complain(Problem::error(format!("worker `{name}` did not drain: it ended with {exit}")));
@@ -255,9 +258,11 @@ impl<'a> Supervisor<'a> {
     }
 
     fn drain(&mut self, status: ExitStatus) -> Draining {
-        tracing::info!("draining all workers");
+        // First the workers: the line may have to wait for its reader.
         self.children.iter_mut().for_each(Child::drain);
-        Draining { since: Instant::now(), status }
+        let draining = Draining { since: Instant::now(), status };
+        say_in_time(|| tracing::info!("draining all workers"));
+        draining
     }
 
     fn sum(&self) -> Figures {
@@ -267,8 +272,13 @@ impl<'a> Supervisor<'a> {
     }
 
     fn complain(&self, problem: Problem) {
-        report(&Problems(vec![problem]), self.redactor);
+        complain(problem, self.redactor);
     }
+}
+
+/// Whether a worker that was asked to drain has done so. One that dies of the question did not listen for it yet, and had begun nothing.
+fn has_drained(exit: Exit) -> bool {
+    matches!(exit, Exit::Code(0) | Exit::Signal(libc::SIGTERM))
 }
 
 /// What says more of a run that ended in two ways.
@@ -331,6 +341,12 @@ fn metrics_address(base: SocketAddr, index: u32) -> Result<SocketAddr, Problem> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_worker_that_dies_of_the_question_to_drain_has_drained() {
+        let ends = [Exit::Code(0), Exit::Signal(libc::SIGTERM), Exit::Code(1), Exit::Signal(libc::SIGKILL)];
+        assert_eq!(ends.map(has_drained), [true, true, false, false]);
+    }
 
     #[test]
     fn each_worker_gets_the_next_port_or_any_free_one() {

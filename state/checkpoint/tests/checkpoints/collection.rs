@@ -6,7 +6,7 @@ use crate::state::{FOLDER, PLAN, REGION, files_of, record, small};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use streamshield_checkpoint::ObjectCheckpoints;
 use streamshield_core::ids::{Epoch, Incarnation};
 use streamshield_core::ports::checkpoint::{CheckpointStore, Restored};
@@ -139,6 +139,28 @@ fn a_mark_is_read_once_however_many_rounds_it_waits_for_its_grace() {
     }
     assert_eq!(reads.load(Ordering::SeqCst), 3);
     assert_eq!(successor.list(REGION).unwrap().len(), 4, "marked, and not deleted yet");
+}
+
+#[test]
+fn one_object_from_the_future_ends_no_grace() {
+    let place = Place::folder();
+    let mut config = place.config();
+    config.gc_grace = Duration::from_secs(60 * 60);
+    config.retain_count = 1;
+    let owner = ObjectCheckpoints::open(config, JOB).unwrap();
+    for epoch in 1..=2 {
+        owner.save(&small(place.disk.path(), epoch, 5)).unwrap();
+    }
+    // The store's clock was ahead when this was written.
+    let strange = format!("{FOLDER}/files/5-{:032x}-000099.sst", 1);
+    place.write(&strange, vec![1; 10]);
+    let file = std::fs::File::options().write(true).open(place.disk.path().join("store").join(&strange)).unwrap();
+    file.set_modified(SystemTime::now() + Duration::from_secs(5 * 60 * 60)).unwrap();
+    for _ in 0..3 {
+        owner.maintain(REGION, &mut || true).unwrap();
+    }
+    assert_eq!(place.names(&format!("{FOLDER}/gc")).len(), 1);
+    assert_eq!(owner.list(REGION).unwrap().len(), 2, "marked, and not deleted yet");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use crate::place::{JOB, Place};
 use crate::state::{FOLDER, PLAN, REGION, content, files_of, folder, request, small};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use streamshield_checkpoint::{ObjectCheckpoints, StoreConfig};
 use streamshield_core::ids::{Epoch, PlanFingerprint};
 use streamshield_core::ports::checkpoint::{CheckpointRequest, CheckpointStore, Durability};
@@ -83,6 +83,30 @@ fn a_failed_upload_goes_on_where_it_ended() {
     faulty.set(|_, _| Fault::None);
     assert_eq!(store.save(&request(4, 5, Some(directory))).unwrap().bytes_uploaded, 150_000);
     assert!(store.verify(REGION).unwrap().iter().all(|checkpoint| checkpoint.is_whole()));
+}
+
+#[test]
+fn what_a_torn_upload_left_longer_ago_than_the_grace_is_uploaded_again() {
+    for (age, bytes_uploaded) in [(Duration::ZERO, 50_000), (Duration::from_secs(2 * 60 * 60), 250_000)] {
+        let place = Place::folder();
+        let faulty = Faulty::new(place.store.clone(), |op, path| match op {
+            Op::Put if path.contains("000002.sst") => Fault::Fail,
+            _ => Fault::None,
+        });
+        let mut config = quick(&place);
+        config.gc_grace = Duration::from_secs(60 * 60);
+        config.upload_concurrency = 1;
+        let store = on(&faulty, config);
+        let directory = folder(place.disk.path(), "a", &[("000001.sst", content(1, 200_000)), ("000002.sst", content(2, 50_000))]);
+        store.save(&request(1, 5, Some(directory.clone()))).unwrap_err();
+        let files = place.disk.path().join("store").join(FOLDER).join("files");
+        let names = place.names(&format!("{FOLDER}/files"));
+        assert_eq!(names.len(), 1, "{names:?}");
+        let left = std::fs::File::options().write(true).open(files.join(&names[0])).unwrap();
+        left.set_modified(SystemTime::now() - age).unwrap();
+        faulty.set(|_, _| Fault::None);
+        assert_eq!(store.save(&request(2, 5, Some(directory))).unwrap().bytes_uploaded, bytes_uploaded, "{age:?}");
+    }
 }
 
 #[test]

@@ -86,7 +86,7 @@ impl Steward {
         };
         let results: Vec<(SlotId, Result<Offset, LogError>)> = if threads > 1 {
             std::thread::scope(|scope| {
-                let falling: Vec<_> = (0..threads).map(|_| scope.spawn(&fall)).collect();
+                let falling: Vec<_> = (0..threads).map(|_| scope.spawn(fall)).collect();
                 falling.into_iter().flat_map(|thread| thread.join().expect("a fence does not panic")).collect()
             })
         } else {

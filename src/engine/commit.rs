@@ -445,8 +445,9 @@ impl Committer {
         let batch = self.batch.as_mut().expect("a committed batch is published");
         for epoch in &mut batch.epochs {
             let Some(SinkContent::External(content)) = &mut epoch.sink else { continue };
-            if content.waits_for_a_reader() {
-                self.shared.helper_waits(Helper::Committer, self.slot.slot);
+            match content.waits_for_a_reader() {
+                true => self.shared.helper_waits(Helper::Committer, self.slot.slot),
+                false => self.shared.helper_lives(Helper::Committer, self.slot.slot, self.clock.steady()),
             }
             if let Err(error) = content.publish() {
                 if !error.retry || self.shared.stopping.load(Ordering::SeqCst) {

@@ -50,8 +50,6 @@ const IDLE: Duration = Duration::from_millis(50);
 const WAITING: Duration = Duration::from_millis(3);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
 const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
-/// Of those who wait for their turn to fetch a checkpoint.
-const RESTORES_LOOKED_AT_EVERY: Duration = Duration::from_millis(250);
 /// How long a take-over may keep new followers from being begun: one whose region has no input never commits.
 const FOLLOWERS_DEFERRED_MAX: Duration = Duration::from_secs(2);
 /// Tries of bringing an owned region up before it is given back.
@@ -394,8 +392,7 @@ impl Nursery {
             self.charges.tasks.insert(id, task);
             return Ok(Tended::Quiet);
         }
-        if task.awaits_restore && self.shared.restore_turn().is_none() {
-            task.resume_at = now + RESTORES_LOOKED_AT_EVERY;
+        if task.awaits_restore && self.shared.restore_turn(task.is_owned()).is_none() {
             self.charges.tasks.insert(id, task);
             return Ok(Tended::Quiet);
         }
@@ -454,7 +451,8 @@ impl Nursery {
     /// To open a store takes this thread tens of milliseconds, in a new process hundreds. It says of no region that it is ready meanwhile: the owner would release
     /// it, and it would stand still for that long.
     fn is_opening(&self, now: Duration) -> bool {
-        self.charges.tasks.values().any(|task| matches!(task.phase, Phase::Opening) && task.tries == 0 && task.resume_at <= now)
+        let opens = |task: &Task| matches!(task.phase, Phase::Opening) && task.tries == 0 && !task.awaits_restore && task.resume_at <= now;
+        self.charges.tasks.values().any(opens)
     }
 
     fn say_ready(&self, region: RegionId, task: &mut Task, epoch: Epoch) {
@@ -490,6 +488,10 @@ impl Nursery {
 }
 
 impl Task {
+    fn is_owned(&self) -> bool {
+        matches!(self.role, Role::Owner { .. })
+    }
+
     fn new(role: Role) -> Task {
         Task {
             role,

@@ -177,9 +177,10 @@ impl Shared {
     }
 
     /// A turn to fetch a checkpoint, until it is dropped; None: as many as may be are under way. All at once they would share the bandwidth until the
-    /// time of each is over, and begin again together.
-    pub(crate) fn restore_turn(&self) -> Option<Arc<()>> {
-        (Arc::strong_count(&self.restores) <= RESTORES_MAX).then(|| self.restores.clone())
+    /// time of each is over, and begin again together. Followers leave half of the turns to regions that nobody works on.
+    pub(crate) fn restore_turn(&self, is_owned: bool) -> Option<Arc<()>> {
+        let max = if is_owned { RESTORES_MAX } else { RESTORES_MAX / 2 };
+        (Arc::strong_count(&self.restores) <= max).then(|| self.restores.clone())
     }
 
     /// Asks the worker to leave: to hand over what it owns, one region after the other and each with a successor that is ready, as when it is drained by an

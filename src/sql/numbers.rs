@@ -156,6 +156,10 @@ fn doubles_if_mixed(values: Vec<&mut Expr>, schema: &DFSchema) -> Result<()> {
 
 /// Casts the results to their common type now: until then the CASE has the first one's, and all that is computed from it would go by that.
 fn flink_case(mut case: Case, schema: &DFSchema, functions: &Functions) -> Result<Expr> {
+    if let Some(operand) = case.expr.as_deref_mut() {
+        let compared = case.when_then_expr.iter_mut().map(|(when, _)| when.as_mut());
+        doubles_if_mixed(compared.chain([operand]).collect(), schema)?;
+    }
     let results = case.when_then_expr.iter_mut().map(|(_, then)| then.as_mut()).chain(case.else_expr.as_deref_mut());
     doubles_if_mixed(results.collect(), schema)?;
     let coerced = TypeCoercionRewriter::new(schema).f_up(Expr::Case(case))?.data;

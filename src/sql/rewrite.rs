@@ -130,6 +130,12 @@ fn replace_function(function: &Function) -> Option<Expr> {
             let then = CaseWhen { condition: (*condition).clone(), result: (*then).clone() };
             Some(case(None, vec![then], Some((*otherwise).clone())))
         }
+        // DataFusion's has the common type of both.
+        ("nullif", [value, other]) => {
+            let condition = Expr::BinaryOp { left: Box::new(nested(value)), op: BinaryOperator::Eq, right: Box::new(nested(other)) };
+            let null = Expr::Value(Value::Null.with_empty_span());
+            Some(case(None, vec![CaseWhen { condition, result: null }], Some((*value).clone())))
+        }
         // DataFusion's skip NULLs.
         ("greatest" | "least", values) => {
             let result = call(&format!("__{name}"), values.iter().map(|value| (*value).clone()).collect());

@@ -428,11 +428,15 @@ fn a_region_that_can_not_begin_without_its_checkpoint_waits_for_the_store_and_is
     assert_eq!(log.told("failed"), 1);
 }
 
-#[test]
-fn an_owned_region_that_is_asked_for_before_it_is_up_is_released_and_never_comes_to_the_slot_under_that_assignment() {
+fn owner_of(bed: &Bed) -> Option<Incarnation> {
+    bed.nursery.membership.view(|cluster| cluster.region(region(0)).and_then(|region| region.owner)).map(|owner| owner.slot.incarnation)
+}
+
+/// An owner that is at the end of its region's changelog but for a transaction that was open, and the worker that it has released the region to. The record
+/// is not read back.
+fn released_before_it_is_up() -> (TestLog, Bed, Incarnation) {
     let log = TestLog::of_members(&[ME, Incarnation(2)], 1);
-    let owner_of = |bed: &Bed| bed.nursery.membership.view(|cluster| cluster.region(region(0)).and_then(|region| region.owner));
-    let owner = owner_of(&Bed::new(&log, ME, 1)).expect("an owner").slot.incarnation;
+    let owner = owner_of(&Bed::new(&log, ME, 1)).expect("an owner");
     let other = Incarnation(3 - owner.0);
     log.commit(0, record(0, SlotId { incarnation: owner, slot: 0 }).encode());
     log.0.lock().is_held_open = true;
@@ -446,8 +450,14 @@ fn an_owned_region_that_is_asked_for_before_it_is_up_is_released_and_never_comes
     bed.turns(false);
     assert_eq!(log.told("released"), 1, "once, until it is read back");
     assert!(bed.arrived().is_empty(), "though nothing else would be in its way");
+    (log, bed, other)
+}
+
+#[test]
+fn an_owned_region_that_is_asked_for_before_it_is_up_is_released_and_never_comes_to_the_slot_under_that_assignment() {
+    let (log, mut bed, other) = released_before_it_is_up();
     bed.turns(true);
-    assert_eq!(owner_of(&bed).map(|owner| owner.slot.incarnation), Some(other));
+    assert_eq!(owner_of(&bed), Some(other));
     assert_eq!((log.told("released"), log.told("failed"), bed.arrived().len()), (1, 0, 0));
     let followed = &bed.nursery.charges.tasks[&region(0)];
     assert!(matches!((followed.role, &followed.phase), (Role::Follower { .. }, Phase::Following(_))), "from where it stands");
@@ -455,6 +465,29 @@ fn an_owned_region_that_is_asked_for_before_it_is_up_is_released_and_never_comes
     log.tell(&ControlRecord::Left { incarnation: other, clean: true });
     bed.turns(true);
     assert_eq!(bed.arrived(), [region(0)]);
+}
+
+#[test]
+fn a_released_region_that_comes_back_between_two_looks_is_read_to_its_new_end() {
+    for clean in [true, false] {
+        let (log, mut bed, other) = released_before_it_is_up();
+        let next = EpochRecord { epoch: Epoch(Epoch::GENESIS.0 + 1), ..record(0, SlotId { incarnation: other, slot: 0 }) };
+        log.commit(0, next.encode());
+        log.tell(&ControlRecord::Left { incarnation: other, clean });
+        bed.nursery.membership.read().expect("read");
+        assert_ne!(owner_of(&bed), Some(other));
+        bed.turns(false);
+        if !clean {
+            assert!(bed.arrived().is_empty(), "the other one may still write");
+            let fenced =
+                ControlRecord::Fenced { incarnation: owner_of(&bed).expect("an owner"), slot: SlotId { incarnation: other, slot: 0 } };
+            log.tell(&fenced);
+            bed.turns(true);
+        }
+        let end = log.0.lock().end(&changelog(0), Isolation::ReadCommitted);
+        let begins: Vec<Offset> = bed.arrivals.try_iter().map(|arrival| arrival.region.changelog_from).collect();
+        assert_eq!(begins, [end], "clean: {clean}");
+    }
 }
 
 #[test]

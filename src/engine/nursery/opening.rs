@@ -7,7 +7,7 @@
 //! ```
 //! A checkpoint is fetched on a thread of its own. What is refused (another plan, another job's topics) is so before anything is deleted.
 
-use super::{Fetched, Nursery, Phase, RESTORES_LOOKED_AT_EVERY, Role, ScratchFolder, TRIES_MAX, Task, Tended, is_of_job};
+use super::{Fetched, Nursery, Phase, Role, ScratchFolder, TRIES_MAX, Task, Tended, is_of_job};
 use crate::assemble::Unready;
 use crate::follower::{FollowError, Follower, check_plan, decode_stored};
 use crate::region::{Input, Region};
@@ -139,8 +139,8 @@ impl Nursery {
 
     /// Asks for the newest checkpoint, on a thread of its own. When it has no turn it is opened again later: who owns it may have changed by then.
     fn fetch(&mut self, id: RegionId, task: &mut Task) -> (Phase, Tended) {
-        let Some(turn) = self.shared.restore_turn() else {
-            (task.awaits_restore, task.resume_at) = (true, self.now() + RESTORES_LOOKED_AT_EVERY);
+        let Some(turn) = self.shared.restore_turn(task.is_owned()) else {
+            task.awaits_restore = true;
             return (Phase::Opening, Tended::Quiet);
         };
         self.charges.restores += 1;

@@ -279,6 +279,8 @@ fn a_case_has_the_common_type_of_its_results() {
             ("IF(n > 0, 0.0, POWER(CAST(10 AS DOUBLE), 20))", "1e20"),
             ("IF(n > 0, CASE WHEN i > 0 THEN 1 ELSE 0.5 END, CAST(n AS DOUBLE)) / 2", "-3.5"),
             ("COALESCE(POWER(CAST(10 AS DOUBLE), 20), 0.0)", "1e20"),
+            ("NULLIF(POWER(CAST(10 AS DOUBLE), 20), 0.0)", "1e20"),
+            ("CASE POWER(CAST(10 AS DOUBLE), 20) WHEN 0.5 THEN 0.0 ELSE CAST(n AS DOUBLE) END", "-7.0"),
             ("CASE WHEN POWER(CAST(10 AS DOUBLE), 20) > 0.5 THEN CAST(n AS DOUBLE) ELSE 0.0 END", "-7.0"),
             ("CASE WHEN POWER(CAST(10 AS DOUBLE), 20) BETWEEN 0.5 AND 1.5 THEN 0.0 ELSE CAST(n AS DOUBLE) END", "-7.0"),
             ("CASE WHEN POWER(CAST(10 AS DOUBLE), 20) IN (0.5, 1.5) THEN 0.0 ELSE CAST(n AS DOUBLE) END", "-7.0"),

@@ -163,11 +163,15 @@ impl RegionState for RocksRegion {
         Ok(encoder.finish_delta(self.layout))
     }
 
+    fn is_clean(&self) -> bool {
+        self.sealed == self.applied && self.tables.iter().all(Table::is_clean)
+    }
+
     fn apply_delta(&mut self, delta: &[u8], record: &[u8]) -> Result<Digest, StateError> {
         if let Some(error) = &self.failed {
             return Err(error.clone());
         }
-        if self.sealed != self.applied || !self.tables.iter().all(Table::is_clean) {
+        if !self.is_clean() {
             return Err(internal(format!("region {}: a delta is applied to tables with changes of their own", self.region)));
         }
         let begin = Instant::now();

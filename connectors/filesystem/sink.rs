@@ -11,6 +11,12 @@
 //!
 //! A paused worker that was replaced may still prepare an epoch, under its own incarnation, and never commit it. Its rows are
 //! its successor's, perhaps in other epochs: so no such file is published, even where the epoch's number has none.
+//!
+//! The folder is made before a region's first epoch and never again. Where it is missing later, a mount may be away, and with it a file
+//! that is committed and not published: who went on without it would delete that file at the next recovery. So it is waited for.
+//!
+//! An epoch that is yet to be committed has no visible file. Where one is found, another job writes to the folder, or this worker was
+//! replaced and does not know it yet: nothing is replaced, the epoch is refused. The control log takes no notice of a replaced worker's failure.
 
 use super::options::FilesystemOptions;
 use crate::formats::{self, FormatScope, RowEncoder};
@@ -47,9 +53,14 @@ impl Sink for FilesystemSink {
         Ok(Box::new(FilesystemWriter { names: self.names(region), encoder, lines: Vec::new(), encoded: Vec::new(), ends: Vec::new() }))
     }
 
+    fn begin(&self) -> Result<(), SinkError> {
+        let folder = &self.options.path;
+        make_folder(folder).map_err(|error| failed(folder, folder, &error))
+    }
+
     fn recover(&self, region: RegionId, last: Option<(Epoch, Incarnation)>) -> Result<(), SinkError> {
         let names = self.names(region);
-        recover(&names, last).map_err(|error| failed(&names.folder, &error))
+        recover(&names, last).map_err(|error| failed(&names.folder, &names.folder, &error))
     }
 }
 
@@ -78,12 +89,8 @@ impl Names {
 }
 
 fn recover(names: &Names, last: Option<(Epoch, Incarnation)>) -> io::Result<()> {
-    let entries = match fs::read_dir(&names.folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries?,
-    };
     let committed = last.map(|(epoch, owner)| (names.hidden(epoch, owner), names.visible(epoch)));
-    for entry in entries {
+    for entry in fs::read_dir(&names.folder)? {
         let entry = entry?;
         if !names.is_hidden(&entry.file_name().to_string_lossy()) {
             continue;
@@ -157,15 +164,23 @@ struct EpochFile {
 
 impl ExternalContent for EpochFile {
     fn prepare(&mut self, owner: Incarnation) -> Result<(), SinkError> {
+        let visible = self.names.visible(self.epoch);
+        if visible.exists() {
+            let message = format!(
+                "'{}' is there already: it is of another job, or of this one before it began anew; move such files away, or give each job a \
+                 folder of its own",
+                visible.display()
+            );
+            return Err(SinkError { retry: false, message });
+        }
         self.hidden = self.names.hidden(self.epoch, owner);
         let write = || -> io::Result<()> {
-            fs::create_dir_all(&self.names.folder)?;
             let mut file = File::create(&self.hidden)?;
             file.write_all(&self.lines)?;
             file.sync_all()?;
             sync_folder(&self.names.folder)
         };
-        write().map_err(|error| failed(&self.hidden, &error))
+        write().map_err(|error| failed(&self.names.folder, &self.hidden, &error))
     }
 
     fn publish(&mut self) -> Result<(), SinkError> {
@@ -177,7 +192,7 @@ impl ExternalContent for EpochFile {
             }
             sync_folder(&self.names.folder)
         };
-        rename().map_err(|error| failed(&visible, &error))?;
+        rename().map_err(|error| failed(&self.names.folder, &visible, &error))?;
         self.lines = Vec::new();
         Ok(())
     }
@@ -188,11 +203,26 @@ fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// What a person has to set right is not tried again.
-fn failed(path: &Path, error: &io::Error) -> SinkError {
-    let retry = !matches!(
-        error.kind(),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory | io::ErrorKind::NotFound
-    );
-    SinkError { retry, message: format!("can't write '{}': {error}", path.display()) }
+/// Makes the folder and its name durable: where it is missing later, it is away.
+fn make_folder(folder: &Path) -> io::Result<()> {
+    let missing: Vec<&Path> = folder.ancestors().take_while(|part| !part.as_os_str().is_empty() && !part.exists()).collect();
+    if !missing.is_empty() {
+        fs::create_dir_all(folder)?;
+    }
+    for parent in missing.into_iter().filter_map(Path::parent) {
+        sync_folder(if parent.as_os_str().is_empty() { Path::new(".") } else { parent })?;
+    }
+    Ok(())
+}
+
+/// What a person has to set right is not tried again. A folder that is missing as a whole may come back.
+fn failed(folder: &Path, path: &Path, error: &io::Error) -> SinkError {
+    let is_away = error.kind() == io::ErrorKind::NotFound && !folder.exists();
+    let retry = is_away
+        || !matches!(
+            error.kind(),
+            io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory | io::ErrorKind::NotFound
+        );
+    let hint = if is_away { "; the folder was there before: is a mount away? One that was deleted has to be made again" } else { "" };
+    SinkError { retry, message: format!("can't write '{}': {error}{hint}", path.display()) }
 }

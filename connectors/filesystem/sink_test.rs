@@ -68,7 +68,11 @@ fn hidden(folder: &Path) -> usize {
 fn an_epoch_is_seen_once_it_is_published_and_every_call_may_be_repeated() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("made/by/the/sink");
-    let mut writer = sink(&path, "json").writer(REGION).unwrap();
+    let sink = sink(&path, "json");
+    sink.begin().unwrap();
+    sink.begin().unwrap();
+    sink.recover(REGION, None).unwrap();
+    let mut writer = sink.writer(REGION).unwrap();
     assert!(writer.seal(Epoch(1)).is_none());
     writer.write(&rows(&[(Some(1), "x\ny"), (Some(2), "z")])).unwrap();
     let mut content = seal(&mut *writer, 2);
@@ -147,6 +151,50 @@ fn recovery_publishes_the_file_of_the_last_record_s_owner_and_no_other() {
     prepare(7, SUCCESSOR, "committed");
     sink.recover(REGION, Some((Epoch(7), SUCCESSOR))).unwrap();
     assert_eq!((texts(), hidden(folder.path())), (vec!["{\"a\":1,\"s\":\"committed\"}\n".to_string(); 2], 0));
+}
+
+#[test]
+fn a_folder_that_is_away_is_waited_for_and_what_was_committed_there_is_published() {
+    let mount = tempfile::tempdir().unwrap();
+    let (path, away) = (mount.path().join("out"), mount.path().join("away"));
+    let sink = sink(&path, "json");
+    sink.begin().unwrap();
+    let mut writer = sink.writer(REGION).unwrap();
+    let mut epoch = |number: u64| {
+        writer.write(&rows(&[(Some(1), "committed")])).unwrap();
+        seal(&mut *writer, number)
+    };
+    let mut committed = epoch(2);
+    committed.prepare(OWNER).unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    // Nobody goes on without it, and nothing is written elsewhere.
+    let errors = [
+        committed.publish().unwrap_err(),
+        epoch(3).prepare(OWNER).unwrap_err(),
+        sink.recover(REGION, Some((Epoch(2), OWNER))).unwrap_err(),
+    ];
+    assert!(errors.iter().all(|error| error.retry && error.message.contains("is a mount away?")), "{errors:?}");
+    assert!(!path.exists());
+    std::fs::rename(&away, &path).unwrap();
+    sink.recover(REGION, Some((Epoch(2), OWNER))).unwrap();
+    assert_eq!((visible(&path).len(), hidden(&path)), (1, 0));
+}
+
+#[test]
+fn a_file_of_another_job_is_not_replaced() {
+    let folder = tempfile::tempdir().unwrap();
+    let epoch_of = |text: &str| {
+        let mut writer = sink(folder.path(), "json").writer(REGION).unwrap();
+        writer.write(&rows(&[(Some(1), text)])).unwrap();
+        seal(&mut *writer, 2)
+    };
+    let mut first = epoch_of("first job");
+    first.prepare(OWNER).unwrap();
+    first.publish().unwrap();
+    let refused = epoch_of("second job").prepare(OWNER).unwrap_err();
+    assert!(!refused.retry && refused.message.contains("part-s1-0-00000000000000000002.jsonl"), "{refused}");
+    assert_eq!(visible(folder.path()).into_values().collect::<Vec<_>>(), ["{\"a\":1,\"s\":\"first job\"}\n"]);
+    assert_eq!(hidden(folder.path()), 0);
 }
 
 /// Where the process ends while it handles an epoch.

@@ -2,8 +2,8 @@
 //!
 //! The scan is bounded: it reads what is there at the job's first start. Splits are known by their number in the sorted list of
 //! names, so the folder must not change during the job's life; a file whose size is no longer what it was then stops its region
-//! rather than giving other rows for the same positions. Names that begin with `.` or `_` are not read (such are the
-//! sink's unfinished files).
+//! rather than giving other rows for the same positions. Where the whole folder is missing or empty by then, a mount is taken to be
+//! away, and is waited for. Names that begin with `.` or `_` are not read (such are the sink's unfinished files).
 
 use super::options::FilesystemOptions;
 use crate::formats::{self, FormatScope, RecordDecoder};
@@ -75,8 +75,10 @@ impl Source for FilesystemSource {
         let decoded_schema: SchemaRef = Arc::new(Schema::new(physical.collect::<Vec<_>>()));
         let decoder = formats::decoder(&self.request.table, FormatScope::Value, &decoded_schema).map_err(|error| stop(error.message))?;
         let table = &self.request.table;
+        let folder = self.options.path.clone();
         Ok(Box::new(FilesystemReader {
-            files: self.files()?,
+            files: self.files().map_err(|error| unless_away(&folder, error))?,
+            folder,
             skips_blank: table.option("value.format").or(table.option("format")) == Some("json"),
             request: self.request.clone(),
             decoder,
@@ -87,6 +89,8 @@ impl Source for FilesystemSource {
 }
 
 struct FilesystemReader {
+    /// Or the one file.
+    folder: PathBuf,
     files: Vec<PathBuf>,
     request: SourceRequest,
     decoder: Box<dyn RecordDecoder>,
@@ -110,7 +114,7 @@ impl SourceReader for FilesystemReader {
             .files
             .get(split.id as usize)
             .ok_or_else(|| stop(format!("file number {} is gone: the folder must not change while it is read", split.id)))?;
-        let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+        let file = File::open(path).map_err(|error| unless_away(&self.folder, unreadable(path, &error)))?;
         let bytes = file.metadata().map_err(|error| unreadable(path, &error))?.len() as Offset;
         let end = split.end.unwrap_or(bytes);
         if bytes != end {
@@ -253,7 +257,19 @@ fn stop(message: String) -> SourceError {
     SourceError { kind: SourceErrorKind::Stop, message }
 }
 
-/// A file that is not there or not ours to read stays so; anything else (a mount that is away) is tried again.
+/// The job began with files in this folder: where nothing at all is left, it is tried again.
+fn unless_away(folder: &Path, error: SourceError) -> SourceError {
+    let is_away = match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(missing) => missing.kind() == io::ErrorKind::NotFound,
+    };
+    if !is_away {
+        return error;
+    }
+    SourceError { kind: SourceErrorKind::Retry, message: format!("{}; is a mount away?", error.message) }
+}
+
+/// A file that is not there or not ours to read stays so; anything else (a disk that does not answer) is tried again.
 fn unreadable(path: &Path, error: &io::Error) -> SourceError {
     let kind = match error.kind() {
         io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied | io::ErrorKind::UnexpectedEof => SourceErrorKind::Stop,

@@ -103,6 +103,32 @@ fn a_folder_that_changed_stops_instead_of_giving_other_rows() {
     assert_eq!(gone.discover().unwrap_err().kind, SourceErrorKind::Stop);
 }
 
+#[test]
+fn a_folder_that_is_missing_or_empty_though_it_was_read_is_waited_for() {
+    let mount = tempfile::tempdir().unwrap();
+    let (path, away) = (mount.path().join("in"), mount.path().join("away"));
+    std::fs::create_dir(&path).unwrap();
+    std::fs::write(path.join("f"), "{\"a\":1}\n").unwrap();
+    let source = source(&path, false);
+    let split = source.discover().unwrap().remove(0);
+    let mut reader = source.reader(Arc::new(Wakeup::default())).unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    for is_mount_point in [false, true] {
+        if is_mount_point {
+            std::fs::create_dir(&path).unwrap();
+        }
+        assert_eq!(source.reader(Arc::new(Wakeup::default())).err().map(|error| error.kind), Some(SourceErrorKind::Retry));
+        assert_eq!(reader.add_split(&split, 0).unwrap_err().kind, SourceErrorKind::Retry);
+    }
+    std::fs::remove_dir(&path).unwrap();
+    std::fs::rename(&away, &path).unwrap();
+    reader.add_split(&split, 0).unwrap();
+    assert_eq!(longs(&reader.take(0, &ALL).unwrap().rows), [1]);
+    // One of several files that is gone is no mount that is away.
+    std::fs::rename(path.join("f"), path.join("g")).unwrap();
+    assert_eq!(reader.add_split(&split, 0).unwrap_err().kind, SourceErrorKind::Stop);
+}
+
 fn source_of_missing() -> Arc<dyn Source> {
     source(Path::new("/nowhere/at/all"), false)
 }

@@ -51,11 +51,12 @@ impl CsvOptions {
         if options.text(&array).is_some() {
             options.error(&array, format!("'{array}' is not supported: CSV columns can't be arrays"), None);
         }
-        let quote_read = character(options, &quote).unwrap_or(b'"');
+        let quote = Some(character(options, &quote).unwrap_or(b'"')).filter(|_| options.boolean(&no_quote) != Some(true));
         let read = CsvOptions {
             delimiter: character(options, &delimiter).unwrap_or(b','),
-            quote: Some(quote_read).filter(|_| options.boolean(&no_quote) != Some(true)),
-            escape: character(options, &escape),
+            quote,
+            // A quote that escapes itself is one that is doubled, and it is anyway.
+            escape: character(options, &escape).filter(|escape| Some(*escape) != quote),
             null_literal: options.text(&null_literal).map(str::to_string),
             ignore_parse_errors: options.boolean(&ignore).unwrap_or(false),
         };
@@ -431,6 +432,14 @@ mod tests {
                 "the record has more than one line",
             ]
         );
+    }
+
+    #[test]
+    fn a_quote_that_is_the_escape_character_too_is_one_that_is_doubled() {
+        let decoded =
+            decode(&[("csv.escape-character", "\"")], &["1,\"a\"\"b\",\"1970-01-01 00:00:00\"", "\"2\",\"c\",1970-01-01 00:00:00"]);
+        assert_eq!(decoded.bad, []);
+        assert_eq!(decoded.rows.column(1).as_string::<i32>().iter().collect::<Vec<_>>(), [Some("a\"b"), Some("c")]);
     }
 
     #[test]

@@ -49,7 +49,7 @@ pub(super) fn parse_decimal(text: &[u8], precision: u8, scale: i8, rounding: Rou
         let power = u32::try_from(missing_zeros).ok().and_then(|zeros| 10i128.checked_pow(zeros)).ok_or(NumberFault::OutOfRange)?;
         unscaled = unscaled.checked_mul(power).ok_or(NumberFault::OutOfRange)?;
     }
-    unscaled += i128::from(round_up);
+    unscaled = unscaled.checked_add(i128::from(round_up)).ok_or(NumberFault::OutOfRange)?;
     if unscaled >= 10i128.pow(u32::from(precision)) {
         return Err(NumberFault::OutOfRange);
     }
@@ -173,9 +173,15 @@ mod tests {
 
     #[test]
     fn a_decimal_that_does_not_fit_is_out_of_range() {
-        for text in
-            ["100000000", "99999999.995", "1e999999999", "1e18446744073709551616", "99999999999999999999999999999999999999999999999999"]
-        {
+        for text in [
+            "100000000",
+            "99999999.995",
+            "1e999999999",
+            "1e18446744073709551616",
+            "99999999999999999999999999999999999999999999999999",
+            // Rounded up, one more than the largest i128.
+            "1701411834604692317316873037158841057.275",
+        ] {
             assert_eq!(decimal(text, 10, 2), Err(NumberFault::OutOfRange), "{text}");
         }
         for text in ["", "-", ".", "1e", "e5", "1.2.3", "0x1", "1 "] {

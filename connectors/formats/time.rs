@@ -163,8 +163,8 @@ fn pair(number: u32) -> [u8; 2] {
     DIGIT_PAIRS[(number % 100) as usize]
 }
 
-pub(super) fn write_date(out: &mut Vec<u8>, days: i32) {
-    let (year, month, day) = civil_from_days(i64::from(days));
+pub(super) fn write_date(out: &mut Vec<u8>, days: i64) {
+    let (year, month, day) = civil_from_days(days);
     if (0..=9999).contains(&year) {
         let mut text = *b"yyyy-MM-dd";
         text[0..2].copy_from_slice(&pair(year as u32 / 100));
@@ -210,7 +210,7 @@ pub(super) fn write_time_ms(out: &mut Vec<u8>, millis_of_day: i32) {
 
 pub(super) fn write_timestamp(out: &mut Vec<u8>, value: i64, unit: TimeUnit, zoned: bool, standard: TimestampStandard) {
     let instant = Instant::from_unit(value, unit);
-    write_date(out, instant.seconds.div_euclid(86_400) as i32);
+    write_date(out, instant.seconds.div_euclid(86_400));
     out.push(if standard == TimestampStandard::Sql { b' ' } else { b'T' });
     write_clock(out, instant.seconds.rem_euclid(86_400) as u32, instant.nanos);
     if zoned {
@@ -256,6 +256,13 @@ mod tests {
         }
         assert_eq!(timestamp("2024-01-02 03:04:05", true), None);
         assert_eq!(timestamp("2024-01-02 03:04:05+1:00", true), None);
+    }
+
+    #[test]
+    fn a_year_of_any_length_is_written() {
+        let mut text = Vec::new();
+        write_timestamp(&mut text, 1_700_000_000_000_000_000, TimeUnit::Millisecond, false, TimestampStandard::Sql);
+        assert_eq!(String::from_utf8_lossy(&text), "+53872825-06-17 22:13:20");
     }
 
     proptest! {

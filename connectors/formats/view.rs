@@ -114,7 +114,7 @@ pub(crate) fn write_scalar(out: &mut Vec<u8>, values: &View<'_>, row: usize, sta
         View::Decimal(values, scale) => write_decimal(out, values[row], *scale),
         View::Utf8 { ends, data } => out.extend_from_slice(&data[slice(ends)]),
         View::Binary { ends, data } => write_base64(out, &data[slice(ends)]),
-        View::Date(values) => write_date(out, values[row]),
+        View::Date(values) => write_date(out, values[row].into()),
         View::Time(values) => write_time_ms(out, values[row]),
         View::Timestamp { values, unit, zoned } => write_timestamp(out, values[row], *unit, *zoned, standard),
         View::List { .. } | View::Struct { .. } | View::Map { .. } => unreachable!("the caller takes nested types apart"),

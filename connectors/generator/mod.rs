@@ -136,7 +136,7 @@ impl<G: Generator> Source for GeneratorSource<G> {
         let now = self.clock.event_at(wall_clock_ns());
         let split = |id| {
             let start = if self.clock.follows_wall_clock { self.generator.row_at_event(id, now) } else { 0 };
-            Split { id, start, end: self.shape.rows_of_split(id).map(|rows| start + rows) }
+            Split { id, start, end: self.shape.rows_of_split(id).map(|rows| start.saturating_add(rows)) }
         };
         Ok((0..self.shape.splits).map(split).collect())
     }
@@ -179,12 +179,12 @@ impl<G: Generator> GeneratorReader<G> {
         let (Some(rate), Some(cursor)) = (self.rows_per_second, self.cursors.get_mut(&split)) else { return Offset::MAX };
         let (since, from) = cursor.anchor.get_or_insert((Instant::now(), cursor.position));
         let elapsed = since.elapsed();
-        let due = *from + (elapsed.as_secs_f64() * rate) as Offset + 1;
+        let due = from.saturating_add((elapsed.as_secs_f64() * rate) as Offset).saturating_add(1);
         if (due - cursor.position) as f64 > rate * CATCH_UP.as_secs_f64() + 1.0 {
             // Too far behind to be made up for: count anew from what one catch-up gives.
-            let caught_up = cursor.position + (rate * CATCH_UP.as_secs_f64()) as Offset;
+            let caught_up = cursor.position.saturating_add((rate * CATCH_UP.as_secs_f64()) as Offset);
             cursor.anchor = Some((Instant::now(), caught_up));
-            return caught_up + 1;
+            return caught_up.saturating_add(1);
         }
         due
     }
@@ -196,9 +196,7 @@ impl<G: Generator> GeneratorReader<G> {
             return Duration::from_nanos(u64::try_from(at_ns - wall_clock_ns()).unwrap_or(0));
         }
         match (self.rows_per_second, cursor.anchor) {
-            (Some(rate), Some((since, from))) => {
-                Duration::from_secs_f64(((cursor.position - from) as f64 / rate).max(0.0)).saturating_sub(since.elapsed())
-            }
+            (Some(rate), Some((since, from))) => time_of(cursor.position - from, rate).saturating_sub(since.elapsed()),
             _ => Duration::ZERO,
         }
     }
@@ -209,7 +207,7 @@ impl<G: Generator> GeneratorReader<G> {
             return Some(self.clock.time_ms(self.generator.event_of_row(split, position - 1)));
         }
         let (since, from) = self.cursors.get(&split)?.anchor?;
-        let due = Duration::from_secs_f64(((position - 1 - from) as f64 / self.rows_per_second?).max(0.0));
+        let due = time_of(position - 1 - from, self.rows_per_second?);
         let ago = since.elapsed().saturating_sub(due);
         Some((wall_clock_ns() / 1_000_000) as i64 - ago.as_millis() as i64)
     }
@@ -262,6 +260,11 @@ impl<G: Generator> SourceReader for GeneratorReader<G> {
         let open = self.cursors.iter().filter(|(_, cursor)| cursor.end.is_none_or(|end| cursor.position < end));
         open.map(|(split, cursor)| self.due_in(*split, cursor)).min()
     }
+}
+
+/// How long so many rows take at a pace; one that is next to nothing has no end.
+fn time_of(rows: Offset, rows_per_second: f64) -> Duration {
+    Duration::try_from_secs_f64((rows as f64 / rows_per_second).max(0.0)).unwrap_or(Duration::MAX)
 }
 
 fn wall_clock_ns() -> i128 {
@@ -372,5 +375,18 @@ pub(crate) mod tests {
         assert!(batch.records >= 5_000, "{}", batch.records);
         assert_eq!(batch.newest_timestamp_ms, Some(batch.to - 1));
         assert!(reader.ready_in().unwrap() < Duration::from_secs(1));
+    }
+
+    #[test]
+    fn a_pace_next_to_nothing_waits_without_end_and_rows_without_number_have_no_end_before_their_start() {
+        let shape = Shape { splits: 1, seed: 0, rows_per_second: Some(1e-20), number_of_rows: Some(u64::MAX) };
+        let paced = source(shape, EventClock::new(0, 1));
+        let split = &paced.discover().unwrap()[0];
+        let mut reader = paced.reader(Arc::new(Wakeup::default())).unwrap();
+        reader.add_split(split, 0).unwrap();
+        assert_eq!(reader.take(0, &ALL).unwrap().to, 1);
+        assert!(reader.ready_in().unwrap() > Duration::from_secs(1 << 40));
+        let split = &source(shape, EventClock::from_now(1_000_000)).discover().unwrap()[0];
+        assert_eq!(split.end, Some(Offset::MAX));
     }
 }

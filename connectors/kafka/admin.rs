@@ -90,9 +90,16 @@ pub(crate) fn create_topics(admin: &Admin, topics: &[TopicSpec]) -> Result<Vec<S
 pub(crate) fn await_topics(query: &Query, topics: &[String]) -> Result<(), LogError> {
     let deadline = Instant::now() + QUERY_TIMEOUT;
     for topic in topics {
-        while partitions(query, topic, QUERY_TIMEOUT)?.is_none() {
+        loop {
+            let not_yet = match partitions(query, topic, QUERY_TIMEOUT) {
+                Ok(Some(_)) => break,
+                Ok(None) => LogError::new(LogErrorKind::Retry, format!("topic '{topic}' was created but has no leaders yet")),
+                // Some of its partitions have one.
+                Err(error) if error.kind == LogErrorKind::Retry => error,
+                Err(error) => return Err(error),
+            };
             if Instant::now() >= deadline {
-                return Err(LogError::new(LogErrorKind::Retry, format!("topic '{topic}' was created but has no leaders yet")));
+                return Err(not_yet);
             }
             thread::sleep(METADATA_INTERVAL);
         }

@@ -89,7 +89,7 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
-    /// Hands all messages over, then waits for their reports.
+    /// Hands all messages over, then waits for their reports. Those of one lane come in this order.
     pub fn append_all(&self, properties: &Properties, messages: &[OutMessage]) -> Result<Vec<Offset>, LogError> {
         let sent = messages.iter().map(|message| self.send(properties, message)).collect::<Result<Vec<_>, _>>()?;
         let deadline = Instant::now() + REPORT_TIMEOUT;

@@ -104,7 +104,20 @@ pub(crate) fn source_error(table: &str, error: LogError) -> SourceError {
     let kind = match error.kind {
         // A broker that has just started may not know its topics yet.
         LogErrorKind::Retry | LogErrorKind::Missing => SourceErrorKind::Retry,
+        LogErrorKind::Invalid => SourceErrorKind::Failed,
         _ => SourceErrorKind::Stop,
     };
     SourceError { kind, message: format!("table '{table}': {}", error.message) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_damaged_on_its_way_is_read_anew_and_a_position_that_is_gone_stops_the_region() {
+        let kind = |kind| source_error("t", LogError::new(kind, "")).kind;
+        assert_eq!(kind(LogErrorKind::Invalid), SourceErrorKind::Failed);
+        assert_eq!(kind(LogErrorKind::OutOfRange), SourceErrorKind::Stop);
+    }
 }

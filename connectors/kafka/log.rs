@@ -234,6 +234,10 @@ impl Log for KafkaLog {
         self.properties.message_bytes_max()
     }
 
+    fn batch_bytes_max(&self) -> usize {
+        self.properties.batch_bytes_max()
+    }
+
     fn bounds(&self, partition: &TopicPartition, isolation: Isolation) -> Result<Bounds, LogError> {
         self.bounds_within(partition, isolation, QUERY_TIMEOUT)
     }

@@ -11,7 +11,8 @@
 //!   partition and only at creation. When partitions are added later and the share gets too large, a new client is
 //!   made and every partition continues at its position.
 //! - Positions are offsets. Control markers and aborted messages occupy offsets that are never visited, so the end is
-//!   learnt from librdkafka's end-of-partition events, which carry the last stable offset (`at_end`).
+//!   learnt from librdkafka's end-of-partition events, which carry the last stable offset (`at_end`). Markers expire like messages, so a partition is
+//!   read on from its met end.
 //! - A position that does not exist stays an error until the partition is assigned again: never guess another one.
 //! - When all brokers are lost, the next `take` that has nothing says `Retry`, once; librdkafka reconnects by itself.
 
@@ -116,7 +117,7 @@ impl KafkaReader {
         let Some(position) = self.positions.get(partition).filter(|position| position.failed.is_none()) else { return Ok(()) };
         let queue = PartitionQueue::detach(client, &partition.topic, partition.partition, Arc::clone(&self.wakeup))
             .ok_or_else(|| LogError::new(LogErrorKind::Fatal, format!("'{partition}' is no partition's name")))?;
-        let list = one(partition, Some(position.next))?;
+        let list = one(partition, Some(position.at_end.unwrap_or(position.next)))?;
         client.incremental_assign(&list).map_err(|error| log_error(&format!("read {partition}"), &error))?;
         self.open.insert(partition.clone(), PartitionState { queue, waiting: VecDeque::new() });
         Ok(())
@@ -134,8 +135,14 @@ impl KafkaReader {
     /// Serves errors, log lines and tokens of the client.
     fn serve(&mut self, client: &Arc<ReaderClient>) -> Result<(), LogError> {
         let stray = match client.poll(Duration::ZERO) {
-            // Reached only if a message has come before its partition was detached: read it again, in its queue.
-            Some(Ok(message)) => TopicPartition::new(message.topic(), message.partition()),
+            // Reached only if a message has come before its partition was detached: read it again, in its queue. An end that was met there since is none.
+            Some(Ok(message)) => {
+                let stray = TopicPartition::new(message.topic(), message.partition());
+                if let Some(position) = self.positions.get_mut(&stray) {
+                    position.at_end = position.at_end.filter(|end| *end <= message.offset());
+                }
+                stray
+            }
             Some(Err(error)) => {
                 tracing::debug!(target: "kafka", "{error}");
                 return match error.rdkafka_error_code() {

@@ -237,14 +237,15 @@ impl SinkWriter for KafkaSinkWriter {
             let (value, key) = (value.range(row), key.as_ref().map(|key| key.range(row)));
             let bytes = value.len() + key.as_ref().map_or(0, Range::len);
             let timestamp_ms = timestamps.as_ref().filter(|values| values.is_valid(row)).map(|values| values.value(row));
-            let out_of_time = timestamp_ms.zip(limits).and_then(|(timestamp_ms, (limits, now_ms))| limits.refusal(timestamp_ms, now_ms));
+            let out_of_time = timestamp_ms.and_then(|timestamp_ms| {
+                let by_topic = || limits.and_then(|(limits, now_ms)| limits.refusal(timestamp_ms, now_ms));
+                no_time_of_a_message(timestamp_ms).map(str::to_string).or_else(by_topic)
+            });
             if bytes > self.message_bytes_max {
                 refused.insert(
                     row,
                     format!("the message would have {bytes} bytes, topic '{}' takes {}", self.set.topic, self.message_bytes_max),
                 );
-            } else if timestamp_ms.is_some_and(|timestamp_ms| timestamp_ms < 0) {
-                refused.insert(row, "a message's timestamp can't be before 1970".into());
             } else if let Some(reason) = out_of_time {
                 refused.insert(row, reason);
             } else {
@@ -262,6 +263,16 @@ impl SinkWriter for KafkaSinkWriter {
         let next = MessageSet::new(Arc::clone(&self.set.topic));
         let set = std::mem::replace(&mut self.set, next);
         (!set.entries.is_empty()).then_some(SinkContent::Messages(set))
+    }
+}
+
+/// Why no message can have this time, whatever its topic takes.
+fn no_time_of_a_message(timestamp_ms: i64) -> Option<&'static str> {
+    match timestamp_ms {
+        ..0 => Some("a message's timestamp can't be before 1970"),
+        // The client takes it for none, and would write the current time.
+        0 => Some("a message's timestamp can't be 1970-01-01 00:00:00 itself; NULL lets the client set it"),
+        _ => None,
     }
 }
 
@@ -306,5 +317,10 @@ mod tests {
         }
         assert_eq!(limits(&[("message.timestamp.type", "LogAppendTime"), ("message.timestamp.after.max.ms", "0")]), None);
         assert!(limits(&[("message.timestamp.type", "CreateTime")]).is_some());
+    }
+
+    #[test]
+    fn times_up_to_the_first_millisecond_of_1970_are_no_times_of_messages() {
+        assert_eq!([i64::MIN, -1, 0, 1, NOW_MS].map(|ms| no_time_of_a_message(ms).is_some()), [true, true, true, false, false]);
     }
 }

@@ -1,6 +1,7 @@
 //! Reads a table from a topic: one split per partition, positions are offsets.
 //!
-//! Start and end are resolved to offsets once, at the job's first start. The end of a bounded scan may lie behind control
+//! Start and end are resolved to offsets once, at the job's first start. With `earliest-offset`, a partition whose region has never done anything begins at
+//! what is oldest by then, should its start have expired meanwhile. The end of a bounded scan may lie behind control
 //! markers and aborted messages, which are never seen: a split has ended when its reader *stands* at or behind the end, or
 //! has met a message that lies behind it, not when a message with the last offset came.
 //!
@@ -157,6 +158,8 @@ struct OpenSplit {
     end: Option<Offset>,
     next: Offset,
     decoder: RowDecoder,
+    /// Nothing of it was ever taken: should its start have expired, it begins with what is oldest.
+    may_begin_later: bool,
 }
 
 /// Reads some partitions of a table.
@@ -180,8 +183,14 @@ impl SourceReader for KafkaTableReader {
         if split.end.is_none_or(|end| from < end) {
             self.reader.assign(&partition, from).map_err(|error| source_error(name, error))?;
         }
-        self.splits.insert(split.id, OpenSplit { partition, end: split.end, next: from, decoder });
+        self.splits.insert(split.id, OpenSplit { partition, end: split.end, next: from, decoder, may_begin_later: false });
         Ok(())
+    }
+
+    fn may_begin_later(&mut self, id: SplitId) {
+        if let Some(split) = self.splits.get_mut(&id) {
+            split.may_begin_later = matches!(self.options.startup, Startup::Earliest);
+        }
     }
 
     fn remove_split(&mut self, id: SplitId) {
@@ -201,8 +210,8 @@ impl SourceReader for KafkaTableReader {
             return false;
         }
         let partition = TopicPartition::new(Arc::clone(&self.topic), id as i32);
-        // Behind the last record lie the markers of its and of later transactions.
-        let met = self.met_end(id).filter(|_| self.splits.get(&id).is_some_and(|split| split.next == position));
+        // Behind the last record lie the markers of its and of later transactions, and the position behind some of them.
+        let met = self.met_end(id).filter(|_| self.splits.get(&id).is_some_and(|split| split.next <= position));
         match self.log.bounds_within(&partition, Isolation::ReadCommitted, END_TIMEOUT) {
             Ok(bounds) => bounds.high <= position.max(bounds.low).max(met.unwrap_or(position)),
             Err(error) => {
@@ -226,9 +235,26 @@ impl SourceReader for KafkaTableReader {
         }
         let ends_at_split = split.end.is_some_and(|end| limit.end.is_none_or(|wanted| end <= wanted));
         let end = if ends_at_split { split.end } else { limit.end };
-        let BatchTaken { batch, taken, past_end } =
-            self.reader.take_batch(&split.partition, &TakeLimit { end, ..*limit }).map_err(|error| source_error(name, error))?;
-        split.next = taken.next;
+        let BatchTaken { batch, taken, past_end } = match self.reader.take_batch(&split.partition, &TakeLimit { end, ..*limit }) {
+            Ok(taken) => taken,
+            Err(error) if error.kind == LogErrorKind::OutOfRange && split.may_begin_later => {
+                let bounds = self.log.bounds_within(&split.partition, Isolation::ReadCommitted, END_TIMEOUT);
+                let low = bounds.map_err(|error| source_error(name, error))?.low;
+                if low <= split.next {
+                    // Nothing has expired: it is another, shorter topic.
+                    return Err(source_error(name, error));
+                }
+                tracing::warn!(partition = %split.partition, start = split.next, low, "the start has expired: begins with what is oldest now");
+                self.reader.assign(&split.partition, low).map_err(|error| source_error(name, error))?;
+                return Ok(nothing(&self.request, split.next, SplitState::Idle));
+            }
+            Err(error) => return Err(source_error(name, error)),
+        };
+        // From here on, what expires unseen is lost.
+        split.may_begin_later &= taken.messages == 0 && taken.at_end.is_none();
+        if taken.messages > 0 {
+            split.next = taken.next;
+        }
         let is_finished = split.end.is_some_and(|end| taken.next >= end || taken.at_end.is_some_and(|at_end| at_end >= end))
             || (past_end && ends_at_split);
         let state = match (is_finished, taken.messages) {
@@ -237,7 +263,7 @@ impl SourceReader for KafkaTableReader {
             (false, _) => SplitState::More,
         };
         if taken.messages == 0 {
-            return Ok(nothing(&self.request, taken.next, state));
+            return Ok(nothing(&self.request, split.next, state));
         }
         let Rows { rows, bad, kept, newest_timestamp_ms } = split
             .decoder

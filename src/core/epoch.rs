@@ -23,7 +23,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
-    /// Took the records `[from, to)` of an input partition as one batch.
+    /// Took the records `[from, to)` of an input partition as one batch. Of a source there may be none: it passed what no reader of committed records sees.
     Read { input: u16, from: Offset, to: Offset },
     /// Judged the inputs' idleness by the epoch's `now` (and moved processing time on).
     Tick,

@@ -288,6 +288,20 @@ pub fn ensure_topics(environment: &Environment, specs: &[TopicSpec]) -> Result<(
     Ok(())
 }
 
+/// The largest message that the topics for people and the client take.
+pub fn letter_bytes_max(environment: &Environment, config: &JobConfig) -> Result<usize, EngineError> {
+    let (clock, log) = (environment.clock.as_ref(), environment.log.as_ref());
+    let mut bytes_max = log.message_bytes_max();
+    for spec in topics::side_specs(config) {
+        // They are made with the broker's limit: only now it is known.
+        let found = retrying(clock, "describe a topic", || log.describe_topic(&spec.name))?;
+        if let Some(found) = found {
+            bytes_max = bytes_max.min(topics::limit_of(&spec.name, &found.configs, log.batch_bytes_max())?);
+        }
+    }
+    Ok(bytes_max)
+}
+
 /// How an existing topic contradicts what the job needs; a sink's topic (partitions −1) may have any shape.
 pub fn difference(spec: &TopicSpec, found: &TopicDescription) -> Option<String> {
     if spec.partitions >= 0 && spec.configs.contains_key("retention.ms") && found.partitions != spec.partitions {

@@ -302,10 +302,12 @@ impl Checkpointer {
             return self.log.trim(&[(job.changelog.clone(), end)]).map_err(|error| error.message);
         }
         let known = self.store.list(job.region).map_err(|error| error.message)?;
-        let Some(oldest) = known.iter().find(|info| info.durability == Durability::Remote) else { return Ok(()) };
-        let mut before = vec![(job.changelog.clone(), oldest.changelog_from)];
-        if let (Some(input), Some(position)) = (&job.input, oldest.positions.first()) {
-            before.push((input.clone(), *position));
+        // Not the oldest one's: of two of one epoch, the first may begin later.
+        let remote = || known.iter().filter(|info| info.durability == Durability::Remote);
+        let Some(changelog_from) = remote().map(|info| info.changelog_from).min() else { return Ok(()) };
+        let mut before = vec![(job.changelog.clone(), changelog_from)];
+        if let (Some(input), Some(position)) = (&job.input, remote().filter_map(|info| info.positions.first().copied()).min()) {
+            before.push((input.clone(), position));
         }
         self.log.trim(&before).map_err(|error| error.message)
     }

@@ -39,9 +39,9 @@ const EPOCHS_PER_TURN: usize = 64;
 /// Why a follower can't go on.
 #[derive(Clone, Debug)]
 pub enum FollowError {
-    /// Something outside is away; try again.
+    /// It failed, and may not the next time; an owned region that fails again and again is given back.
     Retry(String),
-    /// It can't go on before something outside is back, here or anywhere: to wait for it is no failure.
+    /// It can't go on before something outside (the log, a store, a sink) is back: to wait for it is no failure.
     Waits(String),
     /// E-4: the state differs from the owner's.
     Diverged { epoch: Epoch, message: String },
@@ -349,11 +349,13 @@ impl Follower {
     }
 
     fn apply_delta(&mut self, offset: Offset, record: EpochRecord, delta: &[u8]) -> Result<(), FollowError> {
-        if self.region.state.bytes().dirty > 0 {
+        if !self.region.state.is_clean() {
             // Epochs before this one were replayed into the tables.
+            let Some(last) = &self.last else {
+                return Err(FollowError::Retry(format!("{}: what was replayed can't be flushed without its record", record.region)));
+            };
             let flush = self.region.state.seal_flush()?;
-            let last = self.last.as_ref().map(EpochRecord::encode).unwrap_or_default();
-            self.region.state.apply_flush(flush, &encode_stored(self.last_offset, &last))?;
+            self.region.state.apply_flush(flush, &encode_stored(self.last_offset, &last.encode()))?;
         }
         let digest = self.region.state.apply_delta(delta, &encode_stored(offset, &record.encode()))?;
         compare(record.epoch, "delta", digest, record.delta.map(|head| head.digest).unwrap_or_default())?;
@@ -510,7 +512,7 @@ impl From<LogError> for FollowError {
     fn from(error: LogError) -> Self {
         match error.kind {
             // The job's topics were there when it started: a client that does not know of one has old or half-fetched metadata, as on a busy broker.
-            LogErrorKind::Retry | LogErrorKind::Fenced | LogErrorKind::Missing => FollowError::Retry(error.message),
+            LogErrorKind::Retry | LogErrorKind::Fenced | LogErrorKind::Missing => FollowError::Waits(error.message),
             LogErrorKind::OutOfRange => FollowError::Unusable(error.message),
             // Damaged here, or on the way: elsewhere it may be read.
             LogErrorKind::Invalid => FollowError::Stopped(Failure::new(&error.message, true)),
@@ -536,7 +538,7 @@ impl From<StateError> for FollowError {
 impl From<RegionError> for FollowError {
     fn from(error: RegionError) -> Self {
         match error {
-            RegionError::Retry(message) => FollowError::Retry(message),
+            RegionError::Retry(message) => FollowError::Waits(message),
             RegionError::Stop(message) | RegionError::Failed(message) => FollowError::Unusable(message),
         }
     }

@@ -86,7 +86,7 @@ impl Actor for Heart {
 }
 
 impl Heart {
-    /// Once: whether it reaches the log or not, the worker leaves soon.
+    /// Once: whether it reaches the log or not, the worker leaves soon. It speaks of this incarnation alone: another process may have its name by now.
     fn say_that_it_drains(&self) {
         let incarnation = self.membership.incarnation;
         let name = self.membership.view(|cluster| {
@@ -94,7 +94,7 @@ impl Heart {
             name.map(str::to_owned)
         });
         if let Some(worker) = name
-            && let Err(error) = self.membership.append(&ControlRecord::Drain { worker, undo: false })
+            && let Err(error) = self.membership.append(&ControlRecord::Drain { worker, undo: false, incarnation: Some(incarnation) })
         {
             tracing::debug!(%error, "could not ask the others to take over before leaving");
         }

@@ -36,9 +36,9 @@ impl Letters {
         }
     }
 
-    /// Keeps letters below what the writer's client takes, with room for what it adds.
-    pub fn bound(&mut self, client_bytes_max: usize) {
-        self.bytes_max = LETTER_BYTES_MAX.min(client_bytes_max / 10 * 9);
+    /// Keeps letters below what their topics and the writer's client take, with room for what is added.
+    pub fn bound(&mut self, message_bytes_max: usize) {
+        self.bytes_max = LETTER_BYTES_MAX.min(message_bytes_max / 10 * 9);
     }
 
     pub fn dead(&self, region: RegionId, origin: Option<Origin>, json: Option<Vec<u8>>, reason: &str) -> OutMessage {
@@ -83,7 +83,7 @@ impl Letters {
 }
 
 /// What headers weigh in a message, at most.
-fn header_bytes(headers: &[(String, Vec<u8>)]) -> usize {
+pub(crate) fn header_bytes(headers: &[(String, Vec<u8>)]) -> usize {
     headers.iter().map(|(name, value)| name.len() + value.len() + HEADER_OVERHEAD_BYTES).sum()
 }
 

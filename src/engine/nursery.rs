@@ -15,13 +15,15 @@
 //! An owned region that is asked for before it is up is released as it is: who waits for it is ready.
 //!
 //! On failure: a region that can't be brought up is tried again after a pause; an owned one that fails again and again is given back to the control log with the
-//! reason, which gives it to another worker or quarantines it. A follower that diverged is rebuilt and not ready until then (E-4). Where another try
-//! would end in the same way (a damaged changelog), an owned region is given back at once, and a followed one is left alone; what is wrong with all
-//! regions (another plan, other topics) ends the worker.
+//! reason, which gives it to another worker or quarantines it. While the log, a store or a sink is away, it is only waited for: nothing is given back. A follower
+//! that diverged (E-4) or whose state is of no use is rebuilt and not ready until then. Where another try would end in the same way (a damaged changelog), an owned
+//! region is given back at once, and a followed one is left alone; what is wrong with all regions (another plan, other topics) ends the worker.
 
 mod failing;
 mod finishing;
 mod opening;
+
+pub(crate) use failing::{WAITS_MAX, pause_after};
 
 use crate::flight::Notes;
 use crate::follower::{FollowError, Follower};
@@ -49,7 +51,7 @@ const IDLE: Duration = Duration::from_millis(50);
 /// While a transaction is to end, or a fence to fall.
 const WAITING: Duration = Duration::from_millis(3);
 const RETRY_PAUSE_MIN: Duration = Duration::from_millis(50);
-const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
+pub(crate) const RETRY_PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How long a take-over may keep new followers from being begun: one whose region has no input never commits.
 const FOLLOWERS_DEFERRED_MAX: Duration = Duration::from_secs(2);
 /// Tries of bringing an owned region up before it is given back.
@@ -118,6 +120,8 @@ struct Task {
     role: Role,
     phase: Phase,
     tries: u32,
+    /// How often it found something outside away.
+    waits: u32,
     /// Not before this (a pause after a failure).
     resume_at: Duration,
     /// The control record that says ready; it is not written twice before it was read back.
@@ -328,6 +332,9 @@ impl Nursery {
                 };
                 self.takeovers.cancelled(*id);
             }
+            if followed && task.is_owned() {
+                task.waits = 0;
+            }
             let is_asked_for = matches!(role, Role::Owner { release: true, .. }) && task.released.is_none();
             if is_released || is_asked_for || followed && matches!(role, Role::Owner { .. }) {
                 task.resume_at = task.resume_at.min(now);
@@ -443,6 +450,7 @@ impl Nursery {
             Role::Follower { is_ready: false } if follower.is_caught_up() && !self.is_opening(now) => {
                 self.say_ready(id, task, follower.region.epoch);
             }
+            Role::Follower { .. } if follower.is_caught_up() => task.waits = 0,
             Role::Follower { .. } => {}
         }
         Ok(Some((Phase::Following(follower), tended)))
@@ -451,7 +459,9 @@ impl Nursery {
     /// To open a store takes this thread tens of milliseconds, in a new process hundreds. It says of no region that it is ready meanwhile: the owner would release
     /// it, and it would stand still for that long.
     fn is_opening(&self, now: Duration) -> bool {
-        let opens = |task: &Task| matches!(task.phase, Phase::Opening) && task.tries == 0 && !task.awaits_restore && task.resume_at <= now;
+        let opens = |task: &Task| {
+            matches!(task.phase, Phase::Opening) && task.tries + task.waits == 0 && !task.awaits_restore && task.resume_at <= now
+        };
         self.charges.tasks.values().any(opens)
     }
 
@@ -497,6 +507,7 @@ impl Task {
             role,
             phase: Phase::Opening,
             tries: 0,
+            waits: 0,
             resume_at: Duration::ZERO,
             ready_told: None,
             without_store: false,

@@ -181,7 +181,10 @@ impl Progress {
 
     /// From this position on nothing lay before the end.
     pub fn meets_end(&self, region: RegionId, position: Offset, end: Offset) {
-        if let Some(input) = self.inputs.lock().get_mut(&region) {
+        if let Some(input) = self.inputs.lock().get_mut(&region)
+            // To pass what lies before the end is no news, and not committed yet.
+            && input.met_end.is_none_or(|(_, known)| known != end)
+        {
             input.met_end = Some((position, end));
         }
     }

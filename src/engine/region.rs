@@ -16,7 +16,7 @@ use crate::clock::Clock;
 use crate::config::BadRecordPolicy;
 use crate::content::{CHANGELOG_CHUNK_BYTES, ExchangeContent, SealedEpoch};
 use crate::exchange::Partitioner;
-use crate::letters::Letters;
+use crate::letters::{Letters, header_bytes};
 use crate::operators::scan::Scan;
 use crate::operators::{Chain, ChainOutput, EpochContext, NO_SOURCE_ROW, OperatorError};
 use crate::plan::WatermarkPlan;
@@ -34,7 +34,7 @@ use streamshield_core::ids::{Epoch, Incarnation, Offset, PlanFingerprint, Region
 use streamshield_core::ports::log::{OutMessage, TopicPartition};
 use streamshield_core::ports::sink::SinkWriter;
 use streamshield_core::ports::state::{Delta, Flush, RegionState, StateError};
-use streamshield_core::watermark::{UpstreamWatermark, Watermark, combine};
+use streamshield_core::watermark::{UpstreamWatermark, Watermark, are_idle, combine};
 
 /// Bytes of an open epoch at which it is sealed before its time, whatever the budget says (M-1).
 pub const OPEN_EPOCH_BYTES_MAX: usize = 16 << 20;
@@ -146,6 +146,8 @@ pub struct RegionSettings {
     pub state_bytes_max: usize,
     /// Bytes of an open epoch at which it is sealed before its time (M-1).
     pub open_bytes_max: usize,
+    /// The largest message that the topics for people, and the client, take.
+    pub letter_bytes_max: usize,
     /// Every epoch of a region with state ships what it changed (Tier 2).
     pub ships_deltas: bool,
 }
@@ -414,9 +416,9 @@ impl Region {
         sealed
     }
 
-    /// All upstreams are idle: so is what this region says.
+    /// Nothing comes of its upstreams, and nothing is left of closed windows: downstream would close them without the rest.
     fn is_idle(&self) -> bool {
-        !self.upstreams.is_empty() && self.upstreams.iter().all(|upstream| upstream.idle) && self.output_watermark != Watermark::MAX
+        !self.pending_emit && are_idle(&self.upstreams)
     }
 
     /// Gives a chain's output to the exchange or the sink, and what was refused to the letters. `origin`: the record of a row given to the chain.
@@ -569,7 +571,8 @@ impl OpenEpoch {
     }
 
     fn add_message(&mut self, message: OutMessage) {
-        self.message_bytes += message.payload.as_ref().map_or(0, Vec::len) + message.key.as_ref().map_or(0, Vec::len) + 200;
+        let (key, payload) = (message.key.as_ref().map_or(0, Vec::len), message.payload.as_ref().map_or(0, Vec::len));
+        self.message_bytes += key + payload + header_bytes(&message.headers) + 200;
         self.messages.push(message);
     }
 }
@@ -593,6 +596,23 @@ mod tests {
     use super::*;
     use arrow_array::builder::{ListBuilder, StringBuilder};
     use arrow_array::{Int64Array, StringArray};
+    use streamshield_core::ids::StageId;
+
+    #[test]
+    fn headers_of_a_letter_count_among_the_bytes_of_an_open_epoch() {
+        let region = RegionId { stage: StageId(1), partition: 0 };
+        let mut open = OpenEpoch::new(region, Epoch(1), 0, Duration::ZERO);
+        let headers = vec![("trace".to_string(), vec![b'x'; 20_000])];
+        open.add_message(OutMessage {
+            topic: "t".into(),
+            partition: None,
+            key: None,
+            payload: Some(vec![0; 100]),
+            headers,
+            timestamp_ms: None,
+        });
+        assert!(open.message_bytes > 20_100, "{}", open.message_bytes);
+    }
 
     #[test]
     fn only_rows_that_are_too_large_by_themselves_are_found() {

@@ -125,8 +125,8 @@ pub fn gone(standing: &Standing) -> Option<JobOutcome> {
         Standing::Live => None,
         Standing::Replaced(by) => Some(JobOutcome::TakenOver(format!("a later process (incarnation {}) has this worker's name", by.0))),
         Standing::Expired => Some(JobOutcome::Expired("the other workers did not hear of this one for too long".into())),
-        Standing::Left | Standing::Unknown => Some(JobOutcome::Expired("this worker is no member any more".into())),
-        Standing::Refused(reason) => Some(JobOutcome::Failed(EngineError { message: reason.clone(), hint: None })),
+        // Who asks has been a member, and was not refused then: it is so long gone that the log has forgotten it.
+        Standing::Left | Standing::Unknown | Standing::Refused(_) => Some(JobOutcome::Expired("this worker is no member any more".into())),
     }
 }
 
@@ -474,6 +474,15 @@ mod tests {
         };
         let ended = unless_given_up(hears, &|| true);
         assert!(matches!(&ended, Err(JobOutcome::Failed(error)) if error.message == "it has heard"), "{ended:?}");
+    }
+
+    #[test]
+    fn who_wakes_up_so_late_that_the_log_has_forgotten_it_may_join_again() {
+        assert!(gone(&Standing::Live).is_none());
+        for standing in [Standing::Expired, Standing::Refused("the incarnation is older than what the log remembers".into())] {
+            let outcome = gone(&standing);
+            assert!(matches!(outcome, Some(JobOutcome::Expired(_))), "{standing:?}: {outcome:?}");
+        }
     }
 
     #[test]

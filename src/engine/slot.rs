@@ -99,6 +99,8 @@ pub struct Work {
     group_offsets_sent: Duration,
     checkpoints_offered: Duration,
     inputs_served: Duration,
+    /// Regions here whose inputs are away.
+    unopened: BTreeMap<RegionId, inputs::Unopened>,
     /// Nothing is written to the control log before this, after a failed try.
     append_after: Duration,
     /// When it was last said that it does not take what leaves.
@@ -125,6 +127,7 @@ impl Actor for Slot {
             Err(end) => return end,
         }
         let mut moved = self.take_in();
+        moved |= self.admit_waiting();
         moved |= self.step_all();
         moved |= self.seal_due();
         moved |= self.let_go();
@@ -215,10 +218,7 @@ impl Slot {
             if !reads && matches!(region.input, Input::Exchange(_)) {
                 self.work.unread.insert(id);
             }
-            if let Err(reason) = self.open_input(&region) {
-                tracing::warn!(region = %id, reason, "the input can't be read yet");
-                region.failed = Some(Failure::new(&reason, true));
-            }
+            self.admit(&mut region);
             self.takeovers.working(id, self.clock.steady());
             tracing::debug!(region = %id, epoch = region.epoch.0, position = region.position, "in its slot");
             let entry_of = (region.epoch.0, region.output_watermark);
@@ -241,6 +241,7 @@ impl Slot {
         self.work.finish_told.remove(&id);
         self.work.unbegun.remove(&id);
         self.work.unread.remove(&id);
+        self.work.unopened.remove(&id);
         let warm = changelog_end.map(|end| (Box::new(region), end));
         self.depart(Departure { region: id, read_back, warm });
     }
@@ -322,7 +323,7 @@ impl Slot {
         let mut moved = false;
         let mut failed = Vec::new();
         for (id, region) in &mut self.work.regions {
-            if !region.may_step() {
+            if !region.may_step() || self.work.unopened.contains_key(id) {
                 continue;
             }
             let (sources, exchange) = (&mut self.work.sources, self.exchange.as_mut());

@@ -3,10 +3,10 @@
 //! ```text
 //! control topic ─ read to its end ─► genesis (the first one wins) ─► topics ─► joined ─ read back, still live ─► a worker
 //! ```
-//! On failure: the control topic is waited for as long as it takes, as a member would; a question or a write that fails is tried again until
-//! [`START_DEADLINE`]; a plan or settings that don't fit the genesis end the start with what to do.
+//! On failure: the control topic is waited for as long as it takes, as a member would, and read anew where it was trimmed meanwhile; a question or a write that
+//! fails is tried again until [`START_DEADLINE`]; a plan or settings that don't fit the genesis end the start with what to do.
 
-use crate::assemble::{Job, ensure_topics, has_state};
+use crate::assemble::{Job, ensure_topics, has_state, letter_bytes_max};
 use crate::config::{Environment, JobConfig};
 use crate::membership::{ControlReading, Membership, START_DEADLINE, retrying};
 use crate::plan::{JobPlan, StageInput, StagePlan};
@@ -19,6 +19,8 @@ use streamshield_core::cluster::{ControlRecord, DiedIn, FEATURE_LEVEL, Genesis, 
 use streamshield_core::ids::{Incarnation, Offset, RegionId, StageId};
 use streamshield_core::ports::log::{Isolation, LogError, LogErrorKind, TopicPartition, TopicSpec, Wakeup};
 
+/// How often a start begins again because the control log was trimmed before it had read it.
+const TRIMS_MAX: u32 = 5;
 /// How long a start asks for the ends of partitions one by one.
 const ENDS_ASKED_MAX: Duration = Duration::from_secs(5);
 
@@ -147,6 +149,10 @@ pub struct Starting {
     pub(crate) wakeup: Arc<Wakeup>,
     /// Steady time: what does not answer by then is not waited for.
     deadline: Duration,
+    /// What a letter is bound by; known once the topics are there.
+    letter_bytes_max: usize,
+    /// How often the control log was trimmed ahead of it.
+    trims: u32,
     phase: StartPhase,
 }
 
@@ -160,6 +166,7 @@ enum StartPhase {
 impl Starting {
     /// Opens the job's tables, makes the control topic if there is none, and begins to read it.
     pub fn new(plan: JobPlan, config: JobConfig, environment: Environment) -> Result<Starting, EngineError> {
+        topics::check_client(&plan, environment.log.as_ref())?;
         let job = Arc::new(Job::open(plan, config, &environment.connectors)?);
         ensure_topics(&environment, &[topics::control_spec(&job.config)])?;
         let wakeup = Arc::new(Wakeup::default());
@@ -167,7 +174,8 @@ impl Starting {
         let open = || ControlReading::open(environment.log.as_ref(), &job.config.name, wakeup.clone()).map_err(known_to_exist);
         let reading = retrying(environment.clock.as_ref(), "read the control topic", open)?;
         let deadline = environment.clock.steady() + START_DEADLINE;
-        Ok(Starting { job, environment, wakeup, deadline, phase: StartPhase::Reading(Box::new(reading)) })
+        let letter_bytes_max = environment.log.message_bytes_max();
+        Ok(Starting { job, environment, wakeup, deadline, letter_bytes_max, trims: 0, phase: StartPhase::Reading(Box::new(reading)) })
     }
 
     /// Whether the others may know of it by now, as of one who joins.
@@ -196,7 +204,7 @@ impl Starting {
                 self.phase = StartPhase::Reading(reading);
                 return Ok(());
             }
-            Err(error) => return Err(error.into()),
+            Err(error) => return self.read_anew(error),
         }
         let cluster = reading.fold()?;
         let clock_ms = self.environment.clock.wall_ms().max(0) as u64;
@@ -207,8 +215,26 @@ impl Starting {
         Ok(())
     }
 
+    /// The control log can't be read any further. Where a member has trimmed it behind a snapshot, this worker begins with that one: it has not joined yet.
+    fn read_anew(&mut self, error: LogError) -> Result<(), EngineError> {
+        if error.kind != LogErrorKind::OutOfRange || self.trims >= TRIMS_MAX {
+            return Err(error.into());
+        }
+        self.trims += 1;
+        self.begin_again()
+    }
+
+    fn begin_again(&mut self) -> Result<(), EngineError> {
+        let (log, name) = (self.environment.log.as_ref(), &self.job.config.name);
+        let open = || ControlReading::open(log, name, self.wakeup.clone()).map_err(known_to_exist);
+        self.phase = StartPhase::Reading(Box::new(retrying(self.environment.clock.as_ref(), "read the control topic", open)?));
+        Ok(())
+    }
+
     fn genesis(&mut self, membership: Arc<Membership>, mut told: Option<Offset>) -> Result<(), EngineError> {
-        read_on(&membership)?;
+        if let Err(error) = read_on(&membership) {
+            return self.read_anew(error);
+        }
         let Some(genesis) = membership.view(|cluster| cluster.genesis().cloned()) else {
             if told.is_none() {
                 let genesis = match self.job.discover() {
@@ -232,6 +258,7 @@ impl Starting {
             warn_of_added_partitions(&self.job, &self.environment, &genesis);
         }
         ensure_topics(&self.environment, &specs)?;
+        self.letter_bytes_max = letter_bytes_max(&self.environment, &self.job.config)?;
         let config = &self.job.config;
         let died_in = self.environment.flight.as_ref().map_or_else(Vec::new, |flight| {
             flight.forget();
@@ -274,12 +301,7 @@ impl Starting {
         match standing {
             Standing::Live => {}
             // Another worker took the incarnation at the same moment: begin again behind it.
-            Standing::Refused(_) if is_anothers => {
-                let (log, name) = (self.environment.log.as_ref(), &self.job.config.name);
-                let open = || ControlReading::open(log, name, self.wakeup.clone()).map_err(known_to_exist);
-                self.phase = StartPhase::Reading(Box::new(retrying(self.environment.clock.as_ref(), "read the control topic", open)?));
-                return Ok(None);
-            }
+            Standing::Refused(_) if is_anothers => return self.begin_again().map(|()| None),
             Standing::Refused(reason) => return Err(EngineError { message: reason, hint: None }),
             other => return Err(EngineError { message: format!("this worker was gone before it began: {other:?}"), hint: None }),
         }
@@ -290,7 +312,7 @@ impl Starting {
         if (Settings { workers_expected, start_wait_ms, ..settings.clone() }) != *mine {
             tracing::warn!(in_force = ?settings, "the running workers have other settings; theirs hold until all were restarted");
         }
-        Worker::new(&self.job, &self.environment, membership, genesis, settings, self.wakeup.clone()).map(Some)
+        Worker::new(&self.job, &self.environment, membership, genesis, settings, self.letter_bytes_max, self.wakeup.clone()).map(Some)
     }
 }
 
@@ -299,9 +321,9 @@ fn known_to_exist(error: LogError) -> LogError {
     LogError { kind, ..error }
 }
 
-fn read_on(membership: &Membership) -> Result<(), EngineError> {
+fn read_on(membership: &Membership) -> Result<(), LogError> {
     match membership.read() {
-        Err(error) if error.kind != LogErrorKind::Retry => Err(error.into()),
+        Err(error) if error.kind != LogErrorKind::Retry => Err(error),
         _ => Ok(()),
     }
 }

@@ -22,6 +22,9 @@ impl RegionState for NoState {
     fn seal_delta(&mut self) -> Result<Delta, StateError> {
         Err(nothing_to_flush())
     }
+    fn is_clean(&self) -> bool {
+        true
+    }
     fn apply_delta(&mut self, _delta: &[u8], _record: &[u8]) -> Result<Digest, StateError> {
         Err(nothing_to_flush())
     }

@@ -15,7 +15,7 @@ use streamshield_core::epoch::Step;
 use streamshield_core::ids::{Offset, StageId};
 use streamshield_core::ports::log::{LogError, LogErrorKind, LogReader, TakeLimit};
 use streamshield_core::ports::source::{SourceBatch, SourceError, SourceErrorKind, SourceReader, SplitState};
-use streamshield_core::watermark::{UpstreamWatermark, Watermark, combine};
+use streamshield_core::watermark::{UpstreamWatermark, Watermark, hear};
 
 /// Records of one step of a source: large enough to work columnar, small enough for the cache.
 const STEP_RECORDS_MAX: usize = 8_192;
@@ -26,6 +26,9 @@ const STEP_MESSAGES_MAX: usize = 64;
 pub const EMIT_ROWS_MAX: usize = 65_536;
 /// A split without any row holds nothing back after this many ms, also where the table sets no idle time-out.
 const EMPTY_SPLIT_IDLE_MS: i64 = 2_000;
+
+/// A region makes an epoch only to pass what is unseen in its input this many ms after its last one at the earliest: where rows come, they take it along.
+const UNSEEN_PASSED_AFTER_MS: i64 = 5_000;
 
 /// One step of whatever there is to do. False: there was nothing.
 pub fn step(
@@ -46,7 +49,7 @@ pub fn step(
         Input::Source(_) => {
             let reader = sources.get_mut(&region.id.stage).expect("a slot has a reader for each source stage of its regions");
             let took = region.step_source(reader.as_mut(), notes)?;
-            took || region.tick(reader.as_ref())
+            took || region.tick(reader.as_ref()) || region.pass_unseen(reader.as_ref())
         }
         Input::Exchange(_) => region.step_exchange(exchange, notes)?,
     };
@@ -215,16 +218,7 @@ impl Region {
                 let inputs = InputWatermarks { others: self.others(upstream), combined: self.combined };
                 self.chain.process(rows, inputs, context, self.state.as_mut(), out)?;
             }
-            let known = &mut self.upstreams[upstream];
-            known.watermark.advance(frame.watermark.watermark);
-            known.idle = frame.watermark.idle;
-            if !known.idle {
-                // One that was idle may wake up behind what the others have reached without it. For this region it is where they are, so that the combined
-                // watermark follows from what its record says of the upstreams, also where windows are still being emitted.
-                known.watermark.advance(self.combined);
-            }
-            let combined = combine(self.upstreams.iter().copied());
-            self.combined.advance(combined);
+            hear(&mut self.upstreams, upstream, frame.watermark, &mut self.combined);
         }
         self.emit(context, out)?;
         Ok(rows_in)
@@ -290,6 +284,24 @@ impl Region {
         true
     }
 
+    /// Moves to the end that the reader has met. Only what it never sees lies before: commit markers, aborted records. They expire like any record, and a
+    /// region that stood before them could not be brought up again. It is no row: idleness and watermarks stay as they are. True: moved, in the open epoch or
+    /// in one of its own.
+    fn pass_unseen(&mut self, reader: &dyn SourceReader) -> bool {
+        let Input::Source(source) = &self.input else { return false };
+        let Some(end) = reader.met_end(source.split.id).filter(|_| !source.finished) else { return false };
+        let (from, to) = (self.position, source.split.end.map_or(end, |last| end.min(last)));
+        if to <= from {
+            return false;
+        }
+        if self.open.is_none() && self.settings.clock.wall_ms().saturating_sub(self.now_ms) < UNSEEN_PASSED_AFTER_MS {
+            return false;
+        }
+        self.open().steps.push(Step::Read { input: 0, from, to });
+        self.position = to;
+        true
+    }
+
     /// No rows for the idle time-out; a split that never had a row is judged after [`EMPTY_SPLIT_IDLE_MS`].
     fn is_quiet(&self, source: &SourceInput, idle_timeout_ms: Option<u64>, now_ms: i64) -> bool {
         let empty = self.upstreams[0].watermark == Watermark::MIN;
@@ -313,6 +325,7 @@ impl From<SourceError> for RegionError {
     fn from(error: SourceError) -> Self {
         match error.kind {
             SourceErrorKind::Retry => RegionError::Retry(error.message),
+            SourceErrorKind::Failed => RegionError::Failed(error.message),
             SourceErrorKind::Stop => RegionError::Stop(error.message),
         }
     }
@@ -322,7 +335,23 @@ impl From<LogError> for RegionError {
     fn from(error: LogError) -> Self {
         match error.kind {
             LogErrorKind::Retry | LogErrorKind::Missing => RegionError::Retry(error.message),
+            // Damaged here, or on the way: fetched anew it may be good.
+            LogErrorKind::Invalid => RegionError::Failed(error.message),
             _ => RegionError::Stop(error.message),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_damaged_on_its_way_is_read_anew_and_a_position_that_is_gone_stops_the_region() {
+        let error = |kind| RegionError::from(LogError::new(kind, ""));
+        assert!(matches!(error(LogErrorKind::Invalid), RegionError::Failed(_)));
+        assert!(matches!(error(LogErrorKind::OutOfRange), RegionError::Stop(_)));
+        let error = SourceError { kind: SourceErrorKind::Failed, message: String::new() };
+        assert!(matches!(RegionError::from(error), RegionError::Failed(_)));
     }
 }

@@ -67,6 +67,7 @@ impl Worker {
         membership: Arc<Membership>,
         genesis: Arc<Genesis>,
         settings: Settings,
+        letter_bytes_max: usize,
         control_wakeup: Arc<Wakeup>,
     ) -> Result<Worker, EngineError> {
         let config = &job.config;
@@ -150,7 +151,7 @@ impl Worker {
             let wakeup = Arc::new(Wakeup::default());
             let (jobs, made) = (checkpoint_jobs.clone(), checkpoint_wakeup.clone());
             let checkpoints = Checkpoints::new(checkpoint_interval, id, jobs, news_sender, wakeup.clone(), made);
-            worker.add_slot(job, environment, &genesis, &settings, id, wakeup, checkpoints, checkpoint_news)?;
+            worker.add_slot(job, environment, &genesis, &settings, letter_bytes_max, id, wakeup, checkpoints, checkpoint_news)?;
         }
         Ok(worker)
     }
@@ -166,6 +167,7 @@ impl Worker {
         environment: &Environment,
         genesis: &Arc<Genesis>,
         settings: &Settings,
+        letter_bytes_max: usize,
         id: SlotId,
         wakeup: Arc<Wakeup>,
         checkpoints: Checkpoints,
@@ -214,7 +216,7 @@ impl Worker {
             job: job.clone(),
             genesis: genesis.clone(),
             membership: membership.clone(),
-            settings: region_settings(job, genesis, settings, id, Arc::new(region_clock)),
+            settings: region_settings(job, genesis, settings, letter_bytes_max, id, Arc::new(region_clock)),
             log: log.clone(),
             state: environment.state.clone(),
             checkpoints: environment.checkpoints.clone(),
@@ -272,7 +274,14 @@ impl Worker {
     }
 }
 
-fn region_settings(job: &Job, genesis: &Genesis, settings: &Settings, id: SlotId, clock: Arc<dyn Clock>) -> RegionSettings {
+fn region_settings(
+    job: &Job,
+    genesis: &Genesis,
+    settings: &Settings,
+    letter_bytes_max: usize,
+    id: SlotId,
+    clock: Arc<dyn Clock>,
+) -> RegionSettings {
     let config = &job.config;
     let flush_interval = match settings.tier {
         Tier::ActiveActive => config.flush_interval.min(DIGEST_INTERVAL_MAX),
@@ -288,6 +297,7 @@ fn region_settings(job: &Job, genesis: &Genesis, settings: &Settings, id: SlotId
         flush_interval,
         state_bytes_max: job.state_bytes_max(genesis),
         open_bytes_max: job.open_bytes_max(genesis),
+        letter_bytes_max,
         ships_deltas: settings.tier == Tier::ActiveStandby,
     }
 }

@@ -18,6 +18,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(number * seconds).map_err(|_| format!("`{text}` is out of range"))
 }
 
+/// A [`duration`] that is not zero.
+pub fn positive_duration(text: &str) -> Result<Duration, String> {
+    duration(text).and_then(|duration| if duration.is_zero() { Err("must be longer than nothing".into()) } else { Ok(duration) })
+}
+
 /// `512 MiB`, `1GB`, `65536`. Decimal and binary units are what they say.
 pub fn bytes(text: &str) -> Result<u64, String> {
     let (number, unit) = number_and_unit(text).ok_or_else(|| format!("`{text}` is not a size"))?;
@@ -65,6 +70,8 @@ mod tests {
         assert_eq!(duration("1.5min"), Ok(Duration::from_secs(90)));
         assert!(duration("100").unwrap_err().contains("no unit"));
         assert!(duration("5 lightyears").is_err() && duration("soon").is_err() && duration("-1 s").is_err());
+        assert_eq!(duration("0 s"), Ok(Duration::ZERO));
+        assert!(positive_duration("0 s").is_err() && positive_duration("1 ms").is_ok());
     }
 
     #[test]

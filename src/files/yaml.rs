@@ -161,7 +161,9 @@ impl Builder<'_> {
     fn literal_block_places(&self, text: &str, after_key: usize) -> Option<Vec<usize>> {
         let rest = self.text.get(after_key..)?;
         let header_length = rest.find('\n')?;
-        let header = rest[..header_length].trim_start_matches([':', ' ', '\t', '"', '\'']);
+        // Quotes before the colon are the key's; a value in quotes is no block, whatever it begins with.
+        let after_quotes = rest[..header_length].trim_start_matches(['"', '\'', ' ', '\t']);
+        let header = after_quotes.strip_prefix(':')?.trim_start_matches([' ', '\t']);
         if !header.starts_with('|') {
             return None;
         }
@@ -251,6 +253,13 @@ mod tests {
         assert_words_are_at_their_place("sql: |-  # why\n\n   a\n   b", "sql");
         assert_words_are_at_their_place("sql: |2\n    a\n  b\n", "sql");
         assert_words_are_at_their_place("sql: |\r\n  a b\r\n  c\r\n", "sql");
+        assert_words_are_at_their_place("\"sql\": |\n  a b\n", "sql");
+    }
+
+    #[test]
+    fn a_value_in_quotes_that_begins_like_a_block_is_none() {
+        assert_words_are_at_their_place("delimiter: \"|\"\nname: a\n", "delimiter");
+        assert_words_are_at_their_place("delimiter: '|1'\nname: a\n", "delimiter");
     }
 
     #[test]

@@ -65,7 +65,7 @@ impl ObjectCheckpoints {
         Ok(regions)
     }
 
-    /// Reads every file of every checkpoint of a region and compares it with what its manifest says.
+    /// Reads every file of every checkpoint of a region and compares it with what its manifest says. What garbage collection deletes meanwhile is left out.
     pub fn verify(&self, region: RegionId) -> Result<Vec<Verification>, CheckpointError> {
         let shared = &self.shared;
         Ok(self.block_on(async {
@@ -75,7 +75,13 @@ impl ObjectCheckpoints {
             let mut verified = Vec::new();
             for name in listing.manifests.keys() {
                 let pinned = listing.pins.contains(name);
-                verified.push(shared.verify_one(region, *name, pinned, &mut known).await?);
+                let verification = shared.verify_one(region, *name, pinned, &mut known).await?;
+                // A manifest is deleted before its files.
+                let is_gone = !verification.is_whole()
+                    && !Listing::of_checkpoints(&shared.remote, &shared.layout, region).await?.manifests.contains_key(name);
+                if !is_gone {
+                    verified.push(verification);
+                }
             }
             Ok::<_, StoreError>(verified)
         })?)
@@ -87,11 +93,16 @@ impl ObjectCheckpoints {
         let name = self.block_on(shared.of_epoch(region, epoch))?.ok_or_else(|| no_such(region, epoch))?.name();
         let pin = shared.layout.object(region, Folder::Pins, &name.to_string());
         self.block_on(async {
+            // A pin that is there keeps it, whatever is marked.
+            let listing = Listing::of_checkpoints(&shared.remote, &shared.layout, region).await?;
+            if listing.pins.contains(&name) && listing.manifests.contains_key(&name) {
+                return Ok(Ok(name.to_string()));
+            }
             shared.remote.put(&pin, Bytes::from_static(b"")).await?;
-            // Somebody who read the pins before it was there may be deleting: possible only when a grace is (nearly) over. Look after the pin is written.
-            let listing = Listing::of_region(&shared.remote, &shared.layout, region).await?;
-            if !listing.manifests.contains_key(&name) || shared.is_nearly_collected(region, name, &listing).await? {
-                shared.remote.delete(&pin).await?;
+            let in_time = shared.is_pinned_in_time(region, name).await;
+            if !matches!(in_time, Ok(true)) {
+                let taken_back = shared.remote.delete(&pin).await;
+                in_time.and(taken_back)?;
                 return Ok(Err(refused(format!(
                     "epoch {epoch} of region {region} is about to be deleted by garbage collection: pin a newer one"
                 ))));
@@ -212,6 +223,12 @@ impl Shared {
             }
         }
         Ok(None)
+    }
+
+    /// Looks after a pin was written: somebody who read the pins before it was there may be deleting, possible only when a grace is (nearly) over.
+    async fn is_pinned_in_time(&self, region: RegionId, name: ManifestName) -> Result<bool, StoreError> {
+        let listing = Listing::of_region(&self.remote, &self.layout, region).await?;
+        Ok(listing.manifests.contains_key(&name) && !self.is_nearly_collected(region, name, &listing).await?)
     }
 
     async fn is_nearly_collected(&self, region: RegionId, name: ManifestName, listing: &Listing) -> Result<bool, StoreError> {

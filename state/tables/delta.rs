@@ -79,7 +79,8 @@ impl Table {
     /// The store holds another task's changes now.
     pub fn changed_in_store(&mut self, changes: &Changes<'_>) -> Result<(), StateError> {
         if self.is_occupied {
-            let windows: Vec<Window> = self.windows.iter().filter(|(_, slab)| slab.len() > 0).map(|(window, _)| *window).collect();
+            // Those that were evicted as a whole, too: how many of their groups the store holds is no longer what was counted.
+            let windows: Vec<Window> = self.windows.keys().copied().collect();
             windows.into_iter().try_for_each(|window| self.know_stored_window(window))?;
             self.is_occupied = false;
         }

@@ -2,9 +2,12 @@
 
 use super::{COUNTS, Stage, TIMEOUT, row};
 use anyhow::{Context, Result, ensure};
-use streamshield_tests::support::client::{delete_topic, topics};
+use std::time::Duration;
+use streamshield_tests::support::client::{delete_topic, empty_topic, send_together, topics};
 use streamshield_tests::support::job::BOUNDED;
 use streamshield_tests::support::streamshield::call;
+use streamshield_workload::checks::{ControlFold, check_job};
+use streamshield_workload::findings::AnomalyKind;
 
 #[test]
 fn a_restarted_job_goes_on_where_it_was() -> Result<()> {
@@ -26,6 +29,34 @@ fn a_restarted_job_goes_on_where_it_was() -> Result<()> {
     let (ended, _) = run.process.terminate(TIMEOUT)?;
     ensure!(ended.status.success(), "{}", run.process.last_words());
     assert_eq!(stage.output()?, ["a 00:00:00 3 7"]);
+    Ok(())
+}
+
+#[test]
+fn a_job_goes_on_when_all_of_its_input_has_expired_with_the_commit_markers() -> Result<()> {
+    let mut stage = Stage::new("markers-expired")?;
+    let job = stage.job(&[], COUNTS);
+    let mut run = stage.runner.start(&job)?;
+    run.wait_ready(TIMEOUT)?;
+    // In each partition a record and a marker.
+    send_together(&stage.servers(), &stage.input, &[(0, row("a", 1, 0)), (1, row("a", 2, 100))])?;
+    run.wait_status_at_least("records_in", 2, TIMEOUT)?;
+    let (servers, name) = (stage.servers(), stage.name.clone());
+    run.wait_until("behind the markers", TIMEOUT, |_| {
+        let checked = check_job(&servers, &name, &[], Duration::ZERO, ControlFold::new(&name))?;
+        assert_eq!(checked.findings.count(AnomalyKind::BrokenEpochs), 0);
+        let of_sources = checked.last.iter().filter(|(region, _)| region.stage.0 == 0);
+        Ok(of_sources.map(|(_, (_, positions))| positions[0]).eq([2, 2]))
+    })?;
+    let (ended, _) = run.process.terminate(TIMEOUT)?;
+    ensure!(ended.status.success(), "{}", run.process.last_words());
+    empty_topic(&servers, &stage.input)?;
+    let run = stage.runner.start(&job)?;
+    stage.send(0, &[row("z", 0, 60_000)])?;
+    stage.send(1, &[row("z", 0, 60_000)])?;
+    assert_eq!(stage.wait_for_output(1).with_context(|| run.process.last_words())?, ["a 00:00:00 2 3"]);
+    let (ended, _) = run.process.terminate(TIMEOUT)?;
+    ensure!(ended.status.success(), "{}", run.process.last_words());
     Ok(())
 }
 

@@ -1,12 +1,12 @@
 //! Kafka as anybody's client sees it: topics, producing, and reading what is committed.
 
 use anyhow::{Context, Result, bail, ensure};
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message};
-use rdkafka::producer::{BaseRecord, Producer, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ThreadedProducer};
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 use serde_json::Value;
 use std::time::{Duration, Instant};
 use streamshield_workload::client::{CountFailures, Isolation, Met, NewTopicSpec, PartitionEnd, Reader, create_topics};
@@ -104,6 +104,36 @@ impl Input {
         ensure!(failures == 0, "{failures} messages were not delivered");
         Ok(())
     }
+}
+
+/// Sends JSON values in one transaction; each names its partition.
+pub fn send_together(bootstrap_servers: &str, topic: &str, values: &[(i32, Value)]) -> Result<()> {
+    let producer: BaseProducer = config(bootstrap_servers).set("transactional.id", format!("{topic}-feeder")).create()?;
+    producer.init_transactions(TIMEOUT)?;
+    producer.begin_transaction()?;
+    for (partition, value) in values {
+        let text = value.to_string();
+        let record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(topic).partition(*partition).payload(text.as_bytes());
+        producer.send(record).map_err(|(error, _)| error)?;
+    }
+    producer.flush(TIMEOUT)?;
+    Ok(producer.commit_transaction(TIMEOUT)?)
+}
+
+/// Deletes what is committed in a topic.
+pub fn empty_topic(bootstrap_servers: &str, topic: &str) -> Result<()> {
+    let admin: AdminClient<DefaultClientContext> = config(bootstrap_servers).create()?;
+    let mut before = TopicPartitionList::new();
+    for end in ends(bootstrap_servers, topic)? {
+        before.add_partition_offset(topic, end.partition, Offset::Offset(end.stable))?;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let options = AdminOptions::new().operation_timeout(Some(TIMEOUT)).request_timeout(Some(TIMEOUT));
+    let deleted = runtime.block_on(admin.delete_records(&before, &options))?;
+    for result in deleted.elements() {
+        result.error()?;
+    }
+    Ok(())
 }
 
 /// Follows all partitions of a topic from the beginning, committed messages only.

@@ -80,7 +80,8 @@ impl Control {
                     self.findings.push(format!("C-1: worker {who} is at digest {digest} at control offset {at}, the log says {known}"));
                 }
             }
-            ControlRecord::NotReady { incarnation, region, epoch } => {
+            // Of epoch 0: it has lost its place, by a trim or a fault of its store.
+            ControlRecord::NotReady { incarnation, region, epoch } if epoch.0 > 0 => {
                 let who = incarnation.0;
                 self.findings.push(format!("E-4: the follower of {region} at worker {who} differs from its owner at epoch {epoch}"));
             }

@@ -4,14 +4,17 @@
 //! every row has a name (partition and offset) that the outputs carry:
 //! - `passed` has each row's name once, with its key and value;
 //! - `counts` has each window of a key once; together with the late rows it has each row once: count, sum of values, sum of names;
+//! - a late row that is named is one that its own split had passed: some row before it in the input's partition closes its window, however the
+//!   split was read;
 //! - the dead letters name each record that is no row, once per stage that reads the input.
 
-use crate::job::{COUNTS, INPUT, JOB, PASSED, WINDOW_MS};
-use crate::table::{OutputRow, Row, row_id};
+use crate::job::{COUNTS, DELAY_MS, INPUT, JOB, PASSED, WINDOW_MS};
+use crate::table::{OutputRow, Row, partition_of, row_id};
 use arrow_cast::parse::string_to_timestamp_nanos;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use streamshield_core::watermark::Watermark;
 use streamshield_engine::topics;
 use streamshield_sim::checks::Check;
 use streamshield_sim::world::{Entry, Message};
@@ -197,7 +200,23 @@ impl Oracle {
         for (key, since_ms) in self.counts.keys().filter(|window| !expected.contains_key(window)) {
             wrong.push(format!("the window {since_ms} of key {key} is in `{COUNTS}`, and no row of the input is in it"));
         }
+        wrong.extend(self.timely_called_late());
         wrong.truncate(10);
+        wrong
+    }
+
+    /// E-5: rows that were told one by one as late though their own split had not passed their window. The input is in the order in which splits are read.
+    fn timely_called_late(&self) -> Vec<String> {
+        let mut wrong = Vec::new();
+        let mut passed: BTreeMap<i64, Watermark> = BTreeMap::new();
+        for (id, row) in &self.input {
+            let passed = passed.entry(partition_of(*id)).or_default();
+            let end_ms = (row.at_ms.div_euclid(WINDOW_MS) + 1) * WINDOW_MS;
+            if self.late.contains(id) && !passed.closes(end_ms) {
+                wrong.push(format!("E-5: row {id:#x} is late, and no row before it in its split closes its window"));
+            }
+            passed.advance(Watermark(row.at_ms - DELAY_MS));
+        }
         wrong
     }
 
@@ -229,5 +248,25 @@ impl Check for OracleCheck {
             }
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_row_is_late_only_behind_one_of_its_own_split_that_closes_its_window() {
+        let mut oracle = Oracle::default();
+        let at = |at_ms: i64| Row { key: 1, value: 1, at_ms };
+        // In the first split the window [0, 1000) is closed by the second row; in the other one nothing closes it before its last row has come.
+        let rows = [(0, 0, 100), (0, 1, 1_499), (0, 2, 200), (1, 0, 1_498), (1, 1, 200), (1, 2, 5_000)];
+        oracle.input.extend(rows.map(|(partition, offset, at_ms)| (row_id(partition, offset), at(at_ms))));
+        oracle.late.insert(row_id(0, 2));
+        assert!(oracle.timely_called_late().is_empty());
+        oracle.late.extend([row_id(0, 0), row_id(1, 1)]);
+        let wrong = oracle.timely_called_late();
+        assert!(wrong.len() == 2 && wrong.iter().all(|what| what.starts_with("E-5")), "{wrong:?}");
+        assert!(oracle.judge().iter().any(|what| wrong.contains(what)));
     }
 }

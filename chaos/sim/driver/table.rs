@@ -7,6 +7,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, SchemaRef};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use streamshield_core::ids::{Epoch, Offset, RegionId, StageId};
 use streamshield_core::ports::Connectors;
@@ -56,6 +57,11 @@ fn numbers(bytes: &[u8]) -> Option<Vec<i64>> {
 /// What names a row in all outputs.
 pub fn row_id(partition: i32, offset: Offset) -> i64 {
     (i64::from(partition) << 32) | offset
+}
+
+/// The input's partition that a row of this name is in.
+pub fn partition_of(id: i64) -> i64 {
+    id >> 32
 }
 
 /// One message of an output.
@@ -137,6 +143,7 @@ struct SimSource {
 fn source_error(error: LogError) -> SourceError {
     let kind = match error.kind {
         LogErrorKind::Retry | LogErrorKind::Missing => SourceErrorKind::Retry,
+        LogErrorKind::Invalid => SourceErrorKind::Failed,
         _ => SourceErrorKind::Stop,
     };
     SourceError { kind, message: error.message }
@@ -158,7 +165,8 @@ impl Source for SimSource {
     fn reader(&self, wakeup: Arc<Wakeup>) -> Result<Box<dyn SourceReader>, SourceError> {
         let options = ReaderOptions { buffer_bytes: BUFFER_BYTES, ..Default::default() };
         let reader = self.log.reader(options, wakeup).map_err(source_error)?;
-        Ok(Box::new(SimSourceReader { reader, topic: Arc::clone(&self.topic), request: Arc::clone(&self.request) }))
+        let (topic, request) = (Arc::clone(&self.topic), Arc::clone(&self.request));
+        Ok(Box::new(SimSourceReader { reader, topic, request, met_ends: BTreeMap::new() }))
     }
 }
 
@@ -166,6 +174,7 @@ struct SimSourceReader {
     reader: Box<dyn LogReader>,
     topic: Arc<str>,
     request: Arc<SourceRequest>,
+    met_ends: BTreeMap<SplitId, Offset>,
 }
 
 impl SimSourceReader {
@@ -176,12 +185,18 @@ impl SimSourceReader {
 
 impl SourceReader for SimSourceReader {
     fn add_split(&mut self, split: &Split, from: Offset) -> Result<(), SourceError> {
+        self.met_ends.remove(&split.id);
         self.reader.assign(&self.place(split.id), from).map_err(source_error)
     }
 
     fn remove_split(&mut self, split: SplitId) {
         // Nothing is read from it any more, whatever the log says.
         let _ = self.reader.unassign(&self.place(split));
+        self.met_ends.remove(&split);
+    }
+
+    fn met_end(&self, split: SplitId) -> Option<Offset> {
+        self.met_ends.get(&split).copied()
     }
 
     fn take(&mut self, split: SplitId, limit: &TakeLimit) -> Result<SourceBatch, SourceError> {
@@ -209,6 +224,8 @@ impl SourceReader for SimSourceReader {
                 }
             })
             .map_err(source_error)?;
+        self.met_ends.remove(&split);
+        self.met_ends.extend(taken.at_end.map(|end| (split, end)));
         let state = if taken.messages > 0 { SplitState::More } else { SplitState::Idle };
         let offsets: Vec<Offset> = rows.iter().map(|(_, offset)| *offset).collect();
         let origins: Option<Box<dyn RowOrigins>> = match self.request.keep_origins && !rows.is_empty() {

@@ -168,9 +168,13 @@ impl RegionState for SimRegion {
         Ok(Delta { digest: batch.digest(), bytes: batch.encode() })
     }
 
+    fn is_clean(&self) -> bool {
+        self.sealed == self.applied && self.tables.iter().all(|table| table.is_clean(self.applied))
+    }
+
     fn apply_delta(&mut self, delta: &[u8], record: &[u8]) -> Result<Digest, StateError> {
         let batch = Batch::decode(delta)?;
-        if self.sealed != self.applied || !self.tables.iter().all(|table| table.is_clean(self.applied)) {
+        if !self.is_clean() {
             return Err(internal(format!("{}: a delta is applied past changes that were not flushed", self.region)));
         }
         let digest = batch.digest();

@@ -300,9 +300,16 @@ fn a_delta_is_not_applied_past_changes_that_were_not_flushed() {
     let delta = state.seal_delta().expect("seals");
     merge(&mut *state, 0, &[(0, 1)]);
     assert_eq!(state.apply_delta(&delta.bytes, b"x").expect_err("refused").kind, StateErrorKind::Internal);
+    assert!(!state.is_clean());
     flush(&mut *state, b"1");
+    assert!(state.is_clean());
     state.apply_delta(&delta.bytes, b"2").expect("applies");
     assert_eq!(drain(&mut *state, 0, 10).0.len(), 1, "read back");
+    // A removal is a change, too.
+    assert_eq!((state.bytes().dirty, state.is_clean()), (0, false));
+    assert_eq!(state.apply_delta(&delta.bytes, b"x").expect_err("refused").kind, StateErrorKind::Internal);
+    flush(&mut *state, b"3");
+    state.apply_delta(&delta.bytes, b"4").expect("applies");
 }
 
 #[test]

@@ -361,6 +361,12 @@ impl Sim {
         self.world().next_event_ms()
     }
 
+    /// Ends of transactions are on their way that nobody waits for: EndTxn that arrives late, markers of commits that are acknowledged.
+    pub fn has_late_ends(&self) -> bool {
+        let world = self.world();
+        !world.late.is_empty() || !world.committing.is_empty()
+    }
+
     /// The actor's time that calls have taken since the last question, in ms.
     pub fn take_spent_ms(&self) -> i64 {
         std::mem::take(&mut self.world().spent_ms)

@@ -314,7 +314,7 @@ mod tests {
         let records = log(&handed_over(), 0);
         records.iter().for_each(|record| drop(cluster.apply(record.entry())));
         let mut trimmed = cluster.snapshot(Incarnation(2));
-        trimmed.push(ControlRecord::Drain { worker: "b".into(), undo: false });
+        trimmed.push(ControlRecord::Drain { worker: "b".into(), undo: false, incarnation: None });
         let mut found = fold(&log(&trimmed, 4));
         assert!(found.findings.is_clean(), "{:?}", found.findings.anomalies);
         assert_eq!(found.stages, 1);

@@ -122,7 +122,7 @@ fn write_value(out: &mut Vec<u8>, column: &ColumnView<'_>, row: usize, style: &S
         View::Int16(values) => write_integer(out, values[row]),
         View::Int8(values) => write_integer(out, values[row]),
         View::Boolean(values) => out.extend_from_slice(if values.value(row) { b"true" } else { b"false" }),
-        View::Date(values) => quoted(out, |out| write_date(out, values[row])),
+        View::Date(values) => quoted(out, |out| write_date(out, values[row].into())),
         View::Time(values) => quoted(out, |out| write_time_ms(out, values[row])),
         View::Binary { ends, data } => quoted(out, |out| write_base64(out, &data[ends[row] as usize..ends[row + 1] as usize])),
         View::List { ends, items } => {

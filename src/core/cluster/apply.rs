@@ -114,7 +114,7 @@ impl Cluster {
                 self.balance_later();
                 Verdict::Valid
             }
-            ControlRecord::Drain { worker, undo } => self.drain(&worker, !undo, turn),
+            ControlRecord::Drain { worker, undo, incarnation } => self.drain(&worker, incarnation, !undo, turn),
             ControlRecord::Ready { incarnation, region, .. } => self.ready(incarnation, region, turn),
             ControlRecord::NotReady { incarnation, region, .. } => self.not_ready(incarnation, region),
             ControlRecord::Released { incarnation, region, assignment, .. } => self.release(incarnation, region, assignment, turn),
@@ -158,9 +158,10 @@ impl Cluster {
         Verdict::Valid
     }
 
-    fn drain(&mut self, worker: &str, draining: bool, turn: &mut Turn) -> Verdict {
+    fn drain(&mut self, worker: &str, meant: Option<Incarnation>, draining: bool, turn: &mut Turn) -> Verdict {
         let Some(incarnation) = self.index.workers.get(worker).copied() else { return Verdict::Ignored };
-        if self.state.members.get(&incarnation).is_none_or(|member| member.draining == draining) {
+        let is_anothers = meant.is_some_and(|meant| meant != incarnation);
+        if is_anothers || self.state.members.get(&incarnation).is_none_or(|member| member.draining == draining) {
             return Verdict::Ignored;
         }
         self.change_member(incarnation, |member| member.draining = draining);
@@ -192,6 +193,7 @@ impl Cluster {
         let now_ms = self.state.clock.now_ms;
         let mut replaced = None;
         self.change_region(id, |region| {
+            region.cold_at.remove(&incarnation);
             if let Some(follower) = region.followers.iter_mut().find(|follower| follower.slot.incarnation == incarnation) {
                 follower.ready = true;
                 replaced = follower.replaces.take();

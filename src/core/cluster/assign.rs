@@ -167,6 +167,7 @@ impl Cluster {
             region.owner = Some(Owner { slot: to, assignment: at, release_since_ms: None });
             region.moving = None;
             region.lost = None;
+            region.cold_at.clear();
             let follower = region.followers.iter().map(|follower| follower.slot).find(|slot| slot.incarnation == to.incarnation);
             if let Some(slot) = follower {
                 region.remove_follower(slot);

@@ -81,7 +81,7 @@ pub(super) struct Index {
     pub capacity: u64,
     pub orphans: BTreeSet<RegionId>,
     pub quarantined: BTreeSet<RegionId>,
-    /// Those of which a join forgets what they did.
+    /// Those of which a join forgets what they did, or where they did not become warm.
     pub failed: BTreeSet<RegionId>,
     pub unfinished: usize,
     /// Source regions of which something can still come.
@@ -239,7 +239,7 @@ impl Index {
         if region.quarantined.is_some() {
             self.quarantined.insert(id);
         }
-        if region.failures > 0 || region.is_deadly() || region.quarantined.is_some() {
+        if region.failures > 0 || region.is_deadly() || region.quarantined.is_some() || !region.cold_at.is_empty() {
             self.failed.insert(id);
         }
         self.unfinished += usize::from(!region.finished);

@@ -170,6 +170,7 @@ impl Cluster {
             (region.failures, region.failed_ms) = (0, 0);
             region.deaths = region.deaths.filter(|deaths| deaths.count < FAILURES_MAX);
             region.quarantined = None;
+            region.cold_at.clear();
         });
     }
 

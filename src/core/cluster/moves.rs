@@ -12,12 +12,15 @@
 //! a drain takes away, a member. Where it can't, loads come first, and a follower leaves the rack afterwards.
 //!
 //! A target that follows the region already is warm, so its owner is asked to release at once; any other first catches up and says `ready`.
+//!
+//! A drain passes over those where the region did not become warm in time, while there is another one, until somebody joins: a worker on which nothing comes
+//! up has least to do, and would be chosen again and again. To even out loads it is tried again, since it may only be slow.
 
 use super::Cluster;
 use super::effect::Effect;
 use super::index::{ARRIVING_MAX, MemberIndex};
 use super::record::SlotId;
-use super::state::Move;
+use super::state::{Move, Region};
 use crate::ids::{Incarnation, Offset, RegionId};
 
 impl Cluster {
@@ -45,6 +48,7 @@ impl Cluster {
                 if let Some(moving) = region.moving.filter(|moving| !moving.ready && is_slow(moving.since_ms)) {
                     effects.push(Effect::MoveCalledOff { region: *id, to: moving.to });
                     region.stay();
+                    region.cold_at.insert(moving.to.incarnation);
                 }
                 region.followers.retain(|follower| follower.replaces.is_none() || !is_slow(follower.since_ms));
             });
@@ -64,22 +68,27 @@ impl Cluster {
         });
     }
 
-    /// A region of a draining member, and where it goes: to a follower that is ready, else to the least loaded, where no follower shares the rack.
+    /// A region of a draining member, and where it goes.
     fn next_drained(&self) -> Option<(RegionId, SlotId)> {
-        let (_, least_loaded) = *self.index.receivers.first()?;
+        self.index.receivers.first()?;
         let slots = self.index.draining.iter().flat_map(|member| self.index.slots_of(*member));
-        let id = slots.flat_map(|(_, slot)| &slot.movable).next()?;
-        let region = self.state.regions.get(id)?;
+        slots.flat_map(|(_, slot)| &slot.movable).find_map(|id| Some((*id, self.drained_to(*id)?)))
+    }
+
+    /// To a follower that is ready, else to the least loaded, where no follower shares the rack. None: whoever could take it is busy.
+    fn drained_to(&self, id: RegionId) -> Option<SlotId> {
+        let region = self.state.regions.get(&id)?;
         let can_take = |member: &MemberIndex| !member.draining && member.arriving < ARRIVING_MAX;
         let warm = region.followers.iter().filter(|follower| follower.ready && can_take(&self.index.members[&follower.slot.incarnation]));
         let warm = warm
             .min_by_key(|follower| (self.index.members[&follower.slot.incarnation].load_key(), follower.slot))
             .map(|follower| follower.slot);
-        let to = warm.unwrap_or_else(|| {
-            let mut receivers = self.index.receivers.iter().map(|(_, member)| *member);
-            self.slot_for(receivers.find(|member| !self.crowds(*id, *member)).unwrap_or(least_loaded), *id)
-        });
-        Some((*id, to))
+        warm.or_else(|| {
+            let receivers = self.index.receivers.iter().map(|(_, member)| *member);
+            let mut receivers = receivers.filter(|member| !self.was_cold(region, *member));
+            let to = receivers.clone().find(|member| !self.crowds(id, *member)).or_else(|| receivers.next())?;
+            Some(self.slot_for(to, id))
+        })
     }
 
     /// A region of a member that has more than its share, for the one that has least.
@@ -92,6 +101,13 @@ impl Cluster {
         // A giver that fell below its own share would be given to in turn: regions would move between those who have nothing to do with it.
         let found = self.surplus_for(to, taker, true).or_else(|| self.surplus_for(to, taker, false))?;
         Some((found, self.slot_for(to, found)))
+    }
+
+    /// The region did not become warm there, and there is one where that is not known.
+    fn was_cold(&self, region: &Region, at: Incarnation) -> bool {
+        let owner = region.owner.map(|owner| owner.slot.incarnation);
+        let is_another = |member: Incarnation| Some(member) != owner && !region.cold_at.contains(&member);
+        region.cold_at.contains(&at) && self.index.by_load.iter().any(|(_, member)| is_another(*member))
     }
 
     /// Of the fullest member that has something for the taker, and keeps its share if that is asked for.

@@ -191,9 +191,12 @@ impl Cluster {
         self.index.quarantined.iter().filter_map(|id| Some((*id, reason(id)?))).collect()
     }
 
-    /// Nothing more can come: every source region is finished or quarantined, and at least one region is quarantined.
+    /// Nothing more can come: a region is quarantined, and the sources and all regions up to its stage are finished or quarantined. Stages are numbered
+    /// upstream first: those before it do not depend on it, those behind it may wait for it for ever.
     pub fn is_hopeless(&self) -> bool {
-        !self.index.quarantined.is_empty() && self.index.open_sources == 0
+        let Some(first) = self.index.quarantined.first().filter(|_| self.index.open_sources == 0) else { return false };
+        let last_of_stage = RegionId { stage: first.stage, partition: u32::MAX };
+        self.state.regions.range(..=last_of_stage).all(|(_, region)| region.finished || region.quarantined.is_some())
     }
 
     /// The latest report of each live member.

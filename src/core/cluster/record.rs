@@ -159,11 +159,14 @@ pub enum ControlRecord {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         clean: bool,
     },
-    /// Asked for by an operator: the worker's regions move away, it stays and follows. `undo` takes it back.
+    /// By an operator, or by the worker itself before it leaves: its regions move away, it stays and follows. `undo` takes it back.
     Drain {
         worker: String,
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         undo: bool,
+        /// Some: this start of the worker is meant, and no later one of its name. None: whichever there is.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        incarnation: Option<Incarnation>,
     },
     /// A follower, or the target of a move, has caught up with the changelog.
     Ready {
@@ -171,7 +174,7 @@ pub enum ControlRecord {
         region: RegionId,
         epoch: Epoch,
     },
-    /// Not ready any more: its state differs from the owner's (E-4), and it is rebuilt.
+    /// Not ready any more: its state differs from the owner's at this epoch (E-4), or can't be used for another reason (epoch 0). It is rebuilt.
     NotReady {
         incarnation: Incarnation,
         region: RegionId,

@@ -183,7 +183,11 @@ impl Runner {
                 ControlRecord::Heartbeat { incarnation: words.incarnation(1), at, digest }
             }
             "left" => ControlRecord::Left { incarnation: words.incarnation(1), clean: words.plain.get(2) == Some(&"clean") },
-            "drain" | "undrain" => ControlRecord::Drain { worker: words.plain[1].into(), undo: words.plain[0] == "undrain" },
+            "drain" | "undrain" => ControlRecord::Drain {
+                worker: words.plain[1].into(),
+                undo: words.plain[0] == "undrain",
+                incarnation: words.named.get("incarnation").map(|text| Incarnation(text.parse().unwrap())),
+            },
             "ready" => ControlRecord::Ready { incarnation: words.incarnation(1), region: words.region(2), epoch },
             "released" => {
                 let region = words.region(2);

@@ -157,6 +157,9 @@ pub struct Region {
     /// Of processes that worked on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deaths: Option<Deaths>,
+    /// Where it was to move and did not become warm in time. Until it does, has another owner, or somebody joins, a drain takes it elsewhere.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub cold_at: BTreeSet<Incarnation>,
     /// The newest one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<(Epoch, Durability)>,
@@ -272,6 +275,7 @@ impl Region {
             failed_ms: 0,
             failures_ever: 0,
             deaths: None,
+            cold_at: BTreeSet::new(),
             checkpoint: None,
         }
     }

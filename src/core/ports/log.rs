@@ -40,7 +40,7 @@ pub enum LogErrorKind {
     OutOfRange,
     /// Topic or partition does not exist.
     Missing,
-    /// This message can never be written or read (too large, damaged).
+    /// This message can never be written (too large), or what was read is damaged, perhaps only on its way.
     Invalid,
     /// Access refused, bad configuration, a bug: stop and tell.
     Fatal,
@@ -309,12 +309,17 @@ pub trait Log: Send + Sync {
     }
     /// Appends one message outside of any transaction (control log) and returns its offset.
     fn append(&self, message: &OutMessage) -> Result<Offset, LogError>;
-    /// Appends several of them, in this order, and waits for all at once. After an error any of them may be in the log.
+    /// Appends several of them and waits for all at once. Small messages come in this order; a large one may be overtaken. After an error any of them
+    /// may be in the log.
     fn append_all(&self, messages: &[OutMessage]) -> Result<Vec<Offset>, LogError> {
         messages.iter().map(|message| self.append(message)).collect()
     }
     /// The largest message that a writer's client takes, with key and headers; the default is librdkafka's.
     fn message_bytes_max(&self) -> usize {
+        1_000_000
+    }
+    /// The largest batch that a writer's client makes of several messages; the default is librdkafka's.
+    fn batch_bytes_max(&self) -> usize {
         1_000_000
     }
     /// Deletes what lies before these positions (DeleteRecords).

@@ -57,8 +57,13 @@ pub trait SinkWriter: Send {
 /// One table of one connector.
 pub trait Sink: Send + Sync {
     fn writer(&self, region: RegionId) -> Result<Box<dyn SinkWriter>, SinkError>;
+    /// Before [`Sink::recover`], as long as nothing was ever written to the region's changelog: makes what its rows will need (a folder). Idempotent.
+    fn begin(&self) -> Result<(), SinkError> {
+        Ok(())
+    }
     /// Before a new owner's first epoch: publishes the prepared content of the region's last record, epoch and owner, and deletes all other. Earlier
     /// epochs are published: whoever committed the next one has done this before. None: there is no record, or none since this was last called.
+    /// While it can't look there, it must fail: what it does not publish, and a later epoch is committed behind, the next call deletes.
     fn recover(&self, _region: RegionId, _last: Option<(Epoch, Incarnation)>) -> Result<(), SinkError> {
         Ok(())
     }

@@ -82,6 +82,8 @@ pub struct SourceBatch {
 pub enum SourceErrorKind {
     /// The service is away: the region pauses and calls again.
     Retry,
+    /// What came is damaged, perhaps only on its way: the region is brought up again, here or elsewhere, and reads it anew.
+    Failed,
     /// The position is gone or the table is unreadable: the region stops, with its offsets kept.
     Stop,
 }
@@ -96,6 +98,8 @@ pub struct SourceError {
 /// Reads some splits of one table for one slot.
 pub trait SourceReader: Send {
     fn add_split(&mut self, split: &Split, from: Offset) -> Result<(), SourceError>;
+    /// The split's region has never done anything: if what is at its start is gone, it may begin with what is oldest, where the table says no more than that.
+    fn may_begin_later(&mut self, _split: SplitId) {}
     /// Stops reading a split: its region has gone elsewhere. It may be added again, at another position.
     fn remove_split(&mut self, split: SplitId);
     /// Takes what is there now, without waiting. A record larger than the limit is still taken alone.
@@ -105,8 +109,8 @@ pub trait SourceReader: Send {
     fn stands_at_end(&self, _split: SplitId, _position: Offset) -> bool {
         true
     }
-    /// Where what is committed ends, if all before it was taken and nothing more was there at the last look. It may lie behind the position: no rows lie
-    /// between.
+    /// Where what is committed ends, if all before it was taken and nothing more was there at the last look. It may lie behind the position: that no
+    /// rows lie between is proven, so the region may move there.
     fn met_end(&self, _split: SplitId) -> Option<Offset> {
         None
     }

@@ -129,8 +129,11 @@ pub trait RegionState: Send {
     /// Encodes what changed since the last delta, independent of flushes: neither sees the other. The first call has all that no applied flush has
     /// (since opening, at most); from it on the tables keep count, and a group stays in memory until a delta has it.
     fn seal_delta(&mut self) -> Result<Delta, StateError>;
-    /// Writes another task's delta and `record` in one atomic batch to the store, past the tables. Whatever the tables hold in memory must be flushed
-    /// and applied before; they are emptied and read back when needed. Returns the digest of the delta's content; bytes that are no delta are `Damaged`.
+    /// Everything that changed, removals included, is in an applied flush, and in a delta where those are counted: another task's delta may be applied. May
+    /// walk over all windows.
+    fn is_clean(&self) -> bool;
+    /// Writes another task's delta and `record` in one atomic batch to the store, past the tables. These must be [clean](Self::is_clean); they are emptied
+    /// and read back when needed. Returns the digest of the delta's content; bytes that are no delta are `Damaged`.
     fn apply_delta(&mut self, delta: &[u8], record: &[u8]) -> Result<Digest, StateError>;
     /// For a checkpoint; None when this backend has no store. The region counts as open until the copier is dropped, too.
     fn copier(&self) -> Option<Box<dyn StoreCopier>>;

@@ -152,7 +152,7 @@ fn what_a_drain_waits_for_are_the_regions_that_are_not_finished() {
     let region = log.cluster.owned(SlotId { incarnation: Incarnation(1), slot: 0 })[0].region;
     assert_eq!((log.status().unfinished_regions_of("a"), log.status().unfinished_regions_of("b")), (1, 1));
     log.append(&ControlRecord::Finished { incarnation: Incarnation(1), region, assignment, epoch: Epoch(9) });
-    log.append(&ControlRecord::Drain { worker: "a".into(), undo: false });
+    log.append(&ControlRecord::Drain { worker: "a".into(), undo: false, incarnation: None });
     let status = log.status();
     assert_eq!((status.workers[0].regions_owned, status.unfinished_regions_of("a"), status.unfinished_regions_of("b")), (1, 0, 1));
 }

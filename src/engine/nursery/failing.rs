@@ -11,21 +11,19 @@ use streamshield_core::ports::log::TopicPartition;
 
 /// How long a follower rests that can't go on, unless the region is to be owned here.
 const RESTS: Duration = Duration::from_secs(60);
+/// Waits for what may be away for this worker alone, before another one tries. They take more than eleven minutes, which is longer than failures may lie apart
+/// to add up: an outage never ends in a quarantine.
+pub(crate) const WAITS_MAX: u32 = 140;
 
 impl Nursery {
     /// Sorts a failure out: again, anew, or over to somebody else.
     pub(super) fn failed(&mut self, id: RegionId, mut task: Task, error: FollowError) -> Result<Tended, JobOutcome> {
-        let now = self.now();
         self.stop_reading(id);
         // Its state is closed before anybody may open it.
         task.phase = Phase::Opening;
+        let is_ready = task.ready_told.is_some() || matches!(task.role, Role::Follower { is_ready: true });
         let message = match error {
-            FollowError::Waits(message) => {
-                tracing::warn!(region = %id, message, "the region waits for what it needs to begin");
-                task.resume_at = now + RETRY_PAUSE_MAX;
-                self.charges.tasks.insert(id, task);
-                return Ok(Tended::Quiet);
-            }
+            FollowError::Waits(message) => return Ok(self.waits(id, task, &message)),
             FollowError::Refused { message, hint } => return Err(JobOutcome::Failed(EngineError { message, hint: Some(hint) })),
             FollowError::Stopped(failure) => return Ok(self.stopped(id, task, failure)),
             FollowError::Retry(message) => message,
@@ -35,43 +33,63 @@ impl Nursery {
                 self.progress.diverged(id, epoch.0);
                 task.without_store = true;
                 task.without_checkpoint = false;
-                let record = ControlRecord::NotReady { incarnation: self.slot.incarnation, region: id, epoch };
-                let _ = self.membership.append(&record);
+                self.say_not_ready(id, epoch);
                 message
             }
-            // Without the checkpoint that it could not have: a job that was made from another one's begins with those.
-            FollowError::Unusable(message) if std::mem::take(&mut task.store_is_away) => {
-                tracing::warn!(region = %id, message, "the region waits: the store of the checkpoints does not answer");
-                task.without_checkpoint = false;
-                task.resume_at = now + RETRY_PAUSE_MAX;
-                self.charges.tasks.insert(id, task);
-                return Ok(Tended::Quiet);
-            }
             FollowError::Unusable(message) => {
+                if is_ready && !task.is_owned() {
+                    // To rebuild it may take minutes: nobody is to release the region to here meanwhile.
+                    self.say_not_ready(id, Epoch(0));
+                    task.ready_told = None;
+                }
+                task.without_checkpoint = false;
+                // Without the checkpoint that it could not have: a job that was made from another one's begins with those.
+                if std::mem::take(&mut task.store_is_away) {
+                    return Ok(self.waits(id, task, &format!("{message}; the store of the checkpoints does not answer")));
+                }
                 tracing::warn!(region = %id, message, "the state can't be used; it is rebuilt");
                 task.without_store = task.tries > 0;
-                task.without_checkpoint = false;
                 message
             }
         };
         task.tries += 1;
         task.ready_told = None;
-        task.resume_at = now + (RETRY_PAUSE_MIN * (1 << task.tries.min(7))).min(RETRY_PAUSE_MAX);
-        if let Role::Owner { assignment, .. } = task.role
-            && task.tries > TRIES_MAX
-        {
-            let failure = Failure::new(&message, true);
-            self.give_back(id, assignment, &failure);
-            task.given_back = Some((assignment, failure));
-            task.tries = 0;
+        task.resume_at = self.now() + pause_after(task.tries);
+        if task.tries > TRIES_MAX {
+            self.let_others_try(id, &mut task, &message);
         }
         self.charges.tasks.insert(id, task);
         Ok(Tended::Quiet)
     }
 
+    /// Something outside is away. That is no failure, and no try is counted.
+    fn waits(&mut self, id: RegionId, mut task: Task, message: &str) -> Tended {
+        task.waits += 1;
+        let pause = pause_after(task.waits);
+        if pause < RETRY_PAUSE_MAX {
+            tracing::debug!(region = %id, message, "the region waits for what it needs");
+        } else {
+            tracing::warn!(region = %id, message, "the region waits for what it needs");
+        }
+        task.resume_at = self.now() + pause;
+        if task.waits > WAITS_MAX {
+            self.let_others_try(id, &mut task, message);
+        }
+        self.charges.tasks.insert(id, task);
+        Tended::Quiet
+    }
+
+    fn let_others_try(&self, id: RegionId, task: &mut Task, message: &str) {
+        let Role::Owner { assignment, .. } = task.role else { return };
+        let failure = Failure::new(message, true);
+        self.give_back(id, assignment, &failure);
+        task.given_back = Some((assignment, failure));
+        task.tries = 0;
+        task.waits = 0;
+    }
+
     /// More tries here would end in the same way. A region that is only followed works all the same: its owner does not read what is wrong.
     fn stopped(&mut self, id: RegionId, mut task: Task, failure: Failure) -> Tended {
-        let incarnation = self.slot.incarnation;
         task.ready_told = None;
         if let Role::Owner { assignment, .. } = task.role {
             let (reason, retry) = (&failure.reason, failure.retry);
@@ -86,11 +104,15 @@ impl Nursery {
             task.given_back = Some((assignment, failure));
         } else {
             tracing::error!(region = %id, reason = failure.reason, "the region can't be followed here");
-            let _ = self.membership.append(&ControlRecord::NotReady { incarnation, region: id, epoch: Epoch(0) });
+            self.say_not_ready(id, Epoch(0));
             task.resume_at = self.now() + RESTS;
         }
         self.charges.tasks.insert(id, task);
         Tended::Quiet
+    }
+
+    fn say_not_ready(&self, region: RegionId, epoch: Epoch) {
+        let _ = self.membership.append(&ControlRecord::NotReady { incarnation: self.slot.incarnation, region, epoch });
     }
 
     /// Gives an owned region back to the control log. A repeated record is a no-op.
@@ -114,4 +136,9 @@ impl Nursery {
             let _ = self.exchange.unassign(&partition);
         }
     }
+}
+
+/// Longer with each time.
+pub(crate) fn pause_after(times: u32) -> Duration {
+    (RETRY_PAUSE_MIN * (1 << times.min(7))).min(RETRY_PAUSE_MAX)
 }

@@ -101,11 +101,12 @@ impl Nursery {
         let last = follower.last.as_ref().map(|record| (record.epoch, record.incarnation));
         let mut region = follower.finish(self.exchange.as_mut())?;
         let _ = self.changelog.unassign(&partition);
-        if let Some(sink) = self.job.sinks.get(&id.stage)
-            && let Err(error) = sink.recover(id, last)
-        {
-            // Nothing is wrong with the state.
-            return Err(FollowError::Retry(error.message));
+        if let Some(sink) = self.job.sinks.get(&id.stage) {
+            let begun = if end_offset == 0 { sink.begin() } else { Ok(()) };
+            if let Err(error) = begun.and_then(|()| sink.recover(id, last)) {
+                // Nothing is wrong with the state.
+                return Err(if error.retry { FollowError::Waits(error.message) } else { FollowError::Retry(error.message) });
+            }
         }
         region.assignment = assignment;
         region.changelog_from = end_offset;

@@ -1,20 +1,26 @@
-//! A changelog that can't be read, a writer of whom the control log has never heard, and when a follower is said to be ready.
+//! A changelog that can't be read, a log or an input that is away, a writer of whom the control log has never heard, and when a follower is said to be ready.
 
 use super::finishing::unknown_writer;
 use super::*;
-use crate::clock::SystemClock;
+use crate::checkpointer::Checkpoints;
+use crate::clock::{Clock, SystemClock};
 use crate::config::{BadRecordPolicy, JobConfig, LateRowPolicy, spawn_thread};
 use crate::membership::{control_partition, message};
 use crate::plan::{ExchangePlan, JobPlan, StageInput, StageOutput, StagePlan};
+use crate::slot::{Slot, Work};
+use crate::step::met_end;
 use arrow_schema::Schema;
 use crossbeam_channel::bounded;
 use parking_lot::Mutex;
 use std::path::Path;
 use streamshield_core::cluster::{FEATURE_LEVEL, Joined};
-use streamshield_core::ids::{ExchangeId, PlanFingerprint, StageId};
+use streamshield_core::epoch::DeltaHead;
+use streamshield_core::ids::{Digest, ExchangeId, PlanFingerprint, StageId};
 use streamshield_core::ports::checkpoint::CheckpointErrorKind;
 use streamshield_core::ports::log::*;
-use streamshield_core::ports::state::{OpenedState, StateError, WindowTableSpec};
+use streamshield_core::ports::state::{
+    Delta, Flush, OpenedState, RegionState, StateBytes, StateError, StoreCopier, WindowTable, WindowTableSpec,
+};
 use streamshield_core::tiers;
 use streamshield_core::watermark::{UpstreamWatermark, Watermark};
 
@@ -28,6 +34,8 @@ struct World {
     messages: BTreeMap<TopicPartition, Vec<Vec<u8>>>,
     /// Until somebody is fenced, the end of a changelog is not stable.
     is_held_open: bool,
+    /// The brokers of changelogs and exchanges are away, the control log's is not.
+    is_away: bool,
     calls: Vec<String>,
 }
 
@@ -79,7 +87,11 @@ impl Log for TestLog {
         Ok(None)
     }
     fn bounds(&self, partition: &TopicPartition, isolation: Isolation) -> Result<Bounds, LogError> {
-        Ok(Bounds { low: 0, high: self.0.lock().end(partition, isolation) })
+        let world = self.0.lock();
+        if world.is_away {
+            return Err(LogError::new(LogErrorKind::Retry, "no answer"));
+        }
+        Ok(Bounds { low: 0, high: world.end(partition, isolation) })
     }
     fn ends(&self, partitions: &[TopicPartition], isolation: Isolation) -> Result<Vec<Offset>, LogError> {
         let mut world = self.0.lock();
@@ -134,6 +146,9 @@ struct TestReader {
 
 impl LogReader for TestReader {
     fn assign(&mut self, partition: &TopicPartition, from: Offset) -> Result<(), LogError> {
+        if self.log.0.lock().is_away && *partition != control_partition("job") {
+            return Err(LogError::new(LogErrorKind::Retry, "no answer"));
+        }
         self.positions.insert(partition.clone(), from);
         Ok(())
     }
@@ -173,6 +188,41 @@ impl StateBackend for NoStores {
     }
     fn scratch(&self) -> PathBuf {
         PathBuf::new()
+    }
+}
+
+/// Tables that have drained windows since the last flush, and merged nothing. Notes what it is asked for.
+struct Drained(Arc<Mutex<Vec<&'static str>>>);
+
+impl RegionState for Drained {
+    fn table(&mut self, operator: u16) -> &mut dyn WindowTable {
+        panic!("operator {operator} takes no step");
+    }
+    fn bytes(&self) -> StateBytes {
+        StateBytes::default()
+    }
+    fn seal_flush(&mut self) -> Result<Flush, StateError> {
+        Ok(Flush { digest: Digest::default(), bytes: 0, content: Box::new(()) })
+    }
+    fn apply_flush(&mut self, _: Flush, _: &[u8]) -> Result<(), StateError> {
+        self.0.lock().push("flush");
+        Ok(())
+    }
+    fn seal_delta(&mut self) -> Result<Delta, StateError> {
+        panic!("a follower seals no delta");
+    }
+    fn is_clean(&self) -> bool {
+        self.0.lock().contains(&"flush")
+    }
+    fn apply_delta(&mut self, _: &[u8], _: &[u8]) -> Result<Digest, StateError> {
+        self.0.lock().push("delta");
+        Ok(Digest::default())
+    }
+    fn copier(&self) -> Option<Box<dyn StoreCopier>> {
+        None
+    }
+    fn evict(&mut self, _: usize) -> Result<(), StateError> {
+        Ok(())
     }
 }
 
@@ -294,6 +344,7 @@ impl Bed {
             flush_interval: job.config.flush_interval,
             state_bytes_max: 1 << 20,
             open_bytes_max: 1 << 20,
+            letter_bytes_max: 1 << 20,
             ships_deltas: true,
         };
         let nursery = Nursery {
@@ -320,6 +371,33 @@ impl Bed {
             charges: Charges::default(),
         };
         Bed { nursery, arrivals }
+    }
+
+    /// Its slot, which takes in what has arrived.
+    fn slot(&self) -> Slot {
+        let (nursery, wakeup) = (&self.nursery, Arc::<Wakeup>::default());
+        Slot {
+            id: nursery.slot,
+            job: nursery.job.clone(),
+            membership: nursery.membership.clone(),
+            clock: Arc::new(SystemClock::default()),
+            log: nursery.log.clone(),
+            exchange: nursery.log.reader(ReaderOptions::default(), wakeup.clone()).expect("a reader"),
+            wakeup: wakeup.clone(),
+            committer_wakeup: wakeup.clone(),
+            nursery_wakeup: wakeup.clone(),
+            sealed: bounded(1).0,
+            news: bounded(1).1,
+            arrivals: self.arrivals.clone(),
+            departures: bounded(1).0,
+            checkpoints: Checkpoints::new(None, nursery.slot, bounded(1).0, bounded(1).0, wakeup.clone(), wakeup),
+            checkpoint_news: bounded(1).1,
+            progress: nursery.progress.clone(),
+            takeovers: nursery.takeovers.clone(),
+            shared: nursery.shared.clone(),
+            notes: Notes::default(),
+            work: Work::default(),
+        }
     }
 
     /// Turns of a worker that reads the control log, or of one that does not come to it.
@@ -428,6 +506,93 @@ fn a_region_that_can_not_begin_without_its_checkpoint_waits_for_the_store_and_is
     assert_eq!(log.told("failed"), 1);
 }
 
+#[test]
+fn a_log_that_is_away_is_waited_for_and_the_region_is_not_given_back() {
+    let log = TestLog::of_members(&[ME], 1);
+    log.0.lock().is_away = true;
+    let mut bed = Bed::new(&log, ME, 1);
+    for try_number in 0..3 * TRIES_MAX {
+        bed.turns(true);
+        let task = bed.nursery.charges.tasks.get_mut(&region(0)).expect("it is tried again");
+        assert!(task.waits > try_number && task.tries == 0);
+        task.resume_at = Duration::ZERO;
+    }
+    assert_eq!((log.told("failed"), bed.arrived().len()), (0, 0));
+    log.0.lock().is_away = false;
+    bed.turns(true);
+    assert_eq!(bed.arrived(), [region(0)]);
+}
+
+#[test]
+fn what_only_this_worker_may_not_reach_is_left_to_others_after_a_long_time() {
+    let log = TestLog::of_members(&[ME], 1);
+    log.0.lock().is_away = true;
+    let mut bed = Bed::new(&log, ME, 1);
+    bed.turns(true);
+    let task = bed.nursery.charges.tasks.get_mut(&region(0)).expect("it is tried again");
+    (task.waits, task.resume_at) = (WAITS_MAX, Duration::ZERO);
+    bed.turns(true);
+    assert!(log.told("failed") > 0);
+    // The failures of a long outage are counted only where they come less than ten minutes after each other.
+    assert!((1..=WAITS_MAX).map(pause_after).sum::<Duration>() > Duration::from_secs(600));
+}
+
+#[test]
+fn a_region_whose_input_is_away_waits_in_its_slot_and_has_not_failed() {
+    let log = TestLog::of_members(&[ME], 1);
+    log.commit(0, record(0, SlotId { incarnation: ME, slot: 0 }).encode());
+    let mut bed = Bed::new(&log, ME, 1);
+    bed.turns(true);
+    log.0.lock().is_away = true;
+    let (mut slot, clock) = (bed.slot(), SystemClock::default());
+    let mut turn = || {
+        assert!(!matches!(slot.turn(), Turn::Ended(_)));
+        assert_eq!((slot.work.regions.len(), log.told("failed")), (1, 0));
+        met_end(&slot.work.regions[&region(0)], &slot.work.sources)
+    };
+    for _ in 0..3 {
+        assert_eq!(turn(), None);
+    }
+    log.0.lock().is_away = false;
+    let began = clock.steady();
+    while turn().is_none() {
+        assert!(clock.steady() - began < Duration::from_secs(30), "its input is back");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+#[test]
+fn a_ready_follower_that_has_to_be_rebuilt_is_not_ready_in_the_control_log() {
+    let log = TestLog::of_members(&[ME, Incarnation(2)], 1);
+    let owner = owner_of(&Bed::new(&log, ME, 1)).expect("an owner");
+    let mut bed = Bed::new(&log, Incarnation(3 - owner.0), 1);
+    let is_ready = |bed: &Bed| {
+        let followers = bed.nursery.membership.view(|cluster| cluster.region(region(0)).map(|region| region.followers.clone()));
+        followers.is_some_and(|followers| followers.iter().any(|follower| follower.ready))
+    };
+    bed.turns(true);
+    assert!(is_ready(&bed));
+    let task = bed.nursery.charges.tasks.remove(&region(0)).expect("it follows");
+    let failed = bed.nursery.failed(region(0), task, FollowError::Unusable("its changelog is trimmed".into()));
+    assert!(matches!(failed, Ok(Tended::Quiet)));
+    bed.nursery.membership.read().expect("read");
+    assert!(log.told("not_ready") == 1 && !is_ready(&bed));
+}
+
+#[test]
+fn a_region_is_not_idle_while_something_is_left_of_its_closed_windows() {
+    let nursery = Bed::new(&TestLog::of_members(&[ME], 1), ME, 1).nursery;
+    for pending_emit in [false, true] {
+        let Ok((mut made, _)) = nursery.job.region(region(0), &nursery.genesis, nursery.settings.clone()) else {
+            panic!("it is in the plan")
+        };
+        made.upstreams = vec![UpstreamWatermark { watermark: Watermark(100), idle: true }];
+        (made.combined, made.output_watermark, made.pending_emit) = (Watermark(100), Watermark(50), pending_emit);
+        let says = made.genesis().exchange.expect("it writes to an exchange").watermark;
+        assert_eq!(says, UpstreamWatermark { watermark: Watermark(50), idle: !pending_emit });
+    }
+}
+
 fn owner_of(bed: &Bed) -> Option<Incarnation> {
     bed.nursery.membership.view(|cluster| cluster.region(region(0)).and_then(|region| region.owner)).map(|owner| owner.slot.incarnation)
 }
@@ -444,7 +609,7 @@ fn released_before_it_is_up() -> (TestLog, Bed, Incarnation) {
     bed.turns(true);
     assert!(bed.arrived().is_empty(), "it waits for the end of its changelog");
     log.tell(&ControlRecord::Ready { incarnation: other, region: region(0), epoch: Epoch(1) });
-    log.tell(&ControlRecord::Drain { worker: format!("worker-{}", owner.0), undo: false });
+    log.tell(&ControlRecord::Drain { worker: format!("worker-{}", owner.0), undo: false, incarnation: None });
     bed.nursery.membership.read().expect("read");
     log.0.lock().is_held_open = false;
     bed.turns(false);
@@ -550,4 +715,37 @@ fn only_who_never_joined_this_job_is_unknown() {
     assert!(is_of_job(&record(0, STRANGER), "job") && !is_of_job(&of_another_job, "job"));
     let of_longer_name = EpochRecord { transactional_id: STRANGER.transactional_id("job-7"), ..record(0, STRANGER) };
     assert!(!is_of_job(&of_longer_name, "job") && is_of_job(&of_longer_name, "job-7"));
+}
+
+#[test]
+fn what_a_follower_has_only_drained_is_flushed_before_a_delta_if_its_record_is_known() {
+    for is_resumed in [false, true] {
+        let log = TestLog::of_members(&[ME], 1);
+        let first = record(0, SlotId { incarnation: ME, slot: 0 });
+        let delta = DeltaHead { chunks: 0, bytes: 0, digest: Digest::default() };
+        let second = EpochRecord { epoch: first.epoch.next(), delta: Some(delta), ..first.clone() };
+        log.commit(0, first.encode());
+        log.commit(0, second.encode());
+        let mut nursery = Bed::new(&log, ME, 1).nursery;
+        let Ok((mut followed, _)) = nursery.job.region(region(0), &nursery.genesis, nursery.settings.clone()) else {
+            panic!("it is in the plan")
+        };
+        let calls = Arc::new(Mutex::new(Vec::new()));
+        followed.has_tables = true;
+        followed.state = Box::new(Drained(calls.clone()));
+        let mut follower = if is_resumed {
+            // It has committed nothing in its slot.
+            followed.epoch = first.epoch;
+            Follower::resume(followed, 1, Duration::ZERO)
+        } else {
+            Follower::new(followed, Some(first), 0, Duration::ZERO)
+        };
+        nursery.changelog.assign(&changelog(0), follower.read_up_to()).expect("assigned");
+        let followed = follower.turn(nursery.changelog.as_mut(), nursery.exchange.as_mut(), &mut Notes::default(), Duration::ZERO);
+        let calls = calls.lock().clone();
+        match is_resumed {
+            false => assert!(followed.is_ok() && calls == ["flush", "delta"], "{followed:?} {calls:?}"),
+            true => assert!(matches!(followed, Err(FollowError::Retry(_))) && calls.is_empty(), "{followed:?} {calls:?}"),
+        }
+    }
 }

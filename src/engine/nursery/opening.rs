@@ -29,7 +29,7 @@ impl Nursery {
     pub(super) fn open(&mut self, id: RegionId, task: &mut Task) -> Result<Option<(Phase, Tended)>, FollowError> {
         let now = self.now();
         let (mut region, tables) = self.job.region(id, &self.genesis, self.settings.clone()).map_err(unready)?;
-        region.letters.bound(self.log.message_bytes_max());
+        region.letters.bound(self.settings.letter_bytes_max);
         // Looked up before the end is asked for: an epoch that is told of lies in the log by then.
         let has_begun = self.membership.view(|cluster| cluster.region(id).is_some_and(|region| region.begun));
         let bounds = self.log.bounds(&region.changelog, Isolation::ReadUncommitted)?;
@@ -182,7 +182,10 @@ impl Nursery {
                 tracing::info!(region = %id, epoch = info.epoch.0, bytes = restored.bytes_fetched, seconds = restored.seconds, "restored a checkpoint");
                 let has_state = self.genesis.stages.get(&id.stage.0).is_some_and(|stage| stage.stateful);
                 if has_state {
-                    self.state.adopt(id, &folder.0)?;
+                    let adopted = self.state.adopt(id, &folder.0).map_err(FollowError::from);
+                    // What was fetched goes with its folder: the next try begins with a checkpoint, too.
+                    task.without_checkpoint = !matches!(adopted, Err(FollowError::Retry(_)));
+                    adopted?;
                 }
                 task.restored = EpochRecord::decode(&restored.record).ok().map(|record| (info.changelog_from, record));
             }
@@ -216,7 +219,7 @@ fn of_another_log(region: &Region, from: Offset, end: Offset) -> FollowError {
 
 fn unready(Unready { retry, error }: Unready) -> FollowError {
     match retry {
-        true => FollowError::Retry(error.message),
+        true => FollowError::Waits(error.message),
         false => FollowError::Refused { message: error.message, hint: error.hint.unwrap_or_default() },
     }
 }

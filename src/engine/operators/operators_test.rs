@@ -265,6 +265,9 @@ fn a_scan_gives_the_watermark_before_each_row_and_refuses_what_is_no_row() {
     assert_eq!(scanned.rejected.iter().map(|rejected| rejected.row).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(scanned.watermark, Watermark(50), "a rejected row moves no watermark");
     assert_eq!(scan.process(&batch.slice(0, 0), Watermark(70), &mut epoch).unwrap().watermark, Watermark(70));
+    let times = TimestampMillisecondArray::from(vec![i64::MAX]);
+    let last = RecordBatch::try_new(batch.schema(), vec![Arc::new(times), Arc::new(StringArray::from(vec!["1"]))]).unwrap();
+    assert!(scan.process(&last, Watermark(70), &mut epoch).unwrap().watermark < Watermark::MAX, "only the end of an input says that");
 }
 
 #[test]

@@ -130,7 +130,8 @@ impl EventTime {
                 }
             }
         }
-        scanned.watermark = Watermark(running);
+        // MAX is said of an input that has ended, and closes the same windows.
+        scanned.watermark = Watermark(running.min(Watermark::MAX.0 - 1));
         let mut columns: Vec<ArrayRef> = scanned.rows.columns().to_vec();
         let count = before.len();
         columns.push(Arc::new(Int64Array::from(before)));

@@ -329,6 +329,9 @@ impl RegionState for MemoryState {
     fn seal_delta(&mut self) -> Result<streamshield_core::ports::state::Delta, StateError> {
         Ok(streamshield_core::ports::state::Delta { digest: Default::default(), bytes: Vec::new() })
     }
+    fn is_clean(&self) -> bool {
+        true
+    }
     fn apply_delta(&mut self, _delta: &[u8], _record: &[u8]) -> Result<streamshield_core::ids::Digest, StateError> {
         unreachable!("the operators never apply a delta")
     }

@@ -45,6 +45,7 @@ impl Stop {
         let hint = match &error {
             ControlError::NeverRan { .. } => "start it with `streamshield run`; is this the right cluster, and the right `name`?",
             ControlError::Log(_) => "is the cluster reachable, and may this user read there?",
+            ControlError::NotReadBack(_) => "`streamshield status` shows what comes of it",
             ControlError::Replay(_) => "a newer release may have written it: use the program that runs the job",
         };
         Stop::with(ExitStatus::Failed, Problem::error(error.to_string()).hint(hint))

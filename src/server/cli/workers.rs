@@ -1,8 +1,7 @@
 //! `streamshield workers`: who runs a job, and to empty one of them before it is stopped.
 
-use super::ExitStatus;
 use super::status::{Stop, finish, open};
-use super::tables;
+use super::{ExitStatus, say, tables};
 use crate::job::secret::Redactor;
 use crate::problem::{Problem, did_you_mean};
 use crate::wiring::control::ControlLog;
@@ -30,7 +29,7 @@ pub fn list(path: &Path, json: bool, redactor: &Redactor) -> ExitStatus {
             false if status.workers.is_empty() => "no worker is alive".into(),
             false => tables::workers(&status.workers),
         };
-        println!("{}", redactor.redact(text.trim_end()));
+        say(redactor.redact(text.trim_end()));
     });
     finish(shown, redactor)
 }
@@ -39,11 +38,17 @@ pub fn list(path: &Path, json: bool, redactor: &Redactor) -> ExitStatus {
 pub fn drain(path: &Path, request: &DrainRequest<'_>, redactor: &Redactor) -> ExitStatus {
     let drained = open(path, redactor).and_then(|(job, mut control)| {
         let asked = find(&job.name, &control, request.worker)?;
-        let record = ControlRecord::Drain { worker: request.worker.to_string(), undo: request.undo };
+        let incarnation = Some(Incarnation(asked.incarnation));
+        let record = ControlRecord::Drain { worker: request.worker.to_string(), undo: request.undo, incarnation };
         control.append(&record).map_err(Stop::failed)?;
         match (request.undo, request.wait) {
             (true, _) => println!("worker `{}` takes regions again", request.worker),
-            (false, None) => println!("worker `{}` is draining; `streamshield workers list` shows what it still owns", request.worker),
+            (false, None) => {
+                if let Some(problem) = called_off(&asked, &find(&job.name, &control, request.worker)?) {
+                    return Err(Stop::with(ExitStatus::Failed, problem));
+                }
+                println!("worker `{}` is draining; `streamshield workers list` shows what it still owns", request.worker);
+            }
             (false, Some(time_max)) => wait_until_empty(&job.name, &mut control, &asked, time_max)?,
         }
         Ok(())

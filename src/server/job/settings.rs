@@ -107,8 +107,8 @@ fn obey(key: &str, value: &str, job: &mut Job) -> Option<Result<(), String>> {
             "EXACTLY_ONCE" => Ok(()),
             _ => Err(format!("`{value}` is not supported: results are exactly once, always")),
         },
-        COMMIT_INTERVAL => units::duration(value).map(|interval| job.commit_interval = interval),
-        "streamshield.flush-interval" => units::duration(value).map(|interval| job.flush_interval = interval),
+        COMMIT_INTERVAL => units::positive_duration(value).map(|interval| job.commit_interval = interval),
+        "streamshield.flush-interval" => units::positive_duration(value).map(|interval| job.flush_interval = interval),
         _ => return None,
     })
 }

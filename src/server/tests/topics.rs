@@ -91,6 +91,15 @@ fn what_topics_refuse_or_lose_is_told_before_the_start() {
     folder.write("smaller.yaml", &job.replace("kafka: {", "kafka: {batch.size: 20000, "));
     let told = folder.succeeds(&["check", "smaller.yaml"]);
     assert!(told.contains("is compacted") && told.contains("topics: 1 of 5 exist"), "{told}");
+    for (properties, what) in [
+        ("batch.size: 4000000, message.max.bytes: 8000000", "each topic of the job's own takes batches of at most 1048576 bytes"),
+        ("batch.size: 20000, message.max.bytes: 300000", "takes messages of at most 300000 bytes"),
+    ] {
+        folder.write("unfit.yaml", &job.replace("kafka: {", &format!("kafka: {{{properties}, ")));
+        for refused in [folder.fails(2, &["check", "unfit.yaml"]), folder.fails(1, &["run", "unfit.yaml"])] {
+            assert!(refused.contains(what), "{what} is missing in\n{refused}");
+        }
+    }
 }
 
 #[test]

@@ -14,7 +14,7 @@ use streamshield_engine::topics;
 const TAKE: TakeLimit = TakeLimit { messages: 10_000, bytes: 8 << 20, end: None };
 const BUFFER_BYTES: usize = 4 << 20;
 const POLL: Duration = Duration::from_millis(20);
-/// A cluster that does not give its records within this is away.
+/// A cluster that gives no more of its records for this long is away.
 const READ_TIME_MAX: Duration = Duration::from_secs(15);
 /// The log may be trimmed while it is read, again and again.
 const OPEN_ATTEMPTS: usize = 5;
@@ -27,6 +27,9 @@ pub enum ControlError {
     NeverRan { topic: String },
     #[error("the control topic can't be read: {0}")]
     Log(#[from] LogError),
+    /// What was said is in the log; what came of it could not be read.
+    #[error("the request is written, but what came of it can't be read: {0}")]
+    NotReadBack(LogError),
     /// What lies there can't be understood from its low end on.
     #[error("the control topic can't be read from its beginning: {0}")]
     Replay(String),
@@ -95,7 +98,7 @@ impl ControlLog {
     /// Folds what has come since.
     pub fn refresh(&mut self) -> Result<(), ControlError> {
         let high = self.log.bounds(&self.partition, Isolation::ReadUncommitted)?.high;
-        self.fold_to(high)
+        Ok(self.fold_to(high)?)
     }
 
     /// Says something as an operator and reads it back, so that `cluster` knows what came of it.
@@ -109,21 +112,22 @@ impl ControlLog {
             timestamp_ms: None,
         };
         let offset = self.log.append(&message)?;
-        self.fold_to(offset + 1)
+        self.fold_to(offset + 1).map_err(ControlError::NotReadBack)
     }
 
-    fn fold_to(&mut self, end: Offset) -> Result<(), ControlError> {
+    fn fold_to(&mut self, end: Offset) -> Result<(), LogError> {
         let mut cluster = std::mem::take(&mut self.cluster);
         let read = self.read_to(end, &mut |entry| {
             cluster.apply(entry);
         });
         self.cluster = cluster;
-        Ok(read?)
+        read
     }
 
     fn read_to(&mut self, end: Offset, each: &mut dyn FnMut(Entry<'_>)) -> Result<(), LogError> {
-        let deadline = Instant::now() + READ_TIME_MAX;
+        let mut deadline = Instant::now() + READ_TIME_MAX;
         while self.position < end {
+            let before = self.position;
             let taken = self.reader.take(&self.partition, &TAKE, &mut |messages| {
                 for message in messages {
                     let append_time_ms = (message.timestamp_type == TimestampType::LogAppendTime).then_some(message.timestamp_ms);
@@ -140,7 +144,10 @@ impl ControlLog {
                 Err(error) if error.kind == LogErrorKind::Retry => self.wakeup.wait(POLL),
                 Err(error) => return Err(error),
             }
-            if Instant::now() > deadline {
+            let now = Instant::now();
+            if self.position > before {
+                deadline = now + READ_TIME_MAX;
+            } else if now > deadline {
                 return Err(LogError::new(LogErrorKind::Retry, format!("it did not give its records up to offset {end} in time")));
             }
         }

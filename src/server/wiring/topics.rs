@@ -9,6 +9,7 @@ use std::time::Duration;
 use streamshield_core::ports::log::{Log, TopicSpec};
 use streamshield_engine::plan::{StageInput, StagePlan};
 use streamshield_engine::runtime::required_topics;
+use streamshield_engine::topics::check_client;
 use streamshield_kafka::KafkaLog;
 
 /// A source that keeps records for less leaves nobody the time to repair a job that stands still.
@@ -37,6 +38,9 @@ pub fn compare(planned: &PlannedJob, log: &Arc<KafkaLog>, problems: &mut Problem
     if !sources_there {
         return None;
     }
+    if let Err(error) = check_client(&planned.planned.plan, log.as_ref()) {
+        problems.add(Problem::error(error.message).maybe_hint(error.hint));
+    }
     let connectors = super::connectors(log.clone());
     let specs = match required_topics(&planned.planned.plan, &planned.job.config(&Identity::alone(), None), &connectors) {
         Ok(specs) => specs,
@@ -51,7 +55,7 @@ pub fn compare(planned: &PlannedJob, log: &Arc<KafkaLog>, problems: &mut Problem
             Ok(found) => {
                 if let Some(found) = &found {
                     differences(&spec, found.partitions, &found.configs, problems);
-                    // Of the job's own topics, the limit is one of the differences.
+                    // That of the job's own topics is fixed, and known to `check_client`.
                     if !spec.configs.contains_key("max.message.bytes")
                         && let Some(limit) = log.exceeded_batch_limit(&found.configs)
                     {
@@ -71,7 +75,7 @@ fn batches_too_large(topic: &str, limit: usize) -> Problem {
     Problem::error(format!(
         "topic `{topic}` takes batches of at most {limit} bytes (max.message.bytes), and the job's client makes larger ones"
     ))
-    .hint(format!("set `kafka: {{batch.size: {limit}}}`, which is for all sinks of the job"))
+    .hint(format!("set `kafka: {{batch.size: {limit}}}`, which is for all topics of the job"))
 }
 
 /// Every topic that is read must be there; nobody but its owner knows how it should be made.

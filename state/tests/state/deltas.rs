@@ -166,7 +166,9 @@ fn a_delta_needs_tables_without_changes_of_their_own() {
     let (spec, [first, second]) = deltas_of_counts();
     let directory = tempfile::tempdir().expect("temp");
     let mut state = standby(directory.path(), &spec, &first);
+    assert!(state.is_clean(), "a delta was applied");
     let refuse = |state: &mut dyn RegionState, what: &str| {
+        assert!(!state.is_clean(), "{what}");
         let error = state.apply_delta(&second.bytes, b"2").err().unwrap_or_else(|| panic!("{what} does not matter"));
         assert_eq!(error.kind, StateErrorKind::Internal, "{what}: {error}");
     };
@@ -188,7 +190,7 @@ fn a_delta_needs_tables_without_changes_of_their_own() {
     count(state.as_mut(), window(1), [0, 1]);
     seal_and_apply(state.as_mut(), b"own");
     state.seal_delta().expect("seals");
-    assert!(state.table(OPERATOR).groups() > 0);
+    assert!(state.is_clean() && state.table(OPERATOR).groups() > 0);
     state.apply_delta(&second.bytes, b"2").expect("applies");
     assert_eq!(state.table(OPERATOR).groups(), 0);
     let expected: Vec<(i64, i64)> =
@@ -197,6 +199,44 @@ fn a_delta_needs_tables_without_changes_of_their_own() {
     assert_eq!(drain_counts(state.table(OPERATOR), window(1), 100), (expected, true));
     assert_eq!(drain_counts(state.table(OPERATOR), window(2), 100), (vec![(0, 1), (1, 1), (2, 1)], true));
     assert_eq!(drain_counts(state.table(OPERATOR), window(7), 100), (vec![(1, 1), (2, 1), (5, 1), (6, 1), (7, 1)], true));
+}
+
+#[test]
+fn tables_that_only_drained_are_not_clean_before_that_is_flushed() {
+    let (spec, [first, second]) = deltas_of_counts();
+    let directory = tempfile::tempdir().expect("temp");
+    let mut state = standby(directory.path(), &spec, &first);
+    drain_counts(state.table(OPERATOR), window(0), 100);
+    assert_eq!((state.bytes().dirty, state.is_clean()), (0, false));
+    assert_eq!(state.apply_delta(&second.bytes, b"2").expect_err("is refused").kind, StateErrorKind::Internal);
+    seal_and_apply(state.as_mut(), b"own");
+    assert!(state.is_clean());
+    assert_eq!(state.apply_delta(&second.bytes, b"2").expect("applies"), second.digest);
+}
+
+#[test]
+fn groups_of_a_delta_are_found_in_a_window_that_was_evicted_as_a_whole() {
+    let (spec, [first, second]) = deltas_of_counts();
+    let directory = tempfile::tempdir().expect("temp");
+    let mut state = standby(directory.path(), &spec, &first);
+    count(state.as_mut(), window(2), 100..103);
+    seal_and_apply(state.as_mut(), b"own");
+    state.evict(0).expect("evicts");
+    assert_eq!(state.table(OPERATOR).groups(), 0);
+    // Writes the groups 0, 1 and 2 of this window.
+    state.apply_delta(&second.bytes, b"2").expect("applies");
+    // As many as were evicted, and then one of the others.
+    count(state.as_mut(), window(2), 100..103);
+    count(state.as_mut(), window(2), [1]);
+    let mut drained = vec![];
+    loop {
+        let (portion, finished) = drain_counts(state.table(OPERATOR), window(2), 1);
+        drained.extend(portion);
+        if finished {
+            break;
+        }
+    }
+    assert_eq!(drained, [(0, 1), (1, 2), (2, 1), (100, 2), (101, 2), (102, 2)]);
 }
 
 #[test]

@@ -43,7 +43,8 @@ impl Run<'_> {
         let worker = self.rng.random_range(0..self.machines.len());
         let undo = self.rng.random_bool(0.5);
         self.sim.fire("operator drains");
-        let _ = self.say(ControlRecord::Drain { worker: self.machines[worker].name.clone(), undo });
+        self.drained.insert(worker);
+        let _ = self.say(ControlRecord::Drain { worker: self.machines[worker].name.clone(), undo, incarnation: None });
     }
 
     pub(super) fn say(&mut self, record: ControlRecord) -> Result<(), streamshield_core::ports::log::LogError> {

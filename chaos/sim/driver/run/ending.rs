@@ -1,6 +1,7 @@
 //! From chaos to calm, from calm to rest: what must come back once nothing goes wrong any more, and the reckoning.
 
 use super::*;
+use streamshield_core::cluster::Member;
 
 impl Run<'_> {
     pub(super) fn look(&mut self) {
@@ -49,8 +50,11 @@ impl Run<'_> {
         for worker in 0..self.machines.len() {
             self.machines[worker].disk.set_faults(DiskFaults { write_fails: 0, damaged: 0, ..self.scenario.disk.clone() });
             self.plan(0, Deed::Start(worker));
-            let undone = self.say(ControlRecord::Drain { worker: self.machines[worker].name.clone(), undo: true });
-            undone.expect("nothing goes wrong any more");
+        }
+        // Only what the operator has asked for: a worker that says that it drains must leave nothing of that to its successor.
+        for worker in std::mem::take(&mut self.drained) {
+            let undone = ControlRecord::Drain { worker: self.machines[worker].name.clone(), undo: true, incarnation: None };
+            self.say(undone).expect("nothing goes wrong any more");
         }
         self.feeder.end(self.scenario).expect("nothing goes wrong any more");
     }
@@ -67,8 +71,9 @@ impl Run<'_> {
         }
     }
 
-    /// Every region has an owner with nothing to fence, and followers that are ready; every view has the same.
+    /// Nothing is on its way any more, nobody drains, and every region has an owner with nothing to fence and as many followers as it is to have, all ready.
     pub(super) fn is_at_rest(&self) -> bool {
+        let followers = (self.scenario.settings.followers as usize).min(self.machines.len() - 1);
         let control = self.control.lock();
         let all_live =
             self.lives.values().all(|life| life.joined.is_some()) && self.machines.iter().all(|machine| machine.client.is_some());
@@ -76,17 +81,22 @@ impl Run<'_> {
             region.owner.is_some()
                 && region.must_fence.is_empty()
                 && region.moving.is_none()
+                && region.followers.len() == followers
                 && region.followers.iter().all(|follower| follower.ready && follower.replaces.is_none())
         };
         all_live
+            && !self.sim.has_late_ends()
             && control.cluster.members().len() == self.machines.len()
+            && control.cluster.members().all(|member| !member.draining)
             && control.cluster.regions().all(|(_, region)| is_settled(region))
     }
 
     /// What the cluster looks like, for a report.
     pub(super) fn doing(&self) -> String {
         let control = self.control.lock();
-        let members: Vec<_> = control.cluster.members().map(|member| format!("{}={}", member.worker, member.incarnation.0)).collect();
+        let drains = |draining: bool| if draining { " drains" } else { "" };
+        let member = |member: &Member| format!("{}={}{}", member.worker, member.incarnation.0, drains(member.draining));
+        let members: Vec<_> = control.cluster.members().map(member).collect();
         let region = |id: RegionId, region: &streamshield_core::cluster::Region| {
             let owner = region.owner.map_or("nobody".into(), |owner| owner.slot.to_string());
             let followers: Vec<_> =

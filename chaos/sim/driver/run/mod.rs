@@ -5,7 +5,7 @@
 //!   │ heal: all faults end, all workers start, the last rows of the input
 //! calm    nothing goes wrong any more                                          liveness: all rows are out within [`CALM_MS_MAX`]
 //!   │
-//! rest    a little longer: followers catch up                                  the output is the batch result, views agree (C-1), K-2
+//! rest    a little longer: followers catch up, late ends arrive                the output is the batch result, views agree (C-1), K-2
 //! ```
 //! The first violation ends the run. Everything is drawn from the seed, so the run is repeated by it.
 
@@ -25,7 +25,7 @@ use crate::table::OutputRow;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 use streamshield_core::cluster::ControlRecord;
 use streamshield_core::ids::{Epoch, RegionId, StageId};
@@ -122,6 +122,8 @@ struct Run<'a> {
     agenda: BTreeMap<(i64, u64), Deed>,
     numbers: u64,
     fault_plan: usize,
+    /// Workers that the operator has ever drained.
+    drained: BTreeSet<usize>,
     phase: Phase,
     phase_since_ms: i64,
     calm_ms: i64,
@@ -200,6 +202,7 @@ impl<'a> Run<'a> {
             agenda: BTreeMap::new(),
             numbers: 0,
             fault_plan: 0,
+            drained: BTreeSet::new(),
             phase: Phase::Chaos,
             phase_since_ms: START_MS,
             calm_ms: 0,

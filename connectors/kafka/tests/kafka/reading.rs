@@ -130,6 +130,27 @@ fn a_position_that_is_gone_is_an_error_until_it_is_assigned_again() {
 }
 
 #[test]
+fn a_partition_that_was_read_to_its_end_is_read_on_when_its_markers_are_gone() {
+    let log = log_or_return!();
+    let topic = topic(&log, "markers", 2);
+    let mut writer = log.writer(&unique("markers")).expect("writer");
+    commit(&mut *writer, &values(&topic, numbered("v", 0..5)));
+    let mut reading = Reading::new(&log, &topic, 0, 0);
+    let (seen, end) = reading.take_to_settled_end(&log);
+    assert_eq!((seen.len(), end), (5, 6), "the marker stands at offset 5");
+    log.trim(&[(reading.partition.clone(), end)]).expect("trim");
+    assert_eq!(Reading::new(&log, &topic, 0, 5).error().kind, LogErrorKind::OutOfRange, "the position behind the last message");
+    // The client has no room for a second partition: a new one goes on with both.
+    reading.reader.assign(&TopicPartition::new(Arc::clone(&topic), 1), 0).expect("assign");
+    assert_eq!(reading.take_to_end(), (vec![], end));
+    let mut other = Reading::new(&log, &topic, 0, end);
+    assert_eq!(other.take_to_end(), (vec![], end));
+    commit(&mut *writer, &values(&topic, numbered("w", 0..1)));
+    assert_eq!(texts(&reading.messages(1)), ["w0"]);
+    assert_eq!(texts(&other.messages(1)), ["w0"]);
+}
+
+#[test]
 fn partitions_come_and_go_without_loss_or_repeat() {
     let log = log_or_return!();
     let topic = topic(&log, "many", 9);

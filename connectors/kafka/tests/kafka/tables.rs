@@ -144,9 +144,44 @@ fn a_split_stands_at_its_end_when_nothing_committed_waits_in_it() {
         reader.take(0, &ALL).expect("take");
     }
     assert_eq!(answers(&*reader), [false, false, true, true]);
+    assert!(reader.stands_at_end(0, 4), "a position between the markers");
     commit(&mut *writer, &values(&topic, [person(3, "new")]));
     settled(&log, &partition);
     assert!(!reader.stands_at_end(0, 3));
+}
+
+#[test]
+fn only_a_split_that_nothing_was_ever_done_with_begins_with_what_is_oldest_by_then() {
+    let log = log_or_return!();
+    let topic = topic(&log, "oldest", 1);
+    let mut writer = log.writer(&unique("oldest")).expect("writer");
+    commit(&mut *writer, &values(&topic, (0..5).map(|id| person(id, &id.to_string()))));
+    let partition = TopicPartition::new(Arc::clone(&topic), 0);
+    settled(&log, &partition);
+    let first = |options: &[(&str, &str)], is_new: bool| {
+        let source = open(&log, &table(&topic, &[], options), false);
+        let wakeup = Arc::new(Wakeup::default());
+        let mut reader = source.reader(Arc::clone(&wakeup)).expect("reader");
+        reader.add_split(&Split { id: 0, start: 0, end: None }, 0).expect("split");
+        if is_new {
+            reader.may_begin_later(0);
+        }
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let batch = reader.take(0, &ALL)?;
+            if batch.records > 0 {
+                return Ok::<_, SourceError>(names(&[batch])[0].clone());
+            }
+            assert!(batch.to == 0 && Instant::now() < deadline, "nothing taken, at {}", batch.to);
+            wakeup.wait(Duration::from_millis(50));
+        }
+    };
+    assert_eq!(first(&[], true).expect("all is there"), "0");
+    log.trim(&[(partition, 3)]).expect("trim");
+    assert_eq!(first(&[], true).expect("the rest is there"), "3");
+    assert_eq!(first(&[], false).expect_err("it had begun").kind, SourceErrorKind::Stop);
+    let named = [("scan.startup.mode", "specific-offsets"), ("scan.startup.specific-offsets", "partition:0,offset:0")];
+    assert_eq!(first(&named, true).expect_err("it is to begin there").kind, SourceErrorKind::Stop);
 }
 
 #[test]

@@ -233,7 +233,7 @@ impl Heads {
     }
 
     fn records(&self, cluster: &Cluster, event: Event) -> Vec<(i64, ControlRecord)> {
-        let nobody = || ControlRecord::Drain { worker: "nobody".into(), undo: false };
+        let nobody = || ControlRecord::Drain { worker: "nobody".into(), undo: false, incarnation: None };
         let assignment = |region: u8, current: bool| {
             let owner = cluster.region(region_id(region)).and_then(|region| region.owner);
             owner.filter(|_| current).map_or(-1, |owner| owner.assignment)
@@ -305,7 +305,7 @@ impl Heads {
                 retry: true,
             },
             Event::Left { actor, clean } => ControlRecord::Left { incarnation: incarnation(actor), clean },
-            Event::Drain { actor, undo } => ControlRecord::Drain { worker: worker_of(cluster, actor), undo },
+            Event::Drain { actor, undo } => ControlRecord::Drain { worker: worker_of(cluster, actor), undo, incarnation: None },
         };
         vec![(0, record)]
     }

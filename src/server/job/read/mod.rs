@@ -359,11 +359,7 @@ impl Reader<'_> {
     }
 
     fn positive_duration(&mut self, section: &mut Section, key: &str) -> Option<(Duration, Range<usize>)> {
-        let positive = |text: &str| {
-            units::duration(text)
-                .and_then(|duration| if duration.is_zero() { Err("must be longer than nothing".into()) } else { Ok(duration) })
-        };
-        self.parsed(section, key, positive, "write a number with a unit: `100 ms`, `5 s`, `1 min`")
+        self.parsed(section, key, units::positive_duration, "write a number with a unit: `100 ms`, `5 s`, `1 min`")
     }
 
     fn count(&mut self, section: &mut Section, key: &str, max: u32) -> Option<u32> {

@@ -114,6 +114,82 @@ fn a_checkpoint_that_is_about_to_be_deleted_is_not_copied() {
 }
 
 #[test]
+fn what_is_pinned_stays_pinned_though_it_is_marked_and_pinned_again() {
+    let place = Place::folder();
+    let mut config = place.config();
+    config.retain_count = 1;
+    let store = ObjectCheckpoints::open(config.clone(), JOB).unwrap();
+    config.gc_grace = Duration::from_secs(60 * 60);
+    let patient = ObjectCheckpoints::open(config, JOB).unwrap();
+    for epoch in 1..=2 {
+        store.save(&small(place.disk.path(), epoch, 5)).unwrap();
+    }
+    // Marks the first one; the next round deletes it, without a grace.
+    store.maintain(REGION, &mut || true).unwrap();
+    let refused = store.pin(REGION, Epoch(1)).unwrap_err().to_string();
+    assert!(refused.contains("about to be deleted") && place.names(&format!("{FOLDER}/pins")).is_empty(), "{refused}");
+    // With one there is still time; and then it is pinned.
+    let pinned = patient.pin(REGION, Epoch(1)).unwrap();
+    assert_eq!(store.pin(REGION, Epoch(1)).unwrap(), pinned);
+    for _ in 0..2 {
+        store.maintain(REGION, &mut || true).unwrap();
+    }
+    let left = store.list(REGION).unwrap();
+    assert!(left.len() == 2 && left[0].pinned, "{left:?}");
+}
+
+#[test]
+fn a_pin_is_taken_back_if_nobody_can_say_whether_it_came_in_time() {
+    let place = Place::folder();
+    let mut is_written = false;
+    let faulty = Faulty::new(place.store.clone(), move |op, path| {
+        is_written |= op == Op::Put && path.contains("/pins/");
+        if is_written && op == Op::List { Fault::Fail } else { Fault::None }
+    });
+    let store = ObjectCheckpoints::with_store(place.config(), JOB, faulty, "").unwrap();
+    store.save(&small(place.disk.path(), 1, 5)).unwrap();
+    store.pin(REGION, Epoch(1)).unwrap_err();
+    assert!(place.names(&format!("{FOLDER}/pins")).is_empty());
+}
+
+#[test]
+fn what_is_collected_while_it_is_verified_is_left_out_and_what_is_damaged_is_not() {
+    let place = Place::folder();
+    let mut config = place.config();
+    config.retain_count = 2;
+    let owner = ObjectCheckpoints::open(config.clone(), JOB).unwrap();
+    for epoch in 1..=4 {
+        owner.save(&small(place.disk.path(), epoch, 5)).unwrap();
+    }
+    let of_the_third = place.names(&format!("{FOLDER}/files")).into_iter().find(|name| name.ends_with("000013.sst")).unwrap();
+    place.delete(&format!("{FOLDER}/files/{of_the_third}"));
+
+    let (at_the_files, arrived) = mpsc::channel();
+    let go_on = Arc::new(AtomicBool::new(false));
+    let may_go_on = go_on.clone();
+    let faulty = Faulty::new(place.store.clone(), move |op, path| {
+        if op == Op::Get && path.contains("/files/") && !may_go_on.load(Ordering::SeqCst) {
+            at_the_files.send(()).ok();
+            return Fault::Until(may_go_on.clone());
+        }
+        Fault::None
+    });
+    let reader = ObjectCheckpoints::with_store(config, JOB, faulty, "").unwrap();
+    let verified = std::thread::scope(|scope| {
+        let verify = scope.spawn(|| reader.verify(REGION));
+        arrived.recv().unwrap();
+        // It reads the files of the first one. Meanwhile that and the second one are collected.
+        for _ in 0..2 {
+            owner.maintain(REGION, &mut || true).unwrap();
+        }
+        go_on.store(true, Ordering::SeqCst);
+        verify.join().unwrap().unwrap()
+    });
+    let found: Vec<_> = verified.iter().map(|checkpoint| (checkpoint.info.as_ref().unwrap().epoch.0, checkpoint.is_whole())).collect();
+    assert_eq!(found, vec![(3, false), (4, true)]);
+}
+
+#[test]
 fn a_mark_is_read_once_however_many_rounds_it_waits_for_its_grace() {
     let place = Place::folder();
     let reads = Arc::new(AtomicUsize::new(0));

@@ -7,8 +7,10 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/.." && pwd)
 
-s3="" hdfs=""
+s3="" hdfs="" starting=""
 stop_services() {
+  # Until it has started it cannot be stopped.
+  if [ -n "$starting" ]; then wait "$starting" || true; fi
   if [ -n "$s3" ]; then "$here/s3.sh" stop "$s3" --wipe || true; fi
   if [ -n "$hdfs" ]; then "$here/hdfs.sh" stop "$hdfs" --wipe || true; fi
 }
@@ -32,6 +34,7 @@ if [ -z "${STREAMSHIELD_S3:-}" ] && [ "${STREAMSHIELD_SKIP_S3:-0}" != 1 ]; then
 fi
 if [ -n "$hdfs" ]; then
   wait "$starting"
+  starting=""
   STREAMSHIELD_HDFS=$(cat "$hdfs/started")
   export STREAMSHIELD_HDFS
   rm -f "$hdfs/started"

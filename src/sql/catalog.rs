@@ -8,7 +8,7 @@ use crate::error::{Checked, Fault, nearest};
 use crate::functions::Functions;
 use crate::time::TimeRole;
 use crate::types::{FlinkTypes, words};
-use crate::{analyze, numbers, rewrite, time, unnest};
+use crate::{analyze, guard, numbers, rewrite, time, unnest};
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use datafusion_common::config::ConfigOptions;
 use datafusion_common::{DataFusionError, TableReference};
@@ -113,6 +113,7 @@ impl Catalog {
             functions: Functions::new(),
             options,
             expression_planners: vec![
+                Arc::new(crate::functions::decimals::LongProducts),
                 Arc::new(datafusion_functions::core::planner::CoreFunctionPlanner::default()),
                 Arc::new(datafusion_functions_nested::planner::NestedFunctionPlanner),
                 Arc::new(datafusion_functions_nested::planner::FieldAccessPlanner),
@@ -147,9 +148,7 @@ impl Catalog {
     }
 
     pub fn check_new(&self, name: &ast::Ident) -> Checked<()> {
-        if name.value.starts_with("__") {
-            return Err(Fault::new(format!("`{}`: names that start with two underscores are streamshield's own", name.value)).at(name.span));
-        }
+        guard::check_name(name)?;
         if self.is_defined(&name.value) {
             return Err(Fault::new(format!("`{}` is defined twice", name.value)).at(name.span));
         }

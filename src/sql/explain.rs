@@ -209,12 +209,15 @@ fn source_json(stage: &StagePlan) -> Option<serde_json::Value> {
     let mut json = table_json(&source.table);
     // The columns of the record that event time and watermark are made of.
     let mut event_time = BTreeSet::new();
-    if let Some(WatermarkPlan::EventTime { time_column, expression, .. }) = &source.watermark {
+    let mut idle_timeout = None;
+    if let Some(WatermarkPlan::EventTime { time_column, expression, idle_timeout_ms }) = &source.watermark {
+        idle_timeout = *idle_timeout_ms;
         let watermark = expression.list.iter().flat_map(collect_columns).map(|column| column.index());
         let made_of = watermark.chain([*time_column]).filter_map(|index| source.project.expressions.list.get(index));
         event_time.extend(made_of.flat_map(collect_columns).map(|column| column.name().to_owned()));
     }
     json["event_time"] = serde_json::json!(event_time);
+    json["idle_timeout_ms"] = serde_json::json!(idle_timeout);
     Some(json)
 }
 

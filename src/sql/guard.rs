@@ -3,10 +3,10 @@
 //! The planner below would refuse some of it without a place, and would plan some of it in silence. Nothing that is written may be
 //! ignored, so the syntax tree is searched before it is planned.
 
-use crate::error::Fault;
+use crate::error::{Checked, Fault};
 use sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, JoinOperator, Query, Select, SetExpr, SetOperator, Spanned,
-    TableFactor, Visit, Visitor,
+    Expr, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, JoinOperator, Query, Select, SelectItem, SetExpr,
+    SetOperator, Spanned, TableAlias, TableFactor, Visit, Visitor,
 };
 use sqlparser::tokenizer::Span;
 use std::collections::HashSet;
@@ -19,6 +19,14 @@ pub(crate) fn check(query: &Query) -> Vec<Fault> {
     guard.faults
 }
 
+/// Columns that a user does not see have such names, and are found by them.
+pub(crate) fn check_name(name: &Ident) -> Checked<()> {
+    if name.value.starts_with("__") {
+        return Err(Fault::new(format!("`{}`: names that start with two underscores are streamshield's own", name.value)).at(name.span));
+    }
+    Ok(())
+}
+
 #[derive(Default)]
 struct Guard {
     faults: Vec<Fault>,
@@ -29,6 +37,14 @@ struct Guard {
 impl Guard {
     fn refuse(&mut self, what: &str, hint: &str, span: Span) {
         self.faults.push(Fault::unsupported(what, hint).at(span));
+    }
+
+    fn names<'a>(&mut self, names: impl IntoIterator<Item = &'a Ident>) {
+        self.faults.extend(names.into_iter().filter_map(|name| check_name(name).err()));
+    }
+
+    fn columns_of(&mut self, alias: &TableAlias) {
+        self.names(alias.columns.iter().map(|column| &column.name));
     }
 
     fn set_operations(&mut self, body: &SetExpr) {
@@ -77,12 +93,20 @@ impl Visitor for Guard {
         if query.with.as_ref().is_some_and(|with| with.recursive) {
             self.refuse("WITH RECURSIVE", "", query.span());
         }
+        for table in query.with.iter().flat_map(|with| &with.cte_tables) {
+            self.columns_of(&table.alias);
+        }
         self.set_operations(&query.body);
         ControlFlow::Continue(())
     }
 
     fn pre_visit_select(&mut self, select: &Select) -> ControlFlow<Self::Break> {
         self.from(select);
+        self.names(select.projection.iter().flat_map(|item| match item {
+            SelectItem::ExprWithAlias { alias, .. } => std::slice::from_ref(alias),
+            SelectItem::ExprWithAliases { aliases, .. } => aliases.as_slice(),
+            _ => &[],
+        }));
         let span = select.select_token.0.span;
         if let GroupByExpr::Expressions(expressions, modifiers) = &select.group_by {
             let sets = expressions.iter().find(|expression| matches!(expression, Expr::GroupingSets(_) | Expr::Cube(_) | Expr::Rollup(_)));
@@ -114,6 +138,15 @@ impl Visitor for Guard {
     }
 
     fn pre_visit_table_factor(&mut self, factor: &TableFactor) -> ControlFlow<Self::Break> {
+        if let TableFactor::Table { alias: Some(alias), .. }
+        | TableFactor::Derived { alias: Some(alias), .. }
+        | TableFactor::TableFunction { alias: Some(alias), .. }
+        | TableFactor::Function { alias: Some(alias), .. }
+        | TableFactor::UNNEST { alias: Some(alias), .. }
+        | TableFactor::NestedJoin { alias: Some(alias), .. } = factor
+        {
+            self.columns_of(alias);
+        }
         let arguments = match factor {
             TableFactor::TableFunction { expr: Expr::Function(function), .. } => match &function.args {
                 FunctionArguments::List(list) => list.args.as_slice(),
@@ -145,9 +178,7 @@ impl Visitor for Guard {
             Expr::Subquery(_) | Expr::InSubquery { .. } | Expr::Exists { .. } if !self.data.contains(&std::ptr::from_ref(expression)) => {
                 self.refuse("a subquery in an expression", "", expression.span());
             }
-            Expr::Identifier(Ident { value, span, .. }) if value.starts_with("__") => {
-                self.faults.push(Fault::new(format!("`{value}`: names that start with two underscores are streamshield's own")).at(*span));
-            }
+            Expr::Identifier(name) => self.names([name]),
             _ => {}
         }
         ControlFlow::Continue(())

@@ -4,7 +4,7 @@ use crate::catalog::{Catalog, Table};
 use crate::error::{Checked, Fault, nearest};
 use crate::functions::Functions;
 use crate::lower::type_of;
-use crate::numbers::rounded_down;
+use crate::numbers::{as_decimal, rounded_down};
 use crate::statements::InsertInto;
 use crate::types::{casts_implicitly, words};
 use datafusion_common::ScalarValue;
@@ -83,8 +83,10 @@ pub(crate) fn fit(plan: LogicalPlan, insert: &InsertInto, table: &Table, functio
             let place = select_item_span(&insert.query, position).unwrap_or(insert.table.span);
             return Err(fault.hint(format!("write CAST(… AS {})", words(wanted))).at(place));
         }
-        let rounded = rounded_down(&source, &found, wanted, functions).unwrap_or(source);
-        let value = if found == *wanted { rounded } else { cast(rounded, wanted.clone()) };
+        let value = as_decimal(&source, &found, wanted, false, functions).unwrap_or_else(|| {
+            let rounded = rounded_down(&source, &found, wanted, functions).unwrap_or(source);
+            if found == *wanted { rounded } else { cast(rounded, wanted.clone()) }
+        });
         expressions.push(value.alias(name));
     }
     Ok(LogicalPlan::Projection(Projection::try_new(expressions, Arc::new(plan))?))

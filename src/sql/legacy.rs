@@ -71,10 +71,7 @@ fn rewrite_select(select: &mut Select) -> Result<(), Fault> {
     }
     let (data, alias) =
         data_of(&table.relation).ok_or_else(|| Fault::unsupported("GROUP BY TUMBLE(…) over this kind of table", "").at(span))?;
-    let time = match time {
-        Expr::CompoundIdentifier(names) => names.last().map(|name| Expr::Identifier(name.clone())).unwrap_or_else(|| time.clone()),
-        other => other.clone(),
-    };
+    let time = without_table(time);
     let arguments = [data, call("DESCRIPTOR", vec![time])].into_iter().chain(lengths.iter().cloned());
     table.relation = TableFactor::Function {
         lateral: false,
@@ -83,7 +80,7 @@ fn rewrite_select(select: &mut Select) -> Result<(), Fault> {
         with_ordinality: false,
         alias,
     };
-    let mut bounds = Bounds { uses_time: false };
+    let mut bounds = Bounds { window: texts(&window), uses_time: false, fault: None };
     for item in &mut select.projection {
         let ControlFlow::Continue(()) = VisitMut::visit(item, &mut bounds);
     }
@@ -93,7 +90,25 @@ fn rewrite_select(select: &mut Select) -> Result<(), Fault> {
     if let (true, GroupByExpr::Expressions(groups, _)) = (bounds.uses_time, &mut select.group_by) {
         groups.push(column(WINDOW_TIME));
     }
-    Ok(())
+    bounds.fault.map_or(Ok(()), Err)
+}
+
+/// A column's name alone: `t.ts` → `ts`.
+fn without_table(column: &Expr) -> Expr {
+    match column {
+        Expr::CompoundIdentifier(names) => names.last().map(|name| Expr::Identifier(name.clone())).unwrap_or_else(|| column.clone()),
+        other => other.clone(),
+    }
+}
+
+/// A window's name and arguments, to compare them.
+fn texts(window: &Function) -> Vec<String> {
+    let argument = |argument: &Expr| match without_table(argument) {
+        Expr::Identifier(name) => name.value,
+        other => other.to_string(),
+    };
+    let arguments = plain_arguments(window).unwrap_or_default();
+    std::iter::once(lower_name(window)).chain(arguments.into_iter().map(argument)).collect()
 }
 
 /// The table as a window function's argument, and the name under which its columns are known.
@@ -109,9 +124,12 @@ fn data_of(relation: &TableFactor) -> Option<(Expr, Option<TableAlias>)> {
     }
 }
 
-/// Replaces `TUMBLE_START(…)` and its like.
+/// Replaces `TUMBLE_START(…)` and its like, which name the window once more.
 struct Bounds {
+    /// What the query groups by, as [`texts`].
+    window: Vec<String>,
     uses_time: bool,
+    fault: Option<Fault>,
 }
 
 impl VisitorMut for Bounds {
@@ -119,20 +137,25 @@ impl VisitorMut for Bounds {
 
     fn post_visit_expr(&mut self, expression: &mut Expr) -> ControlFlow<Self::Break> {
         let Expr::Function(function) = expression else { return ControlFlow::Continue(()) };
-        let name = lower_name(function);
-        let Some((window, bound)) = name.split_once('_') else { return ControlFlow::Continue(()) };
-        if matches!(window, "tumble" | "hop" | "cumulate") {
-            let replacement = match bound {
-                "start" => Some(WINDOW_START),
-                "end" => Some(WINDOW_END),
-                "rowtime" | "proctime" => Some(WINDOW_TIME),
-                _ => None,
-            };
-            self.uses_time |= replacement == Some(WINDOW_TIME);
-            if let Some(name) = replacement {
-                *expression = column(name);
-            }
+        let mut named = texts(function);
+        let Some((window, bound)) = named[0].split_once('_') else { return ControlFlow::Continue(()) };
+        if !matches!(window, "tumble" | "hop" | "cumulate") {
+            return ControlFlow::Continue(());
         }
+        let replacement = match bound {
+            "start" => WINDOW_START,
+            "end" => WINDOW_END,
+            "rowtime" | "proctime" => WINDOW_TIME,
+            _ => return ControlFlow::Continue(()),
+        };
+        named[0] = window.to_owned();
+        if named != self.window {
+            let fault = Fault::new(format!("`{expression}` is not of the window that the query groups by"));
+            self.fault.get_or_insert(fault.hint("its arguments are those of the window in GROUP BY").at(expression.span()));
+            return ControlFlow::Continue(());
+        }
+        self.uses_time |= replacement == WINDOW_TIME;
+        *expression = column(replacement);
         ControlFlow::Continue(())
     }
 }

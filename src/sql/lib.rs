@@ -115,6 +115,7 @@ impl Job<'_> {
 
     fn add_view(&mut self, view: &statements::CreateView) -> Result<(), Fault> {
         self.catalog.check_new(&view.name)?;
+        view.columns.iter().try_for_each(guard::check_name)?;
         let Some(plan) = self.query(view.query.clone(), view.span) else {
             self.catalog.add_broken(&view.name.value);
             return Ok(());

@@ -2,12 +2,16 @@
 //!
 //! - A whole number that fits is an INT, not a BIGINT.
 //! - `AVG` of whole numbers is a whole number: the exact sum divided by the count, towards zero.
-//! - A quotient of decimals, and with it their `AVG`, has Flink's digits and is rounded half up. Their sums and products have DataFusion's
-//!   precision.
-//! - `SUM` keeps its argument's type and wraps like Java's.
+//! - What is calculated from decimals has Flink's digits, is rounded half up, and is NULL where they do not suffice. A BIGINT beside a
+//!   decimal has 19 digits.
+//! - `SUM` keeps its argument's type and wraps like Java's; that of FLOATs is added up as DOUBLE, as their `AVG` is. That of decimals has 38
+//!   digits. Where these do not suffice Flink's is NULL; this one has a digit more, and wraps beyond 1.7·10³⁸ of its last digit.
+//! - A DOUBLE is rounded, and cast to a decimal, by its decimal digits. A text that is cast to a whole number may have a fraction.
 //! - String views and unsigned numbers are cast away where a function gives them.
 //! - A CASE and a column of a UNION have the common type of all their values; that of a decimal and a DOUBLE is DOUBLE, also where they are compared.
-//! - What is cast to STRING is written as Java writes it; a time that is cast to fewer digits is rounded down.
+//! - What is cast to STRING is written as Java writes it; a time that is cast to fewer digits is rounded down. Between times and
+//!   numbers there is no cast.
+//! - What a cast makes of a decimal is what it is compared by: such a cast is a function where digits may be lost.
 //! - `FIRST_VALUE` and `LAST_VALUE` go by the time attribute and skip nulls.
 //!
 //! Done to every query right after it is planned, so that views, `INSERT INTO` and the fingerprint see Flink's types.
@@ -15,13 +19,14 @@
 use crate::error::{Checked, Fault, place_of};
 use crate::functions::{Functions, check_literals, decimals};
 use crate::time::{self, TimeRole};
+use crate::types::words;
 use arrow_schema::{DataType, TimeUnit};
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion, TreeNodeRewriter};
 use datafusion_common::{Column, DFSchema, Result, ScalarValue};
-use datafusion_expr::expr::{AggregateFunction, NullTreatment, Sort};
+use datafusion_expr::expr::{AggregateFunction, NullTreatment, ScalarFunction, Sort};
 use datafusion_expr::expr_rewriter::NamePreserver;
 use datafusion_expr::logical_plan::Aggregate;
-use datafusion_expr::{BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, Operator, Projection, TryCast, Union, cast};
+use datafusion_expr::{BinaryExpr, Case, Cast, Expr, ExprSchemable, LogicalPlan, Operator, Projection, TryCast, Union, cast, try_cast};
 use datafusion_optimizer::analyzer::type_coercion::TypeCoercionRewriter;
 use std::sync::Arc;
 
@@ -64,7 +69,7 @@ fn narrow_literals(node: LogicalPlan) -> Result<LogicalPlan> {
     narrowed.data.recompute_schema()
 }
 
-/// Types that SQL does not have never leave a function: string views, unsigned numbers. Casts and divisions become Flink's. A call that could
+/// Types that SQL does not have never leave a function: string views, unsigned numbers. Casts and arithmetic become Flink's. A call that could
 /// only fail is refused.
 fn plain_results(node: LogicalPlan, functions: &Functions) -> Result<LogicalPlan> {
     let mut schema = DFSchema::empty();
@@ -90,7 +95,11 @@ fn plain_result(part: Expr, schema: &DFSchema, functions: &Functions) -> Result<
         }
         Expr::ScalarFunction(call) => {
             check_literals(call)?;
+            if let Some(rounded) = rounded_by_digits(call, schema, functions)? {
+                return Ok(Transformed::yes(rounded));
+            }
             match part.get_type(schema)? {
+                _ if call.func.name() == "cardinality" => DataType::Int32,
                 DataType::Utf8View | DataType::LargeUtf8 => DataType::Utf8,
                 DataType::BinaryView | DataType::LargeBinary => DataType::Binary,
                 DataType::UInt8 | DataType::UInt16 | DataType::UInt32 | DataType::UInt64 => DataType::Int64,
@@ -98,18 +107,18 @@ fn plain_result(part: Expr, schema: &DFSchema, functions: &Functions) -> Result<
             }
         }
         Expr::Cast(Cast { expr, field }) | Expr::TryCast(TryCast { expr, field }) => {
-            return Ok(match flink_cast(expr, &expr.get_type(schema)?, field.data_type(), functions) {
+            let from = expr.get_type(schema)?;
+            check_cast(expr, &from, field.data_type())?;
+            let is_try = matches!(part, Expr::TryCast(_));
+            return Ok(match flink_cast(expr, &from, field.data_type(), is_try, functions) {
                 Some(changed) => Transformed::yes(changed),
                 None => Transformed::no(part),
             });
         }
-        Expr::BinaryExpr(BinaryExpr { left, op: Operator::Divide, right })
-            if decimals::is_exact(&left.get_type(schema)?, &right.get_type(schema)?) =>
-        {
-            let Some(divide) = functions.scalars.get("__decimal_divide") else { return Ok(Transformed::no(part)) };
-            return Ok(Transformed::yes(divide.call(vec![left.as_ref().clone(), right.as_ref().clone()])));
-        }
         Expr::BinaryExpr(binary) => {
+            if let Some(calculated) = flink_decimals(binary, schema, functions)? {
+                return Ok(Transformed::yes(calculated));
+            }
             let mut binary = binary.clone();
             doubles_if_mixed(vec![binary.left.as_mut(), binary.right.as_mut()], schema)?;
             return Ok(Transformed::yes(Expr::BinaryExpr(binary)));
@@ -132,6 +141,44 @@ fn plain_result(part: Expr, schema: &DFSchema, functions: &Functions) -> Result<
         _ => return Ok(Transformed::no(part)),
     };
     Ok(Transformed::yes(cast(part, wanted)))
+}
+
+/// What is calculated from decimals in Flink's way. None: Arrow's is the same.
+fn flink_decimals(binary: &BinaryExpr, schema: &DFSchema, functions: &Functions) -> Result<Option<Expr>> {
+    let (left, right) = (binary.left.get_type(schema)?, binary.right.get_type(schema)?);
+    if !decimals::is_exact(&left, &right) {
+        return Ok(None);
+    }
+    if let Some(function) = decimals::function_for(binary.op, &left, &right).and_then(|name| functions.scalars.get(name)) {
+        return Ok(Some(function.call(vec![binary.left.as_ref().clone(), binary.right.as_ref().clone()])));
+    }
+    let is_calculated = matches!(binary.op, Operator::Plus | Operator::Minus | Operator::Multiply | Operator::Modulo);
+    if !is_calculated || (left != DataType::Int64 && right != DataType::Int64) {
+        return Ok(None);
+    }
+    let mut binary = binary.clone();
+    for (side, data_type) in [(&mut binary.left, left), (&mut binary.right, right)] {
+        if data_type == DataType::Int64 {
+            *side = Box::new(cast((**side).clone(), DataType::Decimal128(decimals::BIGINT_DIGITS, 0)));
+        }
+    }
+    Ok(Some(Expr::BinaryExpr(binary)))
+}
+
+/// `ROUND` and `TRUNCATE` of a DOUBLE or FLOAT; DataFusion's go by the binary number.
+fn rounded_by_digits(call: &ScalarFunction, schema: &DFSchema, functions: &Functions) -> Result<Option<Expr>> {
+    let name = match call.func.name() {
+        "round" => "__round",
+        "trunc" => "__truncate",
+        _ => return Ok(None),
+    };
+    let (Some(function), [number, places @ ..]) = (functions.scalars.get(name), call.args.as_slice()) else { return Ok(None) };
+    let rounded = |number: Expr| function.call(std::iter::once(number).chain(places.iter().cloned()).collect());
+    Ok(match number.get_type(schema)? {
+        DataType::Float64 => Some(rounded(number.clone())),
+        DataType::Float32 => Some(cast(rounded(cast(number.clone(), DataType::Float64)), DataType::Float32)),
+        _ => None,
+    })
 }
 
 fn is_decimal(data_type: &DataType) -> bool {
@@ -194,32 +241,83 @@ fn as_doubles(input: Arc<LogicalPlan>, marked: &[bool]) -> Result<Arc<LogicalPla
     Ok(Arc::new(LogicalPlan::Projection(Projection::try_new(columns, input)?)))
 }
 
-/// A cast that means something else in Flink.
-fn flink_cast(value: &Expr, from: &DataType, to: &DataType, functions: &Functions) -> Option<Expr> {
-    let text = match from {
-        DataType::Timestamp(..) => "__timestamp_text",
-        DataType::Boolean => "__boolean_text",
-        DataType::Float32 | DataType::Float64 => "__float_text",
-        _ => return None,
+/// Between a time and a number there is no cast in Flink: it would have to guess the unit.
+fn check_cast(value: &Expr, from: &DataType, to: &DataType) -> Checked<()> {
+    let hint = match (from, to) {
+        (DataType::Timestamp(..), number) if number.is_numeric() => "UNIX_TIMESTAMP(…) gives the seconds since 1970",
+        (number, DataType::Timestamp(..)) if number.is_numeric() => {
+            "TO_TIMESTAMP_LTZ(…, 3) takes milliseconds since 1970, TO_TIMESTAMP_LTZ(…, 0) seconds"
+        }
+        _ => return Ok(()),
     };
+    let fault = Fault::new(format!("there is no CAST from {} to {}", words(from), words(to))).hint(hint);
+    Err(place_of([value]).map_or(fault.clone(), |place| fault.at(place)))
+}
+
+/// A cast that means something else in Flink, or that DataFusion would not keep.
+fn flink_cast(value: &Expr, from: &DataType, to: &DataType, is_try: bool, functions: &Functions) -> Option<Expr> {
+    if decimals::loses_digits(from, to) {
+        let function = functions.scalars.get(if is_try { "__try_cast" } else { "__cast" })?;
+        let wanted = Expr::Literal(ScalarValue::new_zero(to).ok()?, None);
+        return Some(function.call(vec![value.clone(), wanted]));
+    }
+    if is_decimal(to) {
+        return as_decimal(value, from, to, is_try, functions);
+    }
+    if *from == DataType::Utf8 && to.is_signed_integer() {
+        let function = functions.scalars.get("__whole_text")?;
+        // A view's plan comes by once more in each query that reads it.
+        let is_whole = matches!(value, Expr::ScalarFunction(call) if call.func.name() == function.name());
+        let text = (!is_whole).then(|| function.call(vec![value.clone()]))?;
+        return Some(if is_try { try_cast(text, to.clone()) } else { cast(text, to.clone()) });
+    }
     if *to == DataType::Utf8 {
+        let text = match from {
+            DataType::Timestamp(..) => "__timestamp_text",
+            DataType::Boolean => "__boolean_text",
+            DataType::Float32 | DataType::Float64 => "__float_text",
+            _ => return None,
+        };
         return Some(functions.scalars.get(text)?.call(vec![value.clone()]));
     }
     rounded_down(value, from, to, functions).map(|value| cast(value, to.clone()))
 }
 
-/// A time before it is cast to fewer digits: the cast itself goes towards zero, which is up before 1970.
+/// A DOUBLE or FLOAT as a decimal.
+pub(crate) fn as_decimal(value: &Expr, from: &DataType, to: &DataType, is_try: bool, functions: &Functions) -> Option<Expr> {
+    let (DataType::Float32 | DataType::Float64, DataType::Decimal128(precision, scale)) = (from, to) else { return None };
+    let function = functions.scalars.get(if is_try { "__try_decimal_of" } else { "__decimal_of" })?;
+    let wanted = Expr::Literal(ScalarValue::Decimal128(Some(0), *precision, *scale), None);
+    Some(function.call(vec![value.clone(), wanted]))
+}
+
+/// A time before it is cast to fewer digits, also one in an ARRAY, ROW or MAP: the cast itself goes towards zero, which is up before 1970.
 pub(crate) fn rounded_down(value: &Expr, from: &DataType, to: &DataType, functions: &Functions) -> Option<Expr> {
-    use TimeUnit::{Microsecond, Millisecond, Nanosecond};
-    let name = match (from, to) {
-        (DataType::Timestamp(Microsecond | Nanosecond, _), DataType::Timestamp(Millisecond, _)) => "__whole_milliseconds",
-        (DataType::Timestamp(Nanosecond, _), DataType::Timestamp(Microsecond, _)) => "__whole_microseconds",
-        _ => return None,
-    };
+    if !loses_digits(from, to) {
+        return None;
+    }
+    let function = functions.scalars.get("__whole_as")?;
+    let wanted = Expr::Literal(ScalarValue::try_from(to).ok()?, None);
     // A view's plan comes by once more in each query that reads it.
-    let is_rounded = matches!(value, Expr::ScalarFunction(call) if call.func.name() == name);
-    let function = functions.scalars.get(name).filter(|_| !is_rounded)?;
-    Some(function.call(vec![value.clone()]))
+    let is_rounded =
+        matches!(value, Expr::ScalarFunction(call) if call.func.name() == function.name() && call.args.get(1) == Some(&wanted));
+    (!is_rounded).then(|| function.call(vec![value.clone(), wanted]))
+}
+
+fn loses_digits(from: &DataType, to: &DataType) -> bool {
+    use TimeUnit::{Microsecond, Millisecond, Nanosecond};
+    match (from, to) {
+        (DataType::Timestamp(Microsecond | Nanosecond, _), DataType::Timestamp(Millisecond, _)) => true,
+        (DataType::Timestamp(Nanosecond, _), DataType::Timestamp(Microsecond, _)) => true,
+        (DataType::List(from), DataType::List(to)) | (DataType::Map(from, _), DataType::Map(to, _)) => {
+            loses_digits(from.data_type(), to.data_type())
+        }
+        (DataType::Struct(from), DataType::Struct(to)) => from
+            .iter()
+            .filter_map(|field| to.find(field.name()).map(|(_, to)| (field, to)))
+            .any(|(from, to)| loses_digits(from.data_type(), to.data_type())),
+        _ => false,
+    }
 }
 
 /// A call that is computed from others: (the others, the result over them).
@@ -292,6 +390,17 @@ fn split(expression: &Expr, name: &str, input: &LogicalPlan, functions: &Functio
             let result = divide.call(vec![dividend, Expr::Column(Column::new_unqualified(&count))]);
             let parts = vec![with("sum", argument.clone(), &sum), with("count", argument.clone(), &count)];
             Ok(Some(Split { parts, result }))
+        }
+        // A part of another call comes by once more with its view.
+        ("sum", DataType::Decimal128(precision, scale)) if *precision < decimals::SUM_DIGITS_MAX && !name.starts_with("__sum of ") => {
+            let sum = format!("__sum of {name}");
+            let result = cast(Expr::Column(Column::new_unqualified(&sum)), DataType::Decimal128(decimals::PRECISION_MAX, *scale));
+            Ok(Some(Split { parts: vec![with("sum", argument.clone(), &sum)], result }))
+        }
+        ("sum" | "avg", DataType::Float32) => {
+            let exact = format!("__double of {name}");
+            let parts = vec![with(call.func.name(), cast(argument.clone(), DataType::Float64), &exact)];
+            Ok(Some(Split { parts, result: cast(Expr::Column(Column::new_unqualified(&exact)), data_type) }))
         }
         ("sum", DataType::Int8 | DataType::Int16 | DataType::Int32) => {
             let sum = format!("__sum of {name}");

@@ -29,6 +29,7 @@ impl VisitorMut for Spellings {
             Expr::Floor { expr, field: CeilFloorKind::DateTimeField(unit) } => truncated("__floor_to", unit, expr),
             Expr::Ceil { expr, field: CeilFloorKind::DateTimeField(unit) } => truncated("__ceil_to", unit, expr),
             Expr::Extract { field: DateTimeField::Dow, expr, .. } => Some(day_of_week(expr)),
+            Expr::Extract { field, expr, .. } => Some(part_of(&field.to_string(), expr)),
             Expr::Substring { expr, substring_from, substring_for, .. } => {
                 substring(expr, substring_from.as_deref(), substring_for.as_deref())
             }
@@ -52,13 +53,22 @@ fn truncated(function: &str, unit: &DateTimeField, expression: &Expr) -> Option<
     Some(call(function, vec![text(&unit.to_string().to_uppercase()), expression.clone()]))
 }
 
+/// A BIGINT in Flink. DataFusion's are INT, the seconds since 1970 a DOUBLE with the fraction, and what is finer than a second counts from the
+/// minute's start, not from the second's.
+fn part_of(part: &str, time: &Expr) -> Expr {
+    let whole = cast(call("date_part", vec![text(part), time.clone()]), ast::DataType::BigInt(None));
+    let per_second = match part.to_lowercase().as_str() {
+        "millisecond" => "1000",
+        "microsecond" => "1000000",
+        "nanosecond" => "1000000000",
+        _ => return whole,
+    };
+    Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(whole), op: BinaryOperator::Modulo, right: Box::new(number(per_second)) }))
+}
+
 /// From 1 on, Sunday; DataFusion counts from 0.
 fn day_of_week(time: &Expr) -> Expr {
-    Expr::Nested(Box::new(Expr::BinaryOp {
-        left: Box::new(call("date_part", vec![text("dow"), time.clone()])),
-        op: BinaryOperator::Plus,
-        right: Box::new(number("1")),
-    }))
+    Expr::Nested(Box::new(Expr::BinaryOp { left: Box::new(part_of("dow", time)), op: BinaryOperator::Plus, right: Box::new(number("1")) }))
 }
 
 /// Both spellings are the parser's own, and would be planned past our function.
@@ -90,13 +100,7 @@ fn array_remove(array: &Expr, element: &Expr) -> Expr {
 
 /// DataFusion's position is NULL where nothing is found, and finds a NULL.
 fn array_position(array: &Expr, element: &Expr) -> Option<Expr> {
-    let position = Expr::Cast {
-        kind: ast::CastKind::Cast,
-        expr: Box::new(call("array_position", vec![array.clone(), element.clone()])),
-        data_type: ast::DataType::Int(None),
-        array: false,
-        format: None,
-    };
+    let position = cast(call("array_position", vec![array.clone(), element.clone()]), ast::DataType::Int(None));
     unless_null(&[array, element], call("coalesce", vec![position, number("0")]))
 }
 
@@ -163,7 +167,7 @@ fn replace_function(function: &Function) -> Option<Expr> {
         ("truncate", [value, digits]) => Some(call("trunc", vec![(*value).clone(), (*digits).clone()])),
         ("e", []) => Some(call("exp", vec![number("1")])),
         ("dayofweek", [time]) => Some(day_of_week(time)),
-        (_, [time]) => date_part(&name).map(|part| call("date_part", vec![text(part), (*time).clone()])),
+        (_, [time]) => date_part(&name).map(|part| part_of(part, time)),
         _ => None,
     }
 }
@@ -216,6 +220,10 @@ fn case(operand: Option<Expr>, conditions: Vec<CaseWhen>, otherwise: Option<Expr
         conditions,
         else_result: otherwise.map(Box::new),
     }
+}
+
+fn cast(expression: Expr, data_type: ast::DataType) -> Expr {
+    Expr::Cast { kind: ast::CastKind::Cast, expr: Box::new(expression), data_type, array: false, format: None }
 }
 
 fn nested(expression: &Expr) -> Expr {

@@ -4,6 +4,7 @@
 //! query reads it.
 
 use crate::error::{Checked, Fault};
+use crate::guard;
 use crate::types::words;
 use arrow_schema::{DataType, Field, FieldRef};
 use datafusion_common::{Column, DFSchema, DFSchemaRef, DataFusionError, Result, TableReference};
@@ -199,6 +200,10 @@ pub(crate) fn plan(relation: TableFactor, context: &mut dyn RelationPlannerConte
             return Err(Fault::new(format!("UNNEST gives {} columns, its alias names {}", elements.len(), names.len())).at(names[0].span));
         }
         elements = elements.iter().zip(names).map(|(field, name)| Arc::new(field.as_ref().clone().with_name(&name.value))).collect();
+    }
+    // A field of a ROW may have any name; as a column it may not.
+    for element in &elements {
+        guard::check_name(&ast::Ident::with_span(span, element.name()))?;
     }
     let columns: Vec<Expr> = input.schema().columns().into_iter().map(Expr::Column).chain([expression.alias(LIST)]).collect();
     let input = LogicalPlan::Projection(Projection::try_new(columns, Arc::new(input))?);

@@ -2,7 +2,7 @@
 //!
 //! Their exit codes are not those of the other commands: they say what a run has shown.
 
-use super::{ExitStatus, signals};
+use super::{ExitStatus, say, show, signals};
 use crate::problem::{Problem, Problems};
 use clap::{Args, Subcommand, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -140,13 +140,13 @@ pub fn chaos(command: ChaosCommand) -> u8 {
         ChaosCommand::Report { journal, format } => print_report(&journal, format),
         ChaosCommand::Show { plan: name } => match plan::ready(&name) {
             Some(text) => {
-                print!("{text}");
+                show(text);
                 ExitStatus::Ok as u8
             }
             None => usage(Problem::error(format!("there is no ready plan `{name}`")).hint(plan::ready_names().join(", "))),
         },
         ChaosCommand::Schema => {
-            print!("{}", plan::schema_text());
+            show(plan::schema_text());
             ExitStatus::Ok as u8
         }
         #[cfg(feature = "mutants")]
@@ -170,7 +170,7 @@ fn mutants(names: Vec<String>, seed: Option<u64>, out: Option<PathBuf>) -> u8 {
     let request = mutants::Request { names, seed, folder: folder.clone(), runner };
     match mutants::run(&request, &|line| eprintln!("{line}"), &|| console.wants_end()) {
         Ok(table) => {
-            println!("{}{}", mutants::text(&table), folder.join("mutants.json").display());
+            say(format_args!("{}{}", mutants::text(&table), folder.join("mutants.json").display()));
             u8::from(!table.is_good())
         }
         Err(error) => harness_error(Problem::error(error.to_string())),
@@ -199,7 +199,8 @@ fn check(name: &str) -> u8 {
     let steps = plan.method.len();
     let types = plan.faults().collect::<std::collections::BTreeSet<_>>().len();
     let thresholds: usize = plan.thresholds.values().map(Vec::len).sum();
-    println!("{name}: good. {steps} steps with {types} types of faults, {} invariants, {thresholds} thresholds", plan.invariants.len());
+    let invariants = plan.invariants.len();
+    say(format_args!("{name}: good. {steps} steps with {types} types of faults, {invariants} invariants, {thresholds} thresholds"));
     ExitStatus::Ok as u8
 }
 
@@ -242,10 +243,10 @@ fn run(arguments: &RunPlan) -> u8 {
 }
 
 fn conclude(journal: &Journal, folder: &Path) {
-    println!("{}", report::markdown(journal));
-    println!("{}: {}", journal.verdict.outcome.words(), folder.join("report.html").display());
+    say(report::markdown(journal));
+    say(format_args!("{}: {}", journal.verdict.outcome.words(), folder.join("report.html").display()));
     if journal.verdict.outcome != Outcome::Pass {
-        println!("the same again: {}", journal.replay);
+        say(format_args!("the same again: {}", journal.replay));
     }
 }
 
@@ -334,25 +335,25 @@ fn print_report(path: &Path, format: ReportFormat) -> u8 {
         ReportFormat::Junit => report::junit(&journal),
         ReportFormat::Json => journal.text(),
     };
-    print!("{text}");
+    show(text);
     ExitStatus::Ok as u8
 }
 
 fn list(json: bool) -> u8 {
     if json {
         let faults: Vec<serde_json::Value> = catalogue().iter().map(fault_json).collect();
-        println!("{:#}", serde_json::json!({ "faults": faults, "plans": plan::ready_names() }));
+        say(format_args!("{:#}", serde_json::json!({ "faults": faults, "plans": plan::ready_names() })));
         return ExitStatus::Ok as u8;
     }
     for spec in catalogue() {
-        println!("{:<26} {}{}", spec.name, spec.about, if spec.lasts { "" } else { " (over at once)" });
-        println!("{:<26}   at: {}", "", role_names(spec.targets));
+        say(format_args!("{:<26} {}{}", spec.name, spec.about, if spec.lasts { "" } else { " (over at once)" }));
+        say(format_args!("{:<26}   at: {}", "", role_names(spec.targets)));
         for parameter in spec.parameters {
             let default = parameter.default.map_or("must be given".to_string(), |default| format!("default {default}"));
-            println!("{:<26}   {}: {}, {default}; {}", "", parameter.name, kind(parameter.kind), parameter.about);
+            say(format_args!("{:<26}   {}: {}, {default}; {}", "", parameter.name, kind(parameter.kind), parameter.about));
         }
     }
-    println!("\nReady plans: {}", plan::ready_names().join(", "));
+    say(format_args!("\nReady plans: {}", plan::ready_names().join(", ")));
     ExitStatus::Ok as u8
 }
 
@@ -370,6 +371,7 @@ fn fault_json(spec: &FaultSpec) -> serde_json::Value {
 fn kind(kind: ParameterKind) -> String {
     match kind {
         ParameterKind::Duration => "duration".into(),
+        ParameterKind::DurationOf { min, max } => format!("duration, {min} to {max}"),
         ParameterKind::Bytes => "size".into(),
         ParameterKind::Share => "share".into(),
         ParameterKind::Count { min, max } => format!("{min} to {max}"),
@@ -419,8 +421,9 @@ pub fn gate(arguments: &GateArguments) -> u8 {
     };
     match gate::run(&request, &|| console.wants_end()) {
         Ok(promotion) => {
-            println!("{}", gate::markdown(&promotion));
-            println!("{}: {}", if promotion.promoted { "promoted" } else { "not promoted" }, folder.join("promotion.json").display());
+            say(gate::markdown(&promotion));
+            let outcome = if promotion.promoted { "promoted" } else { "not promoted" };
+            say(format_args!("{outcome}: {}", folder.join("promotion.json").display()));
             promotion.exit_code
         }
         Err(error) => harness_error(Problem::error(error.to_string())),

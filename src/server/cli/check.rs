@@ -1,6 +1,6 @@
 //! `streamshield check`, `explain` and `topics create`: everything that does not run the job.
 
-use super::{ExitStatus, ExplainFormat, read_and_plan};
+use super::{ExitStatus, ExplainFormat, read_and_plan, say};
 use crate::job::secret::Redactor;
 use crate::job::{Job, Replication, Slo};
 use crate::problem::{Problem, Problems};
@@ -50,7 +50,7 @@ pub fn explain(path: &Path, format: ExplainFormat, redactor: &Redactor) -> ExitS
             }
             ExplainFormat::Dot => streamshield_sql::explain::graphviz(&planned, job.parallelism),
         };
-        println!("{}", redactor.redact(text.trim_end()));
+        say(redactor.redact(text.trim_end()));
     }
     status
 }
@@ -111,14 +111,15 @@ fn compare(planned: &PlannedJob, problems: &mut Problems) -> (Option<Vec<Topic>>
 
 fn print_ok(planned: &PlannedJob, topics: Option<&[Topic]>, note: Option<&str>, redactor: &Redactor) {
     let plan = &planned.planned.plan;
-    println!("ok: job `{}`, {} stages, {} exchanges, plan {}", planned.job.name, plan.stages.len(), plan.exchanges.len(), plan.fingerprint);
-    println!("{}", replication(&planned.job));
+    let (stages, exchanges) = (plan.stages.len(), plan.exchanges.len());
+    say(format_args!("ok: job `{}`, {stages} stages, {exchanges} exchanges, plan {}", planned.job.name, plan.fingerprint));
+    say(replication(&planned.job));
     if let Some(topics) = topics {
         let existing = topics.iter().filter(|topic| topic.exists).count();
-        println!("topics: {existing} of {} exist, the others are created at the start", topics.len());
+        say(format_args!("topics: {existing} of {} exist, the others are created at the start", topics.len()));
     }
     if let Some(note) = note {
-        println!("note: {}", redactor.redact(note));
+        say(format_args!("note: {}", redactor.redact(note)));
     }
 }
 

@@ -3,10 +3,8 @@
 //! The job does not notice: reading changes nothing, a pin is a mark of its own, and deleting follows the same two-phase rule as the owners' upkeep. A checkpoint
 //! is named by its region and epoch, as `list` shows them.
 
-use super::ExitStatus;
-use super::read_and_plan;
 use super::status::{Stop, finish, read_job};
-use super::tables;
+use super::{ExitStatus, read_and_plan, say, tables};
 use crate::job::Job;
 use crate::job::secret::Redactor;
 use crate::problem::Problem;
@@ -119,7 +117,7 @@ fn print_list(job: &Job, admin: &dyn CheckpointAdmin, region: Option<RegionId>, 
         false if found.is_empty() => format!("job `{}` has no checkpoints yet", job.name),
         false => draw(&found, now_ms()),
     };
-    println!("{}", redactor.redact(text.trim_end()));
+    say(redactor.redact(text.trim_end()));
     Ok(())
 }
 

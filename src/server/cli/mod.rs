@@ -62,6 +62,15 @@ pub fn leave(code: u8) -> ! {
     unsafe { libc::_exit(i32::from(code)) }
 }
 
+/// Writes to standard output. Who reads no more does not turn a good end into a bad one.
+fn show(text: impl std::fmt::Display) {
+    let _ = write!(std::io::stdout(), "{text}");
+}
+
+fn say(line: impl std::fmt::Display) {
+    show(format_args!("{line}\n"));
+}
+
 /// Says something to a stream that somebody may be stuck in, and waits for it no longer than [`FLUSH_TIME_MAX`].
 fn say_in_time(say: impl FnOnce() + Send + 'static) {
     let (done, said) = std::sync::mpsc::channel();

@@ -3,9 +3,8 @@
 //! Two stores of a region that stand at the same epoch hold the same groups (E-4), whether they are its owner's, a follower's, or were restored from
 //! a checkpoint and the log: so their digests are equal. Nothing in the folder is changed.
 
-use super::ExitStatus;
 use super::status::{Stop, finish};
-use super::tables;
+use super::{ExitStatus, say, tables};
 use crate::job::secret::Redactor;
 use crate::problem::Problem;
 use rustix::fs::{FlockOperation, flock};
@@ -45,7 +44,7 @@ fn print(folder: &Path, json: bool) -> Result<(), Stop> {
         false if found.is_empty() => format!("no region has a store in `{}`", folder.display()),
         false => draw(&found),
     };
-    println!("{}", text.trim_end());
+    say(text.trim_end());
     Ok(())
 }
 

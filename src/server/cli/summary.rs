@@ -3,7 +3,6 @@
 use super::SummaryFormat;
 use crate::figures::Figures;
 use serde::Serialize;
-use std::io::{self, Write};
 use std::time::Duration;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -38,8 +37,7 @@ impl Summary {
             SummaryFormat::Json => serde_json::to_string(self).expect("plain data always serializes"),
             SummaryFormat::None => return,
         };
-        // Who reads no more does not turn a good end into a bad one.
-        let _ = writeln!(io::stdout(), "{line}");
+        super::say(line);
     }
 
     pub fn text(&self) -> String {

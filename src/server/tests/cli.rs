@@ -111,6 +111,15 @@ fn an_interval_that_cannot_keep_the_promised_latency_is_refused_wherever_it_come
 }
 
 #[test]
+fn an_interval_of_nothing_is_refused_in_the_sql_as_in_the_file() {
+    for (key, value) in [("commit", "0 s"), ("flush", "0 ms")] {
+        let set = JOB.replace("sql: |\n", &format!("sql: |\n  SET 'streamshield.{key}-interval' = '{value}';\n"));
+        let refused = Folder::with_job(&set).fails(2, &["check", "--offline", "job.yaml"]);
+        assert!(refused.contains(&format!("streamshield.{key}-interval")) && refused.contains("must be longer than nothing"), "{refused}");
+    }
+}
+
+#[test]
 fn a_good_job_checks_without_a_cluster() {
     let output = Folder::with_job(&JOB.replace("embedded: true", "bootstrap.servers: 127.0.0.1:1")).succeeds(&["check", "job.yaml"]);
     assert!(output.contains("ok: job `lines`") && output.contains("topics were not checked"), "{output}");
@@ -156,6 +165,17 @@ fn all_examples_check() {
         }
     }
     assert!(checked >= 4, "{checked} examples");
+}
+
+#[test]
+fn a_reader_that_goes_away_changes_no_exit_code() {
+    let folder = Folder::with_job(JOB);
+    for arguments in [["explain", "job.yaml"].as_slice(), &["check", "--offline", "job.yaml"], &["chaos", "check", "smoke"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = folder.command(arguments).stdout(writer).output().expect("the program starts");
+        assert_eq!(output.status.code(), Some(0), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
 }
 
 #[test]

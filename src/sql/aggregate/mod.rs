@@ -66,6 +66,7 @@ pub(crate) fn plan(graph: &mut Graph, aggregate: &LogicalAggregate) -> Checked<B
     let branches = graph.branches(&aggregate.input, None);
     graph.aggregating = outer;
     let mut branches = branches?;
+    all_with_late(&mut branches)?;
     let request = Request {
         keys: named_keys(aggregate, &grouping),
         start: aggregate.group_expr[grouping.start].clone().unalias_nested().data,
@@ -85,6 +86,21 @@ pub(crate) fn plan(graph: &mut Graph, aggregate: &LogicalAggregate) -> Checked<B
     branch.schema = Arc::new(output_names(&branch.arrow(), aggregate, &grouping)?);
     restore_window_time(&mut branch, aggregate, &grouping)?;
     Ok(branch)
+}
+
+/// In one exchange all branches have `__late` or none: rows of an aggregation, which are never late, may meet rows of a scan.
+fn all_with_late(branches: &mut [Branch]) -> Checked<()> {
+    if branches.iter().all(|branch| branch.hidden(LATE_COLUMN).is_none()) {
+        return Ok(());
+    }
+    for branch in branches.iter_mut().filter(|branch| branch.hidden(LATE_COLUMN).is_none()) {
+        let visible = branch.visible_columns();
+        let outputs = visible.iter().map(|column| (column.relation.clone(), column.name.clone()));
+        let outputs: Vec<_> = outputs.chain([(None, LATE_COLUMN.to_owned())]).collect();
+        let expressions: Vec<Expr> = visible.into_iter().map(Expr::Column).chain([lit(false)]).collect();
+        branch.project(&expressions, &outputs)?;
+    }
+    Ok(())
 }
 
 /// The keys under names of their own: two tables may have given the same one, or another window.
@@ -142,12 +158,15 @@ pub(crate) fn two_phases(graph: &mut Graph, branches: Vec<Branch>, request: &Req
     let operator = graph.operators;
     graph.operators += 1;
     let mut partials = Vec::new();
-    let mut merge = None;
+    let mut merge: Option<Arc<Aggregate>> = None;
     for mut branch in branches {
         let plan = Arc::new(build(&branch, request, operator)?);
         branch.operators.push(Operator::PartialAggregate(Arc::clone(&plan)));
         branch.schema = unqualified(&plan.partial_schema)?;
-        merge.get_or_insert(plan);
+        let first = merge.get_or_insert_with(|| Arc::clone(&plan));
+        if types(&first.partial_schema).ne(types(&plan.partial_schema)) {
+            return Err(Fault::new("the branches of a UNION ALL do not fit into one exchange"));
+        }
         partials.push(branch);
     }
     let merge = merge.ok_or_else(|| Fault::new("an aggregation without an input"))?;
@@ -155,6 +174,10 @@ pub(crate) fn two_phases(graph: &mut Graph, branches: Vec<Branch>, request: &Req
     branch.operators.push(Operator::WindowAggregate(Arc::clone(&merge)));
     branch.schema = unqualified(&merge.output_schema)?;
     Ok((branch, merge))
+}
+
+fn types(schema: &Schema) -> impl Iterator<Item = &DataType> {
+    schema.fields().iter().map(|field| field.data_type())
 }
 
 /// An aggregate's own expressions can't ask for the epoch: they are computed before it.

@@ -7,9 +7,11 @@ use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray;
 use arrow_array::timezone::Tz;
 use arrow_array::types::{Float64Type, Int64Type, TimestampMicrosecondType, TimestampMillisecondType, TimestampNanosecondType};
-use arrow_array::{Array, ArrayRef, Date32Array, Int32Array, Int64Array, StringArray, TimestampMillisecondArray};
+use arrow_array::{
+    Array, ArrayRef, Date32Array, Int32Array, Int64Array, ListArray, MapArray, StringArray, StructArray, TimestampMillisecondArray,
+};
 use arrow_cast::cast;
-use arrow_schema::{DataType, TimeUnit};
+use arrow_schema::{DataType, Fields, TimeUnit};
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, NaiveTime, Offset, TimeZone};
 use datafusion_common::{DataFusionError, Result, exec_err};
 use datafusion_expr::ScalarUDF;
@@ -38,8 +40,7 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
         of_any("__timestamp_add", 3..=3, Returns::LikeArgument(2), timestamp_add),
         of_any("__floor_to", 2..=2, Returns::LikeArgument(1), |columns| round_to(columns, false)),
         of_any("__ceil_to", 2..=2, Returns::LikeArgument(1), |columns| round_to(columns, true)),
-        of_any("__whole_milliseconds", 1..=1, Returns::LikeArgument(0), |columns| whole(&columns[0], TimeUnit::Millisecond)),
-        of_any("__whole_microseconds", 1..=1, Returns::LikeArgument(0), |columns| whole(&columns[0], TimeUnit::Microsecond)),
+        of_any("__whole_as", 2..=2, Returns::LikeArgument(0), |columns| whole_as(&columns[0], columns[1].data_type())),
         of_any("__timestamp_text", 1..=1, always(DataType::Utf8), timestamp_text),
         scalar("convert_tz", vec![DataType::Utf8; 3], DataType::Utf8, convert_tz),
     ];
@@ -62,6 +63,36 @@ fn whole(column: &ArrayRef, unit: TimeUnit) -> Result<ArrayRef> {
     let ticks = cast(column, &DataType::Int64)?;
     let floor = |tick: i64| tick.wrapping_sub(tick.rem_euclid(ticks_per_unit));
     Ok(cast(&ticks.as_primitive::<Int64Type>().unary::<_, Int64Type>(floor), column.data_type())?)
+}
+
+/// [`whole`] for all times in a value that is then cast to the other type. The fields of a row go by name, as in the cast.
+fn whole_as(column: &ArrayRef, wanted: &DataType) -> Result<ArrayRef> {
+    let rounded: ArrayRef = match (column.data_type(), wanted) {
+        (DataType::Timestamp(..), DataType::Timestamp(unit, _)) => whole(column, *unit)?,
+        (DataType::List(item), DataType::List(wanted)) => {
+            let list = column.as_list::<i32>();
+            let items = whole_as(list.values(), wanted.data_type())?;
+            Arc::new(ListArray::try_new(Arc::clone(item), list.offsets().clone(), items, list.nulls().cloned())?)
+        }
+        (DataType::Struct(_), DataType::Struct(wanted)) => Arc::new(whole_row(column.as_struct(), wanted)?),
+        (DataType::Map(entry, sorted), DataType::Map(wanted, _)) => {
+            let DataType::Struct(wanted) = wanted.data_type() else { return Ok(Arc::clone(column)) };
+            let map = column.as_map();
+            let entries = whole_row(map.entries(), wanted)?;
+            Arc::new(MapArray::try_new(Arc::clone(entry), map.offsets().clone(), entries, map.nulls().cloned(), *sorted)?)
+        }
+        _ => Arc::clone(column),
+    };
+    Ok(rounded)
+}
+
+fn whole_row(row: &StructArray, wanted: &Fields) -> Result<StructArray> {
+    let columns = row.fields().iter().zip(row.columns()).map(|(field, column)| match wanted.find(field.name()) {
+        Some((_, wanted)) => whole_as(column, wanted.data_type()),
+        None => Ok(Arc::clone(column)),
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    Ok(StructArray::try_new_with_length(row.fields().clone(), columns, row.nulls().cloned(), row.len())?)
 }
 
 fn time_of(ms: i64) -> Option<NaiveDateTime> {

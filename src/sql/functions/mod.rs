@@ -2,7 +2,7 @@
 //!
 //! - [`clock`]: functions that read the epoch's clock or seed;
 //! - [`seeded`]: what `RAND()` and `UUID()` become;
-//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`encodings`]; [`wrapping`]; [`decimals`].
+//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`encodings`]; [`wrapping`]; [`decimals`]; [`doubles`].
 //!
 //! The session's time zone is UTC.
 //!
@@ -11,6 +11,7 @@
 pub(crate) mod clock;
 mod datetime;
 pub(crate) mod decimals;
+mod doubles;
 mod encodings;
 mod pattern;
 mod scalar;
@@ -38,7 +39,8 @@ impl Functions {
             datafusion_functions::all_default_functions().into_iter().chain(datafusion_functions_nested::all_default_nested_functions());
         // Ours come last: they replace what has the same name.
         let ours = clock::functions().into_iter().chain(datetime::functions()).chain(strings::functions());
-        for function in theirs.chain(ours).chain(encodings::functions()).chain(wrapping::functions()).chain(decimals::functions()) {
+        let ours = ours.chain(encodings::functions()).chain(wrapping::functions()).chain(decimals::functions()).chain(doubles::functions());
+        for function in theirs.chain(ours) {
             for name in function.aliases() {
                 scalars.insert(name.to_lowercase(), Arc::clone(&function));
             }

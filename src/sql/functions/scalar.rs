@@ -1,5 +1,6 @@
 //! A scalar function as a name, types and a body over arrays.
 
+use super::decimals::Operation;
 use arrow_array::ArrayRef;
 use arrow_schema::DataType;
 use datafusion_common::{Result, plan_err};
@@ -21,8 +22,8 @@ pub(super) enum Returns {
     Always(DataType),
     /// The type of one of the arguments.
     LikeArgument(usize),
-    /// Of a division of decimals.
-    Quotient,
+    /// Of decimals that are calculated with.
+    Decimal(Operation),
 }
 
 /// Functions are equal by name.
@@ -77,7 +78,7 @@ impl ScalarUDFImpl for Scalar {
                 Some(data_type) => Ok(data_type.clone()),
                 None => plan_err!("{} lacks an argument", self.name),
             },
-            Returns::Quotient => super::decimals::quotient_type(arguments),
+            Returns::Decimal(operation) => super::decimals::result_type(*operation, arguments),
         }
     }
     fn invoke_with_args(&self, arguments: ScalarFunctionArgs) -> Result<ColumnarValue> {

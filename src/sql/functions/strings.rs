@@ -31,6 +31,8 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
         of_any("is_alpha", 1..=1, Returns::Always(Boolean), is_alpha),
         of_any("is_digit", 1..=1, Returns::Always(Boolean), is_digit),
         overloaded("parse_url", vec![vec![Utf8, Utf8], vec![Utf8, Utf8, Utf8]], Utf8, parse_url),
+        // Before a cast to a whole number.
+        overloaded("__whole_text", vec![vec![Utf8]], Utf8, whole_text),
         overloaded("str_to_map", vec![vec![Utf8], vec![Utf8, Utf8], vec![Utf8, Utf8, Utf8]], text_map(), str_to_map),
     ];
     functions.into_iter().map(Arc::new).collect()
@@ -282,6 +284,26 @@ fn place_in(whole: &str, part: &str, from: i64) -> i32 {
     let skipped = usize::try_from(from.saturating_sub(1)).unwrap_or(0);
     let start = whole.char_indices().nth(skipped).map_or(whole.len(), |(start, _)| start);
     whole[start..].find(part).map_or(0, |found| whole[..start + found].chars().count() as i32 + 1)
+}
+
+/// Flink drops the fraction of a text that is cast to a whole number, Arrow's parser knows none.
+fn whole_text(columns: &[ArrayRef]) -> Result<ArrayRef> {
+    let texts = columns[0].as_string::<i32>();
+    if !texts.value_data().contains(&b'.') {
+        return Ok(Arc::clone(&columns[0]));
+    }
+    Ok(Arc::new(texts.iter().map(|text| text.map(without_fraction)).collect::<StringArray>()))
+}
+
+/// As Flink's `BinaryStringDataUtil.toLong`: digits, or none, on both sides of the point. What is no number stays as it is.
+fn without_fraction(text: &str) -> &str {
+    let Some((whole, fraction)) = text.trim_matches(' ').split_once('.') else { return text };
+    let digits = whole.strip_prefix(['+', '-']).unwrap_or(whole);
+    match digits.bytes().chain(fraction.bytes()).all(|byte| byte.is_ascii_digit()) {
+        true if digits.is_empty() => "0",
+        true => whole,
+        false => text,
+    }
 }
 
 static LETTERS: LazyLock<Regex> = LazyLock::new(|| Regex::new(r"\A\p{L}+\z").expect("a fixed expression"));

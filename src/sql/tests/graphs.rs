@@ -2,7 +2,7 @@
 
 use super::{PARALLELISM, explained, planned};
 use crate::explain;
-use streamshield_engine::plan::Operator;
+use streamshield_engine::plan::{LATE_COLUMN, Operator};
 
 const TABLES: &str = "
 CREATE TABLE orders (
@@ -102,6 +102,24 @@ fn a_union_has_the_nulls_of_all_its_branches() {
     }
 }
 
+/// Only rows of a scan can be late; `planned` checks that both branches give what the exchange takes.
+#[test]
+fn a_scan_and_an_aggregation_meet_in_one_exchange() {
+    let window = "TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE)";
+    let scan = format!("SELECT customer, window_start, window_end, CAST(1 AS BIGINT) AS c FROM {window}");
+    let counts =
+        format!("SELECT customer, window_start, window_end, COUNT(*) AS c FROM {window} GROUP BY customer, window_start, window_end");
+    for (first, second) in [(&scan, &counts), (&counts, &scan)] {
+        for call in ["SUM(c)", "COUNT(DISTINCT c)"] {
+            let select =
+                format!("SELECT customer, {call} FROM ({first} UNION ALL {second}) AS u GROUP BY customer, window_start, window_end");
+            let job = planned(&with_sink("customer STRING, n BIGINT", &format!("INSERT INTO result {select};")));
+            let exchange = job.plan.exchanges.iter().find(|exchange| exchange.upstream.len() == 2).expect("two branches meet");
+            assert!(exchange.schema.index_of(LATE_COLUMN).is_ok());
+        }
+    }
+}
+
 #[test]
 fn the_branches_of_a_union_read_the_same_clock() {
     let select = "SELECT COUNT(*) FILTER (WHERE ts < CURRENT_TIMESTAMP)
@@ -146,6 +164,16 @@ fn averages_and_sums_have_flinks_types() {
     ));
 }
 
+#[test]
+fn a_sum_and_an_average_of_floats_are_floats() {
+    let text = stages(
+        "s FLOAT, a FLOAT",
+        "SELECT SUM(CAST(units AS FLOAT)), AVG(CAST(units AS FLOAT)) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE)
+         GROUP BY window_start, window_end",
+    );
+    assert!(text.contains("AS Float32) as s") && text.contains("AS Float32) as a"), "{text}");
+}
+
 /// DECIMAL(38, 6) without a cast around it.
 #[test]
 fn an_average_of_decimals_has_flinks_digits() {
@@ -154,6 +182,19 @@ fn an_average_of_decimals_has_flinks_digits() {
         "SELECT AVG(amount) FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY window_start, window_end",
     );
     assert!(text.contains("sum(orders.amount), count(orders.amount)") && text.contains("project __decimal_divide(CAST("), "{text}");
+}
+
+/// DECIMAL(38, 2) divided by an INT is a DECIMAL(38, 6): no cast is around it.
+#[test]
+fn a_sum_of_decimals_has_38_digits_also_in_a_view() {
+    let sum =
+        "SELECT SUM(amount) AS total FROM TUMBLE(TABLE orders, DESCRIPTOR(ts), INTERVAL '1' MINUTE) GROUP BY window_start, window_end";
+    let query = format!("INSERT INTO result SELECT total / 3 FROM ({sum}) AS sums;");
+    let view = format!("CREATE VIEW sums AS {sum};\nINSERT INTO result SELECT total / 3 FROM sums;");
+    for statements in [query, view] {
+        let text = explained(&with_sink("a DECIMAL(38, 6)", &statements));
+        assert!(text.contains("project __decimal_divide(") && text.contains("AS Decimal128(38, 2))"), "{text}");
+    }
 }
 
 #[test]

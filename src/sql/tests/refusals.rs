@@ -105,6 +105,63 @@ fn casts_that_would_change_nothing() {
 }
 
 #[test]
+fn a_time_is_no_number() {
+    for (cast, hint) in [
+        ("CAST(`dateTime` AS BIGINT)", "UNIX_TIMESTAMP(…)"),
+        ("TRY_CAST(`dateTime` AS DECIMAL(20, 3))", "UNIX_TIMESTAMP(…)"),
+        ("CAST(price AS TIMESTAMP(3))", "TO_TIMESTAMP_LTZ(…, 3)"),
+        ("CAST(CAST(price AS DOUBLE) AS TIMESTAMP_LTZ(3))", "TO_TIMESTAMP_LTZ(…, 3)"),
+    ] {
+        let told = insert(&format!("SELECT auction FROM bid WHERE {cast} IS NULL"));
+        assert!(told.contains("there is no CAST from ") && told.contains("at line 3") && told.contains(hint), "{cast}: {told}");
+    }
+}
+
+/// The window that a query groups by is not looked for in what a call names.
+#[test]
+fn bounds_of_another_window_than_the_groups() {
+    let from = "FROM bid GROUP BY TUMBLE(`dateTime`, INTERVAL '1' MINUTE)";
+    for bound in [
+        "TUMBLE_START(`dateTime`, INTERVAL '1' HOUR)",
+        "HOP_END(`dateTime`, INTERVAL '1' MINUTE)",
+        "TUMBLE_ROWTIME(price, INTERVAL '1' MINUTE)",
+        "CUMULATE_START()",
+    ] {
+        let told = insert(&format!("SELECT UNIX_TIMESTAMP({bound}) {from}"));
+        assert!(told.contains("is not of the window that the query groups by\n  at line 3: "), "{bound}: {told}");
+    }
+    let start = "tumble_start(bid.`dateTime`, INTERVAL '1' minute)";
+    super::planned(&format!("{TABLES}INSERT INTO result SELECT COUNT(*) + UNIX_TIMESTAMP({start}) {from};"));
+}
+
+/// Hidden columns are found by their names.
+#[test]
+fn columns_are_not_given_names_with_two_underscores() {
+    let window = "TUMBLE(TABLE bid, DESCRIPTOR(`dateTime`), INTERVAL '1' MINUTE)";
+    let group = "GROUP BY window_start, window_end";
+    let all = [
+        "SELECT price AS __rows FROM bid".to_owned(),
+        format!("SELECT SUM(u.__rows) FROM (SELECT price AS __rows, window_start, window_end FROM {window}) AS u {group}"),
+        "SELECT a FROM (SELECT auction, price FROM bid) AS u (a, __late)".to_owned(),
+        "WITH u (a, __late) AS (SELECT auction, price FROM bid) SELECT a FROM u".to_owned(),
+        "SELECT auction FROM bid CROSS JOIN UNNEST(items) AS t(__rows)".to_owned(),
+    ];
+    for query in &all {
+        let told = insert(query);
+        assert!(told.contains("names that start with two underscores are streamshield's own\n  at line 3: __"), "{query}: {told}");
+    }
+    let views = [
+        "CREATE VIEW v (a, __rows) AS SELECT auction, price FROM bid; INSERT INTO result SELECT auction FROM bid;",
+        "CREATE TABLE l (items ARRAY<ROW<__rows BIGINT>>) WITH ('connector' = 'kafka', 'topic' = 'l');
+         INSERT INTO result SELECT 1 FROM l CROSS JOIN UNNEST(items) AS t;",
+    ];
+    for text in views {
+        let told = refused(&format!("{TABLES}{text}"));
+        assert!(told.contains("`__rows`: names that start with two underscores are streamshield's own"), "{text}: {told}");
+    }
+}
+
+#[test]
 fn misspelt_names_get_the_nearest_one() {
     let all = [
         "SELECT auctoin FROM bid",

@@ -268,6 +268,94 @@ fn numbers_have_flinks_types() {
     );
 }
 
+#[test]
+fn decimals_give_up_digits_behind_the_point_and_are_null_beyond_38() {
+    check(
+        "STRING",
+        &[
+            ("CAST(n * CAST('1.50' AS DECIMAL(18, 2)) AS STRING)", "-10.50"),
+            ("CAST(n * CAST('1.50' AS DECIMAL(38, 2)) AS STRING)", "-10.50"),
+            ("CAST(CAST(n AS DECIMAL(38, 20)) * CAST('0.25' AS DECIMAL(38, 20)) AS STRING)", "-1.750000"),
+            ("CAST(CAST('0.001' AS DECIMAL(38, 20)) * CAST('0.0005' AS DECIMAL(38, 20)) AS STRING)", "0.000001"),
+            ("CAST(CAST('100000000000000000' AS DECIMAL(38, 20)) * CAST('100000000000000000' AS DECIMAL(38, 20)) AS STRING)", "NULL"),
+            ("CAST(CAST(n AS DECIMAL(38, 2)) + CAST('0.005' AS DECIMAL(38, 3)) AS STRING)", "-6.995"),
+            ("CAST(CAST(n AS DECIMAL(38, 0)) - CAST('0.0000005' AS DECIMAL(38, 38)) AS STRING)", "-7.000001"),
+            ("CAST(CAST(missing AS DECIMAL(38, 2)) - CAST('0.005' AS DECIMAL(38, 3)) AS STRING)", "NULL"),
+            ("CAST(MOD(n, CAST('2.5' AS DECIMAL(38, 1))) AS STRING)", "-2.0"),
+        ],
+    );
+}
+
+#[test]
+fn a_double_is_rounded_by_its_digits() {
+    check(
+        "DOUBLE",
+        &[
+            ("ROUND(CAST('1.005' AS DOUBLE), 2)", "1.01"),
+            ("ROUND(CAST(n AS DOUBLE) / 8, 2)", "-0.88"),
+            ("ROUND(CAST(n AS DOUBLE) / 2)", "-4.0"),
+            ("ROUND(CAST(missing AS DOUBLE), 2)", "NULL"),
+            ("TRUNCATE(CAST('4.35' AS DOUBLE), 2)", "4.35"),
+            ("TRUNCATE(CAST(n AS DOUBLE) / 8, 2)", "-0.87"),
+        ],
+    );
+    check("FLOAT", &[("ROUND(CAST(n AS FLOAT) / CAST(8 AS FLOAT), 2)", "-0.88")]);
+    check(
+        "DECIMAL(10, 2)",
+        &[
+            ("CAST('1.005' AS DOUBLE)", "1.01"),
+            ("CAST(n AS DOUBLE) / 8", "-0.88"),
+            ("CAST(CAST('1.005' AS DOUBLE) AS DECIMAL(10, 2))", "1.01"),
+            ("CAST(CAST(i AS DOUBLE) AS DECIMAL(5, 2))", "NULL"),
+            ("TRY_CAST(CAST(i AS DOUBLE) AS DECIMAL(5, 2))", "NULL"),
+        ],
+    );
+}
+
+#[test]
+fn a_text_that_is_cast_to_a_whole_number_may_have_a_fraction() {
+    check(
+        "INT",
+        &[
+            ("CAST('1.5' AS INT)", "1"),
+            ("CAST(' -1.9 ' AS INT)", "-1"),
+            ("TRY_CAST('+2.' AS INT)", "2"),
+            ("TRY_CAST('-.5' AS INT)", "0"),
+            ("TRY_CAST('1.5e3' AS INT)", "NULL"),
+            ("TRY_CAST('1.5.' AS INT)", "NULL"),
+            ("TRY_CAST('9999999999.0' AS INT)", "NULL"),
+            ("TRY_CAST(s AS INT)", "NULL"),
+            ("CAST(missing AS INT)", "NULL"),
+        ],
+    );
+    check("BIGINT", &[("CAST(CAST(CAST(n AS DOUBLE) / 2 AS STRING) AS BIGINT)", "-3")]);
+}
+
+#[test]
+fn a_decimal_that_is_cast_is_compared_by_what_the_cast_gives() {
+    check(
+        "BOOLEAN",
+        &[
+            // -3.5 towards zero.
+            ("CAST(n * 0.5 AS INT) = -3", "true"),
+            ("CAST(n * 0.5 AS INT) < -3", "false"),
+            ("-3 <> CAST(n * 0.5 AS BIGINT)", "false"),
+            ("CAST(n * 0.5 AS BIGINT) IN (-3, 8)", "true"),
+            ("CAST(n * 0.5 AS BIGINT) IN (-3, 1, 2, 4, 8)", "true"),
+            ("TRY_CAST(n * 0.5 AS INT) BETWEEN -3 AND 0", "true"),
+            // -1.75 rounded.
+            ("CAST(n * 0.25 AS DECIMAL(10, 1)) = -1.8", "true"),
+            ("CAST(n * 0.25 AS DECIMAL(10, 1)) > -1.8", "false"),
+            // More digits than the type has.
+            ("TRY_CAST(n * 1000.0 AS DECIMAL(3, 1)) < 0.0", "NULL"),
+            ("TRY_CAST(i AS DECIMAL(5, 0)) <> 1", "NULL"),
+            ("TRY_CAST(i * 2.0 AS INT) > 0", "NULL"),
+        ],
+    );
+    check("BIGINT", &[("CAST(n * 0.5 AS BIGINT)", "-3"), ("CAST(n * 1.5 AS BIGINT) + 1", "-9")]);
+    check("DECIMAL(10, 1)", &[("CAST(n * 0.25 AS DECIMAL(10, 1))", "-1.8"), ("CAST(n AS DECIMAL(10, 1))", "-7.0")]);
+}
+
 /// What is computed with a CASE goes by the common type of its results, whichever comes first.
 #[test]
 fn a_case_has_the_common_type_of_its_results() {
@@ -329,6 +417,9 @@ fn times() {
             ("CONVERT_TZ('2024-11-03 01:30:00', 'America/Los_Angeles', 'UTC')", "2024-11-03 09:30:00"),
             ("CONVERT_TZ(s, 'UTC', 'Asia/Tokyo')", "NULL"),
             ("CONVERT_TZ(missing, 'UTC', 'Asia/Tokyo')", "NULL"),
+            // The parts of a time are BIGINT.
+            ("CAST(DAYOFYEAR(ts) * 86400000 AS STRING)", "5961600000"),
+            ("CAST(EXTRACT(EPOCH FROM ts) AS STRING)", "1709996645"),
         ],
     );
     check(
@@ -341,10 +432,28 @@ fn times() {
             ("YEAR(l)", "2024"),
             ("DAYOFWEEK(ts)", "7"),
             ("EXTRACT(DOW FROM ts)", "7"),
+            ("EXTRACT(SECOND FROM ts)", "5"),
+            ("EXTRACT(MILLISECOND FROM ts)", "67"),
+            ("EXTRACT(MICROSECOND FROM TIMESTAMP '2024-01-02 03:04:05.123456')", "123456"),
+            ("EXTRACT(EPOCH FROM TIMESTAMP '1969-12-31 23:59:58.500')", "-1"),
         ],
     );
     // Cast to the column's digits.
     check("TIMESTAMP(3)", &[("TIMESTAMP '1969-12-31 23:59:59.123456'", "1969-12-31T23:59:59.123")]);
+}
+
+#[test]
+fn times_in_other_values_lose_digits_downwards() {
+    let (time, rounded) = ("TIMESTAMP '1969-12-31 23:59:59.123456'", "1969-12-31T23:59:59.123");
+    let list = format!("ARRAY[{time}, CAST(missing AS TIMESTAMP)]");
+    let cast = format!("CAST({list} AS ARRAY<TIMESTAMP(3)>)");
+    assert_eq!(value(&list, "ARRAY<TIMESTAMP(3)>"), format!("[{rounded}, ]"));
+    assert_eq!(value(&cast, "ARRAY<TIMESTAMP(3)>"), format!("[{rounded}, ]"));
+    let row = format!("NAMED_STRUCT('n', n, 'at', {time})");
+    assert_eq!(value(&row, "ROW<n BIGINT, `at` TIMESTAMP(3)>"), format!("{{n: -7, at: {rounded}}}"));
+    assert_eq!(value(&format!("ARRAY[{row}]"), "ARRAY<ROW<n BIGINT, `at` TIMESTAMP(3)>>"), format!("[{{n: -7, at: {rounded}}}]"));
+    let map = format!("MAP(ARRAY['a'], ARRAY[{time}])");
+    assert_eq!(value(&map, "MAP<STRING, TIMESTAMP(3)>"), format!("{{a: {rounded}}}"));
 }
 
 #[test]
@@ -364,6 +473,7 @@ fn arrays() {
             ("ARRAY_POSITION(ARRAY[3, 4, 4], 4)", "2"),
             ("ARRAY_POSITION(ARRAY[3, 4], i)", "0"),
             ("ARRAY_POSITION(ARRAY[3, 4], CAST(missing AS INT))", "NULL"),
+            ("CARDINALITY(ARRAY[3, 4])", "2"),
         ],
     );
 }

@@ -277,9 +277,12 @@ fn empty_summary(journal: &Journal, fault: &str, family: &str) -> FaultSummary {
 
 fn kills(journal: &Journal) -> Kills {
     let rebuilding_ms = journal.stages.iter().find(|span| span.stage == RunStage::Rebuilding).map_or(u64::MAX, |span| span.from_ms);
-    let by_method = |event: &&ProcessEvent| matches!(event.what, ProcessChange::Killed(_)) && event.at_ms < rebuilding_ms;
     // Whom a fault has hit is known by now: another one's death is not its doing.
-    let killed = journal.processes.iter().filter(by_method).filter(|event| is_explained(journal, event.at_ms, &event.process));
+    let by_method = |event: &&ProcessEvent| match &event.what {
+        ProcessChange::Killed(status) => event.at_ms < rebuilding_ms && is_explained(journal, event.at_ms, &event.process, status),
+        _ => false,
+    };
+    let killed = journal.processes.iter().filter(by_method);
     let (brokers, workers): (Vec<&ProcessEvent>, Vec<&ProcessEvent>) = killed.partition(|event| event.process.starts_with("broker"));
     Kills { workers: workers.len() as u64, brokers: brokers.len() as u64 }
 }

@@ -87,6 +87,11 @@ pub fn role_names(roles: &[Role]) -> String {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum ParameterKind {
     Duration,
+    /// One between these, as a plan would write them.
+    DurationOf {
+        min: &'static str,
+        max: &'static str,
+    },
     /// Of bytes, with the usual suffixes.
     Bytes,
     /// From 0 to 1, or `30 %`.

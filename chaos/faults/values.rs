@@ -90,6 +90,13 @@ impl Given {
 pub fn check_value(parameter: &Parameter, value: &Value) -> Result<(), String> {
     match parameter.kind {
         ParameterKind::Duration => parse_duration(value).map(drop),
+        ParameterKind::DurationOf { min, max } => {
+            let bound = |text: &str| parse_duration(&Value::Text(text.into()));
+            match parse_duration(value)? {
+                duration if (bound(min)?..=bound(max)?).contains(&duration) => Ok(()),
+                duration => Err(format!("{duration:?} is not between {min} and {max}")),
+            }
+        }
         ParameterKind::Bytes => parse_bytes(value).map(drop),
         ParameterKind::Share => parse_share(value).map(drop),
         ParameterKind::Count { min, max } => match parse_count(value)? {
@@ -197,6 +204,16 @@ mod tests {
         }
         assert_eq!(parse_share(&Value::Number(0.3)), Ok(0.3));
         assert_eq!(parse_count(&text("10_000")), Ok(10_000));
+    }
+
+    #[test]
+    fn a_duration_that_shows_nothing_is_refused() {
+        let jump = crate::faults::find("time.jump").expect("it is in the catalogue");
+        let by = |value: &str| Given::check(jump, &Parameters::from([("by".into(), text(value))])).map(|given| given.duration("by"));
+        assert_eq!(by("10 s"), Ok(Duration::from_secs(10)));
+        for value in ["0", "2 s", "500 ms"] {
+            assert!(by(value).is_err_and(|error| error.to_string().contains("not between 10 s and")), "{value}");
+        }
     }
 
     #[test]

@@ -13,7 +13,7 @@ mod phases;
 mod record;
 
 pub use phases::{Span, active, aftermath, spans};
-pub(crate) use phases::{is_excused, is_explained, settle_ms};
+pub(crate) use phases::{has_acted, is_excused, is_explained, settle_ms};
 pub use record::{Entry, Recorder};
 
 use crate::plan::{Invariant, Mode, Phase, Plan};

@@ -20,6 +20,10 @@ const DEATH_DELAY_MS: u64 = 2_000;
 const ENDS_WORKERS: [&str; 3] = ["process.", "storage.", "time."];
 const ENDS_BROKERS: [&str; 1] = ["broker."];
 const ENDS_STORES: [&str; 2] = ["store.", "hdfs."];
+/// How the system says that a process has ended well, was killed, has aborted.
+const BY_ITSELF: &str = "exit status: 0";
+const BY_KILL: &str = "signal: 9";
+const BY_ABORT: &str = "signal: 6";
 
 /// A part of a run, milliseconds since its begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,7 +43,7 @@ pub fn spans(journal: &Journal, phase: Phase) -> Vec<Span> {
     let Some(method) = stage(journal, RunStage::Method) else { return Vec::new() };
     let settle_ms = settle_ms(journal);
     let disturbed = |load: bool| {
-        let of_kind = journal.injections.iter().filter(move |one| is_load(one) == load && one.outcome == InjectionOutcome::Injected);
+        let of_kind = journal.injections.iter().filter(move |one| is_load(one) == load && has_acted(one));
         let lasting =
             of_kind.map(|one| Span { from_ms: one.from_ms, to_ms: one.to_ms.unwrap_or(method.to_ms) + if load { 0 } else { settle_ms } });
         merged(lasting.collect(), method)
@@ -78,30 +82,30 @@ pub(crate) fn settle_ms(journal: &Journal) -> u64 {
     if journal.plan.topology.tier == 3 { SETTLE_TIER_3_MS } else { SETTLE_MS }
 }
 
+/// One that came to nothing half-way has hit somebody all the same.
+pub(crate) fn has_acted(injection: &Injection) -> bool {
+    matches!(injection.outcome, InjectionOutcome::Begun | InjectionOutcome::Injected) || !injection.hit.is_empty()
+}
+
 /// Faults that are active at a moment, or were less than so many milliseconds before.
 pub fn active(journal: &Journal, at_ms: u64, after_ms: u64) -> impl Iterator<Item = &Injection> {
-    let is_active = move |one: &&Injection| {
-        // One that came to nothing half-way has hit somebody all the same.
-        let did = matches!(one.outcome, InjectionOutcome::Begun | InjectionOutcome::Injected) || !one.hit.is_empty();
-        did && !is_load(one) && is_at(one, at_ms, after_ms)
-    };
-    journal.injections.iter().filter(is_active)
+    journal.injections.iter().filter(move |one| has_acted(one) && !is_load(one) && is_at(one, at_ms, after_ms))
 }
 
 fn is_at(injection: &Injection, at_ms: u64, after_ms: u64) -> bool {
     injection.from_ms <= at_ms && injection.to_ms.is_none_or(|to_ms| at_ms <= to_ms + after_ms)
 }
 
-/// Whether a fault explains that a process has ended then, as far as it is known whom faults have hit.
-pub(crate) fn is_explained(journal: &Journal, at_ms: u64, process: &str) -> bool {
-    active(journal, at_ms, DEATH_DELAY_MS).any(|one| may_end(one, process) && may_hit(one, process))
+/// Whether a fault explains that a process has ended then and so, as far as it is known whom faults have hit.
+pub(crate) fn is_explained(journal: &Journal, at_ms: u64, process: &str, status: &str) -> bool {
+    active(journal, at_ms, DEATH_DELAY_MS).any(|one| may_end(one, process) && may_hit(one, process) && fits(journal, one, at_ms, status))
 }
 
 /// The same at the end of a run, when more is not to be known: a fault that came to nothing may have ended somebody on its way, and so may a try
 /// before the one that counts.
-pub(crate) fn is_excused(journal: &Journal, at_ms: u64, process: &str) -> bool {
+pub(crate) fn is_excused(journal: &Journal, at_ms: u64, process: &str, status: &str) -> bool {
     let by_a_try = |one: &Injection| one.tried_until_ms.is_some_and(|until_ms| at_ms <= until_ms + DEATH_DELAY_MS);
-    let at_work = |one: &Injection| is_at(one, at_ms, DEATH_DELAY_MS) && may_end(one, process);
+    let at_work = |one: &Injection| is_at(one, at_ms, DEATH_DELAY_MS) && may_end(one, process) && fits(journal, one, at_ms, status);
     journal.injections.iter().any(|one| at_work(one) && (may_hit(one, process) || by_a_try(one)))
 }
 
@@ -112,6 +116,23 @@ fn may_end(injection: &Injection, process: &str) -> bool {
         _ => &ENDS_WORKERS,
     };
     by.iter().any(|beginning| injection.fault.starts_with(beginning))
+}
+
+/// A kill explains no end but that by the kill: after it the next life may have ended by itself. Who is asked to end does so, or is killed when its time is
+/// over; but while something else is broken it may have failed at that. Other faults leave a worker no room to live in, and it may end in any way.
+fn fits(journal: &Journal, injection: &Injection, at_ms: u64, status: &str) -> bool {
+    let is_one_of = |ways: &[&str]| ways.iter().any(|way| status.starts_with(way));
+    // Of what the harness does after the method: everything has been undone by then.
+    let is_alone = || {
+        let after_method = injection.step >= journal.plan.method.len();
+        after_method || active(journal, at_ms, settle_ms(journal)).all(|other| other.id == injection.id)
+    };
+    match injection.fault.as_str() {
+        "process.kill" | "process.kill_all" | "process.kill_taker" | "storage.delete_state" => is_one_of(&[BY_KILL]),
+        "process.stop" => is_one_of(&[BY_ITSELF, BY_KILL]) || !is_alone(),
+        "process.crash_at" => is_one_of(&[BY_ITSELF, BY_KILL, BY_ABORT]) || !is_alone(),
+        _ => true,
+    }
 }
 
 /// Whom a fault hits is known when it was injected, and not all of them hit a process by its name (a crash loop hits a region).
@@ -170,20 +191,20 @@ mod tests {
         let mut journal = journal();
         let outcome = InjectionOutcome::NoTarget("the state of w1 has no sst file".into());
         journal.injections.push(Injection { outcome, ..injection(9, "storage.bit_flip", 89_000, 89_400) });
-        let explained = |journal: &Journal, worker: &str| is_explained(journal, 89_300, worker);
+        let explained = |journal: &Journal, worker: &str| is_explained(journal, 89_300, worker, BY_ITSELF);
         assert!(explained(&journal, "w1") && !explained(&journal, "w2"));
         journal.injections.iter_mut().for_each(|one| one.hit.clear());
         assert!(!explained(&journal, "w1"), "it has touched nobody");
-        assert!(is_excused(&journal, 89_300, "w1"), "or does not say whom");
-        assert!(!is_excused(&journal, 92_000, "w1"), "it was over by then");
+        assert!(is_excused(&journal, 89_300, "w1", BY_ITSELF), "or does not say whom");
+        assert!(!is_excused(&journal, 92_000, "w1", BY_ITSELF), "it was over by then");
     }
 
     #[test]
     fn a_fault_explains_the_deaths_of_those_it_hits() {
         let of = |one: Injection, process: &str| {
             let journal = Journal { injections: vec![one], ..journal() };
-            assert_eq!(is_explained(&journal, 1, process), is_excused(&journal, 1, process));
-            is_explained(&journal, 1, process)
+            assert_eq!(is_explained(&journal, 1, process, BY_KILL), is_excused(&journal, 1, process, BY_KILL));
+            is_explained(&journal, 1, process, BY_KILL)
         };
         assert!(of(injection(1, "process.pause", 0, 1), "w1"));
         assert!(!of(injection(1, "process.pause", 0, 1), "w2"), "it ended by itself");
@@ -199,8 +220,46 @@ mod tests {
     fn whom_earlier_tries_of_a_fault_have_ended_is_not_known() {
         let crash = Injection { tried_until_ms: Some(50_000), ..injection(9, "process.crash_at", 45_000, 80_000) };
         let journal = Journal { injections: vec![crash], ..journal() };
-        assert!(!is_explained(&journal, 50_100, "w2") && is_excused(&journal, 50_100, "w2"));
-        assert!(!is_excused(&journal, 60_000, "w2"), "the last try has hit w1 alone");
+        assert!(!is_explained(&journal, 50_100, "w2", BY_ABORT) && is_excused(&journal, 50_100, "w2", BY_ABORT));
+        assert!(!is_excused(&journal, 60_000, "w2", BY_ABORT), "the last try has hit w1 alone");
+    }
+
+    #[test]
+    fn a_kill_does_not_excuse_how_the_next_life_ends() {
+        let own_exit = "exit status: 70, it said: the local store is of an epoch that nobody holds";
+        let of = |fault: &str, step: usize, status: &str, others: &[Injection]| {
+            let one = Injection { step, ..injection(1, fault, 20_000, 20_000) };
+            let journal = Journal { injections: [std::slice::from_ref(&one), others].concat(), ..journal() };
+            let explained = is_explained(&journal, 21_500, "w1", status);
+            assert_eq!(explained, is_excused(&journal, 21_500, "w1", status));
+            explained
+        };
+        for kill in ["process.kill", "process.kill_all", "process.kill_taker", "storage.delete_state"] {
+            assert!(of(kill, 0, "signal: 9 (SIGKILL)", &[]) && !of(kill, 0, own_exit, &[]) && !of(kill, 0, BY_ITSELF, &[]), "{kill}");
+        }
+        for asks in ["process.stop", "process.crash_at"] {
+            assert!(of(asks, 0, BY_ITSELF, &[]) && of(asks, 0, "signal: 9 (SIGKILL)", &[]) && !of(asks, 0, own_exit, &[]), "{asks}");
+        }
+        assert!(of("process.crash_at", 0, "signal: 6 (SIGABRT) (core dumped)", &[]) && !of("process.stop", 0, "signal: 6 (SIGABRT)", &[]));
+        let cut_off = [injection(2, "net.partition", 15_000, 16_000)];
+        assert!(of("process.stop", 0, own_exit, &cut_off), "it may have failed to end well");
+        assert!(!of("process.stop", 2, own_exit, &cut_off), "after the method nothing is broken");
+        assert!(!of("process.kill", 0, own_exit, &cut_off));
+        assert!(of("storage.bit_flip", 0, own_exit, &[]), "its disk is broken");
+    }
+
+    #[test]
+    fn what_came_to_nothing_after_it_had_hit_somebody_is_no_healthy_time() {
+        let mut journal = journal();
+        let none = |hit: &[&str]| Injection {
+            outcome: InjectionOutcome::NoTarget("nobody has taken s0/1 over".into()),
+            hit: hit.iter().map(|name| name.to_string()).collect(),
+            ..injection(9, "process.kill_taker", 82_000, 85_000)
+        };
+        journal.injections.push(none(&[]));
+        assert_eq!(spans(&journal, Phase::Healthy).last(), Some(&Span { from_ms: 80_000, to_ms: 90_000 }));
+        journal.injections.push(none(&["w1"]));
+        assert_eq!(spans(&journal, Phase::Healthy).last(), Some(&Span { from_ms: 80_000, to_ms: 82_000 }));
     }
 
     #[test]

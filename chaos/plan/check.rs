@@ -65,6 +65,9 @@ const KEYS_OF_THE_PLAN: [&str; 12] = [
 /// Faults of the store that need no server: its objects are there in a folder, too.
 const OF_OBJECTS: [&str; 2] = ["store.corrupt", "store.collect"];
 
+/// Faults of single requests to the store, which can't be told apart on the way to an HDFS.
+const OF_REQUESTS: [&str; 4] = ["store.errors", "store.hang", "store.torn_upload", "store.ambiguous_create"];
+
 /// Faults that wait until the worker has ended well or has gone on, or for longer than it is held: what they do comes after the point, always.
 pub(super) const NOT_AT_A_POINT: [&str; 12] = [
     "process.stop",
@@ -427,12 +430,19 @@ impl Check<'_> {
         if role == Some(Role::Follower) && topology.tier == 3 {
             self.error(format!("`{}` is aimed at a follower, and tier 3 has none", spec.name), &at, "set `topology.tier: 1` or 2");
         }
-        let is_of_a_server = spec.targets.first() == Some(&Role::Store) && !OF_OBJECTS.contains(&spec.name);
+        let is_of_a_server = role == Some(Role::Store) && !OF_OBJECTS.contains(&spec.name);
         if is_of_a_server && topology.store == Store::Local {
             self.error(
                 format!("`{}` breaks a server, and the checkpoints of this plan go to a folder", spec.name),
                 &at,
                 "set `topology.store: s3`",
+            );
+        }
+        if OF_REQUESTS.contains(&spec.name) && topology.store == Store::Hdfs {
+            self.error(
+                format!("`{}` breaks single requests, and those to an HDFS can't be told apart", spec.name),
+                &at,
+                "set `topology.store: s3`, or use `store.away`",
             );
         }
         if spec.name.starts_with("hdfs.") && topology.store == Store::S3 {
@@ -442,7 +452,7 @@ impl Check<'_> {
                 "set `topology.store: hdfs`",
             );
         }
-        if spec.targets.first() == Some(&Role::Store) && topology.store == Store::None {
+        if role == Some(Role::Store) && topology.store == Store::None {
             self.error(
                 format!("`{}` breaks the store of the checkpoints, and this plan has none", spec.name),
                 &at,

@@ -219,6 +219,9 @@ fn what_the_topology_does_not_have_can_not_be_broken() {
         ("brokers: 3", "{fault: net.reset, with: {broker: 7}}", "there is no broker `7`: they are 1 to 3"),
         ("brokers: 0", "{fault: net.reset, with: {broker: 2}}", "there is no broker `2`: they are 1 to 1"),
         ("tier: 1", "{fault: process.kill, target: {role: active, name: s9/0}}", "its stages are 0 to 4"),
+        ("store: local", "{fault: net.latency, target: {role: store}, for: 5 s}", "the checkpoints of this plan go to a folder"),
+        ("store: none", "{fault: net.latency, target: {role: store}, for: 5 s}", "this plan has none"),
+        ("store: hdfs", "{fault: store.torn_upload, for: 5 s}", "those to an HDFS can't be told apart"),
     ] {
         let problems = problems_with(topology, step, "");
         assert!(problems.contains(problem), "{step}: {problems}");
@@ -228,6 +231,10 @@ fn what_the_topology_does_not_have_can_not_be_broken() {
         ("tier: 2, store: s3", "{fault: broker.delete_records}"),
         ("brokers: 3", "{fault: net.reset, with: {broker: 3}}"),
         ("brokers: 0", "{fault: net.reset, with: {broker: 1}}"),
+        ("store: hdfs", "{fault: net.latency, target: {role: store}, for: 5 s}"),
+        ("store: hdfs", "{fault: store.away, for: 5 s}"),
+        ("store: s3", "{fault: store.torn_upload, for: 5 s}"),
+        ("store: local", "{fault: net.latency, for: 5 s}"),
         ("tier: 3", "{fault: process.kill, target: {role: active, name: s4/3}}"),
     ] {
         assert_eq!(problems_with(topology, step, ""), "", "{step}");

@@ -68,6 +68,8 @@ pub struct RuleCounters {
     pub fired: u64,
     /// Bytes of the requests on which it fired.
     pub bytes: u64,
+    /// Uploads that were cut before their end.
+    pub torn: u64,
     /// Being held now, and released so far.
     pub held: u64,
     pub released: u64,

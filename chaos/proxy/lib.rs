@@ -41,7 +41,6 @@
 //!   latencies add up, the narrowest passage and door are felt, and what the others have set stays when its handle is dropped.
 //! - A rule lives as long as its handle: dropping it takes the rule away and releases what it holds. Dropping a proxy ends its
 //!   connections and its port. So undoing a fault is dropping its handle, also on a panic.
-//! - [`StrayCommit`] sets the example above up by itself, over several proxies.
 //! - All calls are synchronous and return at once, except those with a time-out. The tokio runtime inside is one for all proxies.
 //! - Every random choice comes from the seed in [`Options`], and from the number of the connection: it does not depend on how
 //!   connections are interleaved.
@@ -68,7 +67,6 @@ pub use http::HttpProxy;
 pub use http::rules::{HttpAction, HttpRequest, HttpRule, HttpRuleHandle};
 pub use kafka::request::Request;
 pub use kafka::rules::{Action, Rule, RuleHandle};
-pub use kafka::stray::{StrayCommit, StrayReport};
 pub use kafka::{FRAME_BYTES_MAX, KafkaProxy};
 pub use kafka_protocol::messages::ApiKey;
 pub use link::tcp::TcpProxy;

@@ -15,6 +15,7 @@ fn violated() -> Journal {
     entries.push(Entry::Injecting {
         injection: crate::journal::Injection {
             outcome: InjectionOutcome::NotPossible("no cgroup".into()),
+            hit: Vec::new(),
             count: 0,
             ..test_kit::injection(9, "process.cpu", 50_000, 50_000)
         },

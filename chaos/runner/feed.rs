@@ -16,6 +16,8 @@ const LOT_INTERVAL: Duration = Duration::from_millis(100);
 pub(super) struct Load {
     running: Arc<Mutex<Option<Running>>>,
     rate: u64,
+    /// Of the faulty records of faults that are over, those that are rows all the same.
+    faulty_rows: AtomicU64,
     factor: Mutex<f64>,
     spoiling: Mutex<BTreeMap<String, Spoiling>>,
 }
@@ -29,12 +31,17 @@ struct Spoiling {
 
 impl Load {
     pub fn new(running: Running, rate: u64) -> Load {
-        Load { running: Arc::new(Mutex::new(Some(running))), rate, factor: Mutex::new(1.0), spoiling: Mutex::default() }
+        let running = Arc::new(Mutex::new(Some(running)));
+        Load { running, rate, faulty_rows: AtomicU64::new(0), factor: Mutex::new(1.0), spoiling: Mutex::default() }
     }
 
     /// Zero once it was stopped.
     pub fn records_sent(&self) -> u64 {
         lock(&self.running).as_ref().map_or(0, Running::records_sent)
+    }
+
+    pub fn faulty_rows(&self) -> u64 {
+        self.faulty_rows.load(Ordering::Relaxed)
     }
 
     pub fn is_alive(&self) -> bool {
@@ -122,6 +129,9 @@ impl DataFeed for Load {
             return Ok(Fired { hit: Vec::new(), evidence: format!("up to record {}", self.records_sent()), count: 0 });
         }
         let count = spoiling.count.load(Ordering::Relaxed);
+        if fault.strip_prefix("data.").and_then(DataFault::parse).is_some_and(DataFault::is_row) {
+            self.faulty_rows.fetch_add(count, Ordering::Relaxed);
+        }
         Ok(Fired { hit: Vec::new(), evidence: format!("{count} faulty records were sent"), count })
     }
 }

@@ -75,8 +75,10 @@ pub(super) fn inject(shared: &Shared<'_>, due: Due<'_>) {
         }
         Err(error) => {
             // Half of it may have been done.
-            let left = fault.undo(shared.stage).unwrap_or_default();
-            let outcome = outcome_of(error);
+            let (outcome, left) = match take_back(shared, &mut fault) {
+                Ok(left) => (outcome_of(error), left),
+                Err(outcome) => (InjectionOutcome::Failed(format!("{error}; {}", outcome_text(&outcome))), Fired::default()),
+            };
             shared.say(&format!("{}: {}", spec.name, outcome_text(&outcome)));
             end(shared, id, outcome, left);
         }
@@ -160,25 +162,30 @@ fn end(shared: &Shared<'_>, id: u32, outcome: InjectionOutcome, fired: Fired) {
 }
 
 fn undo(shared: &Shared<'_>, spec: &FaultSpec, id: u32, fault: &mut StageFault, missed: bool) {
-    for attempt in 1..=UNDO_TRIES {
+    match take_back(shared, fault) {
+        Ok(fired) => {
+            let fired = counted(fired, missed);
+            shared.say(&format!("{} undone: {}", spec.name, shown(&fired)));
+            shared.add(Entry::Undone { id, at_ms: shared.now_ms(), hit: fired.hit, evidence: fired.evidence, count: fired.count });
+        }
+        Err(outcome) => {
+            shared.say(&format!("{}: {}", spec.name, outcome_text(&outcome)));
+            end(shared, id, outcome, Fired::default());
+        }
+    }
+}
+
+/// What was seen of it; or that it is still there, whatever was tried.
+fn take_back(shared: &Shared<'_>, fault: &mut StageFault) -> Result<Fired, InjectionOutcome> {
+    let mut tries = 1;
+    loop {
         match fault.undo(shared.stage) {
-            Ok(fired) => {
-                let fired = counted(fired, missed);
-                shared.say(&format!("{} undone: {}", spec.name, shown(&fired)));
-                return shared.add(Entry::Undone {
-                    id,
-                    at_ms: shared.now_ms(),
-                    hit: fired.hit,
-                    evidence: fired.evidence,
-                    count: fired.count,
-                });
+            Ok(fired) => return Ok(fired),
+            Err(error) if tries >= UNDO_TRIES => return Err(InjectionOutcome::Failed(format!("it could not be undone: {error}"))),
+            Err(_) => {
+                tries += 1;
+                std::thread::sleep(TARGET_RETRY);
             }
-            Err(error) if attempt == UNDO_TRIES => {
-                let outcome = InjectionOutcome::Failed(format!("it could not be undone: {error}"));
-                shared.say(&format!("{}: {}", spec.name, outcome_text(&outcome)));
-                return end(shared, id, outcome, Fired::default());
-            }
-            Err(_) => std::thread::sleep(TARGET_RETRY),
         }
     }
 }

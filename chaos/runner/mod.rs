@@ -12,8 +12,8 @@
 //! ```
 //! Beside it, once a second: figures of workers and output, owner changes, deaths, probes `during`; and a timer of 10 ms that tells how busy the host is.
 //!
-//! **On failure** of the harness, and on a signal, the same path is taken from "healing" on as far as it goes, so that faults never outlive a run; the stage's watchdog
-//! does so when this process dies.
+//! **On failure** of the harness, and on a signal, the method is cut short: each fault that is under way is undone at once, what follows is left out, and with
+//! the stage everything ends that it has started, so that faults never outlive a run. The stage's watchdog sees to that when this process dies.
 
 mod conduct;
 mod feed;
@@ -233,7 +233,7 @@ impl Run<'_> {
         let sent = load.stop()?;
         let quiet_max = DRAIN_QUIET_MAX.min(plan.host.catch_up_within.0);
         let drained = subject.wait_drained(&servers, &sent, observer.as_ref(), quiet_max)?;
-        let stuck = if drained.is_err() { finish::standstill(&stage) } else { None };
+        let stuck = if drained.is_err() { finish::standstill(&shared) } else { None };
         if let Err(left) = drained {
             self.note(left);
         }
@@ -304,10 +304,9 @@ impl Run<'_> {
 
     /// Liveness: what was sent until now must come out, and everybody must be there again.
     fn catch_up(&self, shared: &Shared<'_>) -> Result<(), Stop> {
-        let (began, sent) = (Instant::now(), shared.load.records_sent());
+        let (began, began_wall_ms, sent) = (Instant::now(), streamshield_workload::time::wall_ms(), shared.load.records_sent());
         let within = self.request.plan.host.catch_up_within.0;
-        let out = || shared.taken() >= sent;
-        let caught_up = shared.wait_for(within, || out() && shared.is_settled_since(began));
+        let caught_up = shared.wait_for(within, || shared.has_taken(sent, began_wall_ms) && shared.is_settled_since(began));
         shared.expect_going()?;
         if caught_up {
             self.add(Entry::CaughtUp { after_ms: began.elapsed().as_millis() as u64 });

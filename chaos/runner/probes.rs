@@ -5,7 +5,7 @@ use crate::journal::{Entry, Reading};
 use crate::plan::{Mode, Probe, ProbeKind};
 use crate::verdict::rounded;
 use std::cell::Cell;
-use streamshield_core::status::{FollowerRole, RegionState};
+use streamshield_core::status::{ClusterStatus, FollowerRole, RegionState};
 use streamshield_workload::{Flow, Observer};
 
 /// What the latency is taken from.
@@ -17,7 +17,7 @@ pub(super) fn look(shared: &Shared<'_>, mode: Mode) -> Vec<String> {
     for probe in shared.plan.steady_state.iter().filter(|probe| probe.when.contains(&mode)) {
         let last = Cell::new(None);
         let met = shared.wait_for(probe.within.0, || {
-            last.set(measure(shared, probe.probe));
+            last.set(measure(shared, probe.probe, mode));
             last.get().is_some_and(|value| probe.is_met(value))
         });
         write(shared, probe, mode, last.get(), met);
@@ -28,11 +28,12 @@ pub(super) fn look(shared: &Shared<'_>, mode: Mode) -> Vec<String> {
     unmet
 }
 
-/// One look at the probes `during`, of which only what is not met is written: there is one each second.
-pub(super) fn look_once(shared: &Shared<'_>) {
+/// One look at the probes `during`, of which only what is not met is written: there is one each second. What is seen once a fault has begun meanwhile may be
+/// its doing.
+pub(super) fn look_once(shared: &Shared<'_>, is_calm: impl Fn() -> bool) {
     for probe in shared.plan.steady_state.iter().filter(|probe| probe.when.contains(&Mode::During)) {
-        let value = measure(shared, probe.probe);
-        if !value.is_some_and(|value| probe.is_met(value)) {
+        let value = measure(shared, probe.probe, Mode::During);
+        if !value.is_some_and(|value| probe.is_met(value)) && is_calm() {
             write(shared, probe, Mode::During, value, false);
         }
     }
@@ -42,11 +43,14 @@ fn write(shared: &Shared<'_>, probe: &Probe, mode: Mode, value: Option<f64>, met
     shared.add(Entry::Reading { reading: Reading { at_ms: shared.now_ms(), mode, name: probe.name.clone(), value, met } });
 }
 
-/// None: nobody answers.
-fn measure(shared: &Shared<'_>, kind: ProbeKind) -> Option<f64> {
+/// None: nobody answers, or not for all.
+fn measure(shared: &Shared<'_>, kind: ProbeKind, mode: Mode) -> Option<f64> {
+    // Whoever has just got a region measures it within a second or two. Who looks but once does not wait for that.
+    let is_known = |status: &ClusterStatus| mode == Mode::During || shared.unmeasured(status).is_none();
+    let lag = |of: fn(&ClusterStatus) -> u64| shared.latest(|status| is_known(status).then(|| of(status) as f64)).flatten();
     match kind {
-        ProbeKind::LagRecords => shared.latest(|status| status.totals.lag_records as f64),
-        ProbeKind::LagMs => shared.latest(|status| status.regions.iter().filter_map(|region| region.lag_ms).max().unwrap_or(0) as f64),
+        ProbeKind::LagRecords => lag(|status| status.totals.lag_records),
+        ProbeKind::LagMs => lag(|status| status.regions.iter().filter_map(|region| region.lag_ms).max().unwrap_or(0)),
         ProbeKind::LatencyP99Ms => {
             let to_ms = shared.wall_ms(shared.now_ms());
             let seen = |observer: &Observer| observer.look(|seen| seen.latency_ms(Flow::Passed, 0.99, to_ms - LATENCY_WINDOW_MS, to_ms));

@@ -4,10 +4,11 @@ use super::feed::Load;
 use super::{Run, Stop};
 use crate::journal::{Entry, Journal, Recorder, RunStage};
 use crate::plan::Plan;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use streamshield_core::status::ClusterStatus;
+use streamshield_core::status::{ClusterStatus, RegionState};
 use streamshield_faults::Stage;
 use streamshield_faults::stage::{describe, is_settled};
 use streamshield_workload::{Flow, Observer};
@@ -33,6 +34,8 @@ pub(super) struct Shared<'a> {
     ids: AtomicU32,
     watching_ends: AtomicBool,
     latest: Mutex<Option<(Instant, ClusterStatus)>>,
+    /// Regions of which somebody has told at least once how much is before them: of one that reads no topic nobody ever does.
+    measured: Mutex<BTreeSet<String>>,
     /// Workers that have built their state anew, and settled.
     rebuilt: AtomicU64,
     /// Of the stage's events, those that the watcher has judged.
@@ -53,6 +56,7 @@ impl<'a> Shared<'a> {
             ids: AtomicU32::new(1),
             watching_ends: AtomicBool::new(false),
             latest: Mutex::new(None),
+            measured: Mutex::default(),
             rebuilt: AtomicU64::new(0),
             events_seen: AtomicUsize::new(0),
         }
@@ -113,8 +117,32 @@ impl<'a> Shared<'a> {
     pub fn taken(&self) -> u64 {
         match self.observer {
             Some(observer) => observer.look(|seen| seen.rows(Flow::Passed)),
-            None => self.latest(|status| self.load.records_sent().saturating_sub(status.totals.lag_records)).unwrap_or(0),
+            None => {
+                let taken = |status: &ClusterStatus| {
+                    self.unmeasured(status).is_none().then(|| self.load.records_sent().saturating_sub(status.totals.lag_records))
+                };
+                self.latest(taken).flatten().unwrap_or(0)
+            }
         }
+    }
+
+    /// Whether what was sent until a moment (since 1970) has come out, of each partition of the input: what the others take of later records is no matter.
+    /// Of a user's job only their sum is known.
+    pub fn has_taken(&self, sent: u64, until_wall_ms: i64) -> bool {
+        let has_come =
+            |observer: &Observer| observer.look(|seen| seen.passed_until_ms()).is_some_and(|passed_ms| passed_ms >= until_wall_ms);
+        self.taken() >= sent && self.observer.is_none_or(has_come)
+    }
+
+    /// Whether all that was sent has come out, while nothing is sent.
+    pub fn has_taken_all(&self) -> bool {
+        let faulty_rows = if self.observer.is_some() { self.load.faulty_rows() } else { 0 };
+        self.taken() >= self.load.records_sent() + faulty_rows
+    }
+
+    /// A region of which nobody tells any more how much is before it: whoever owns it may still restore it.
+    pub fn unmeasured(&self, status: &ClusterStatus) -> Option<String> {
+        unmeasured(&lock(&self.measured), status)
     }
 
     pub fn end_watching(&self) {
@@ -169,6 +197,10 @@ impl<'a> Shared<'a> {
 
     /// `asked`: before the question went out.
     pub fn set_latest(&self, asked: Instant, status: Option<ClusterStatus>) {
+        if let Some(status) = &status {
+            let told = status.regions.iter().filter(|region| region.lag_records.is_some());
+            lock(&self.measured).extend(told.map(|region| region.region.clone()));
+        }
         *lock(&self.latest) = status.map(|status| (asked, status));
     }
 
@@ -197,10 +229,52 @@ impl<'a> Shared<'a> {
     /// By what was asked after a moment: the answer before a kill says nothing about after it.
     pub fn is_settled_since(&self, since: Instant) -> bool {
         let latest = lock(&self.latest);
-        latest.as_ref().is_some_and(|(at, status)| *at > since && is_settled(status, self.plan.topology.workers as usize))
+        let settled = |status: &ClusterStatus| is_settled(status, self.plan.topology.workers as usize) && self.unmeasured(status).is_none();
+        latest.as_ref().is_some_and(|(at, status)| *at > since && settled(status))
     }
 
     pub fn describe(&self) -> String {
         self.latest(describe).unwrap_or_else(|| "nobody answers".into())
+    }
+}
+
+fn unmeasured(measured: &BTreeSet<String>, status: &ClusterStatus) -> Option<String> {
+    let is_unknown = |lag_records: Option<u64>, region: &str| lag_records.is_none() && measured.contains(region);
+    let mut regions = status.regions.iter().filter(|region| region.state != RegionState::Finished);
+    regions.find(|region| is_unknown(region.lag_records, &region.region)).map(|region| region.region.clone())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use streamshield_core::status::RegionView;
+
+    #[test]
+    fn a_lag_that_nobody_tells_any_more_is_not_known_and_one_that_nobody_ever_told_is_none() {
+        let region = |name: &str, state: RegionState, lag_records: Option<u64>| RegionView {
+            region: name.into(),
+            stage: "orders".into(),
+            stateful: true,
+            owner: Some("w1".into()),
+            state,
+            epoch: None,
+            lag_records,
+            lag_ms: None,
+            watermark_ms: None,
+            state_bytes: 0,
+            followers: Vec::new(),
+            checkpoint: None,
+            stopped: None,
+            failures: 0,
+        };
+        let found = |regions: Vec<RegionView>| {
+            let measured = BTreeSet::from(["s0/0".to_string(), "s0/1".to_string()]);
+            unmeasured(&measured, &ClusterStatus { regions, ..ClusterStatus::default() })
+        };
+        let (known, file) = (region("s0/0", RegionState::Active, Some(0)), region("s1/0", RegionState::Active, None));
+        assert_eq!(found(vec![known.clone(), file.clone()]), None);
+        let restored = region("s0/1", RegionState::Active, None);
+        assert_eq!(found(vec![known.clone(), restored, file]), Some("s0/1".into()));
+        assert_eq!(found(vec![known, region("s0/1", RegionState::Finished, None)]), None);
     }
 }

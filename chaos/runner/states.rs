@@ -17,7 +17,7 @@ use crate::journal::{Entry, Finding, Injection, InjectionOutcome, Reading};
 use crate::plan::{Invariant, Mode};
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use streamshield_faults::stage::binary;
@@ -95,7 +95,7 @@ pub(super) fn compare(shared: &Shared<'_>) -> Result<(), Stop> {
 
 /// What the workers have when all is out; then it is deleted, if there is something.
 fn live(shared: &Shared<'_>) -> Result<Stores, String> {
-    shared.wait_for(shared.plan.host.catch_up_within.0, || shared.taken() >= shared.load.records_sent());
+    shared.wait_for(shared.plan.host.catch_up_within.0, || shared.has_taken_all());
     if !shared.sleep(QUIET_TIME) {
         return Err("the run ends".into());
     }
@@ -176,8 +176,7 @@ fn settle(shared: &Shared<'_>) -> Result<(), String> {
 
 /// Of all workers, as a user gets them.
 fn digests(shared: &Shared<'_>) -> Result<Stores, String> {
-    // Ours: the program under test may be older than the command.
-    let program = binary().map_err(|error| format!("{error:#}"))?;
+    let program = own_program()?;
     let mut stores = Stores::new();
     for worker in shared.plan.topology.worker_names() {
         let mut command = Command::new(&program);
@@ -190,6 +189,14 @@ fn digests(shared: &Shared<'_>) -> Result<Stores, String> {
         stores.extend(found.into_iter().map(|store| (worker.clone(), store)));
     }
     Ok(stores)
+}
+
+/// Ours, where it is one with commands: the one under test may be older than this one.
+fn own_program() -> Result<PathBuf, String> {
+    match std::env::current_exe() {
+        Ok(own) if own.file_name().is_some_and(|name| name == "streamshield") => Ok(own),
+        _ => binary().map_err(|error| format!("{error:#}")),
+    }
 }
 
 /// What is in the folder, not the folder: it may be a disk of its own.

@@ -161,6 +161,7 @@ impl Subject {
         let Subject::User(job) = self else { return None };
         match invariant {
             Invariant::KeyOrder => Some("what the job does with its keys is not known"),
+            Invariant::Conservation if job.has_idle_timeout() => Some("its sources have an idle timeout: rows may be late after an outage"),
             Invariant::NoDuplicate | Invariant::Conservation if !job.is_row_for_row() => {
                 Some("no output has a row for each row of the input")
             }

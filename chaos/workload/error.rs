@@ -36,6 +36,15 @@ impl WorkloadError {
         }
     }
 
+    /// What was to be read next has been trimmed meanwhile.
+    pub(crate) fn is_trimmed(&self) -> bool {
+        let code = match self {
+            WorkloadError::Kafka { source, .. } => source.rdkafka_error_code(),
+            _ => None,
+        };
+        code == Some(rdkafka::error::RDKafkaErrorCode::AutoOffsetReset)
+    }
+
     pub(crate) fn kafka(doing: impl Into<String>) -> impl FnOnce(rdkafka::error::KafkaError) -> WorkloadError {
         let doing = doing.into();
         move |source| WorkloadError::Kafka { doing, source }

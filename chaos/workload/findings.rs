@@ -235,6 +235,9 @@ pub struct Findings {
     /// What came in, and what became of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub conservation: Option<Conservation>,
+    /// Epochs that were trimmed from the changelogs before they could be looked at.
+    #[serde(default)]
+    pub epochs_unseen: u64,
     pub wall_seconds: f64,
     /// How many of each kind are in the list.
     #[serde(skip)]
@@ -295,6 +298,7 @@ impl Findings {
         }
         other.anomalies.into_iter().for_each(|anomaly| self.keep(anomaly));
         self.records_verified += other.records_verified;
+        self.epochs_unseen += other.epochs_unseen;
         self.conservation = self.conservation.or(other.conservation);
     }
 

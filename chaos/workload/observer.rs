@@ -15,6 +15,7 @@ use crate::findings::{Anomaly, AnomalyKind, Invariant};
 use crate::job::Workload;
 use crate::oracle::Expected;
 use crate::oracle::rows::{PassedRow, TransferRow, WindowRow};
+use crate::payload::Key;
 use crate::slots::Slots;
 use crate::time::wall_ms;
 use parking_lot::Mutex;
@@ -127,6 +128,9 @@ pub struct Observation {
     #[serde(with = "pairs")]
     partitions: BTreeMap<(Flow, i32), SeenPartition>,
     rows: BTreeMap<Flow, u64>,
+    /// By partition of the input, when the newest of its records was due whose row was seen in `passed`.
+    #[serde(default)]
+    newest_due_ms: Vec<Option<i64>>,
     /// Snapshots of `transfers` partitions whose balance was looked at.
     pub snapshots: u64,
     pub anomalies: Vec<Anomaly>,
@@ -138,6 +142,7 @@ impl Observation {
             latency: Flow::ALL.into_iter().map(|flow| (flow, Slots::new(start_ms))).collect(),
             partitions: BTreeMap::new(),
             rows: BTreeMap::new(),
+            newest_due_ms: Vec::new(),
             snapshots: 0,
             anomalies: Vec::new(),
         }
@@ -172,6 +177,11 @@ impl Observation {
     /// Rows read so far. `Passed` has one per record.
     pub fn rows(&self, flow: Flow) -> u64 {
         self.rows.get(&flow).copied().unwrap_or(0)
+    }
+
+    /// When the record was due that each partition of the input has got to at least, by the rows in `passed`. None: of one nothing has come yet.
+    pub fn passed_until_ms(&self) -> Option<i64> {
+        self.newest_due_ms.iter().copied().min().flatten()
     }
 
     pub fn rows_between(&self, flow: Flow, from_ms: i64, to_ms: i64) -> u64 {
@@ -230,7 +240,10 @@ impl Observation {
         let payload = message.payload().unwrap_or_default();
         // What can't be read is the oracle's to judge.
         let due_ms = match flow {
-            Flow::Passed => serde_json::from_slice::<PassedRow<'_>>(payload).ok().map(|row| row.due_ms),
+            Flow::Passed => serde_json::from_slice::<PassedRow<'_>>(payload).ok().map(|row| {
+                note_newest(&mut self.newest_due_ms, &row);
+                row.due_ms
+            }),
             Flow::Windows => serde_json::from_slice::<WindowRow<'_>>(payload).ok().map(|row| row.due_ms),
             Flow::Transfers => {
                 seen.balance += serde_json::from_slice::<TransferRow<'_>>(payload).map_or(0, |row| row.amount);
@@ -252,6 +265,16 @@ impl Observation {
             let detail = format!("a reader of committed messages sees a total of {} instead of 0", seen.balance);
             self.anomalies.push(Anomaly::new(AnomalyKind::TornTransaction, Invariant::E3, detail).at(topic, partition, seen.next));
         }
+    }
+}
+
+/// A key's records lie in one partition of the input ([`Schedule::partition_of_key`](crate::schedule::Schedule::partition_of_key)), whichever partition of the
+/// output their rows are in. Injected records lie anywhere.
+fn note_newest(newest_due_ms: &mut [Option<i64>], row: &PassedRow<'_>) {
+    let Some(Key::Numbered(key)) = row.k.as_deref().and_then(Key::parse) else { return };
+    let partition = key.checked_rem(newest_due_ms.len() as u64);
+    if let Some(newest) = partition.and_then(|partition| newest_due_ms.get_mut(partition as usize)) {
+        *newest = (*newest).max(Some(row.due_ms));
     }
 }
 
@@ -277,7 +300,8 @@ impl Observer {
         let topics = workload.topics();
         let names = topics.outputs().map(str::to_string);
         let mut reader = Reader::open_patient(servers, &names.each_ref().map(String::as_str), Isolation::Committed, FETCH_WAIT)?;
-        let shared = Arc::new(Mutex::new(Observation::new(wall_ms())));
+        let newest_due_ms = vec![None; workload.settings.partitions as usize];
+        let shared = Arc::new(Mutex::new(Observation { newest_due_ms, ..Observation::new(wall_ms()) }));
         let stop = Arc::new(AtomicBool::new(false));
         let (seen, stopped) = (shared.clone(), stop.clone());
         let follow = move || {
@@ -429,6 +453,20 @@ mod tests {
         let gap = observation.longest_gap(Flow::Windows, 4, 500, 7_000).expect("never a row");
         assert_eq!((gap.length_ms(), gap.is_over), (6_500, false));
         assert_eq!(observation.gaps(Flow::Windows, 500, 7_000).len(), 1);
+    }
+
+    #[test]
+    fn a_partition_of_the_input_that_stands_still_holds_back_what_has_come_whatever_the_others_give() {
+        let mut newest_due_ms: Vec<Option<i64>> = vec![None; 2];
+        let mut passed_until_ms = |key: &str, n: i64, due_ms: i64| {
+            note_newest(&mut newest_due_ms, &PassedRow { k: Some(key.into()), n, seq: 1, v: 1, due_ms });
+            Observation { newest_due_ms: newest_due_ms.clone(), ..Observation::new(0) }.passed_until_ms()
+        };
+        assert_eq!(passed_until_ms("k2", 0, 1_000), None, "nothing of the other one");
+        assert_eq!(passed_until_ms("k3", 1, 1_001), Some(1_000));
+        assert_eq!(passed_until_ms("k4", 2, 9_000), Some(1_001));
+        assert_eq!(passed_until_ms("l7", -8, 9_000), Some(1_001), "an injected record is of no partition");
+        assert_eq!(passed_until_ms("k1", 3, 9_500), Some(9_000));
     }
 
     #[test]

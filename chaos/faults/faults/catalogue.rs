@@ -47,9 +47,17 @@ const fn count(min: u64, max: u64) -> ParameterKind {
     ParameterKind::Count { min, max }
 }
 
+const fn duration(min: &'static str, max: &'static str) -> ParameterKind {
+    ParameterKind::DurationOf { min, max }
+}
+
 const RESTART_AFTER: Parameter =
     parameter("restart_after", ParameterKind::Duration, "0", "how long it stays away at least, before it is started again");
 const WITHIN: Parameter = parameter("within", ParameterKind::Duration, "60 s", "how long to wait until it has happened");
+// Together well below the minute after which a worker that has been asleep ends itself.
+const SLEEP: Parameter = parameter("pause", duration("0 s", "10 s"), "3 s", "for which the follower is paused at least");
+const WITHIN_SLEEP: Parameter =
+    parameter("within", duration("0 s", "30 s"), "30 s", "how long it stays paused then, until there is a later checkpoint");
 const BROKER: Parameter = parameter("broker", count(0, 9), "0", "only the links to this broker; 0: to all");
 const DIRECTION: Parameter = parameter(
     "direction",
@@ -250,8 +258,8 @@ static CATALOGUE: [FaultSpec; 49] = [
         Family::Network,
         "down and up by turns; down refuses connections",
         &[
-            parameter("down", ParameterKind::Duration, "2 s", "how long it is down"),
-            parameter("up", ParameterKind::Duration, "2 s", "how long it is up"),
+            parameter("down", duration("10 ms", "1 h"), "2 s", "how long it is down"),
+            parameter("up", duration("10 ms", "1 h"), "2 s", "how long it is up"),
             BROKER,
         ],
         LINKS,
@@ -304,7 +312,7 @@ static CATALOGUE: [FaultSpec; 49] = [
         "broker.delete_records",
         Family::Broker,
         "records that a paused follower has not read yet are deleted, up to what the region's newest checkpoint in the store makes dispensable",
-        &[parameter("pause", ParameterKind::Duration, "3 s", "for which the follower is paused"), WITHIN],
+        &[SLEEP, WITHIN_SLEEP],
         &[Role::Follower],
         false,
     ),
@@ -411,7 +419,8 @@ static CATALOGUE: [FaultSpec; 49] = [
         Family::Time,
         "the wall clock of one worker is wrong; it is restarted first, with a clock that can be set",
         &[
-            parameter("by", ParameterKind::Duration, "2 h", "how far"),
+            // An answer's date tells seconds, and may be old by some.
+            parameter("by", duration("10 s", "100000 h"), "2 h", "how far"),
             parameter("direction", ParameterKind::Choice(&["forward", "back"]), "forward", "in which direction"),
         ],
         ONE_WORKER,

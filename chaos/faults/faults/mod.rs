@@ -56,7 +56,7 @@ fn make(setup: Setup) -> StageFault {
     let name = setup.spec.name;
     match name {
         "process.kill" | "process.kill_all" => Box::new(process::Kill(setup)),
-        "process.kill_taker" => Box::new(process::KillTaker(setup)),
+        "process.kill_taker" => Box::new(process::KillTaker::new(setup)),
         "process.crash_at" => Box::new(process::CrashAt(setup)),
         "process.lose_rows" => Box::new(process::LoseRows(setup)),
         "process.fence" => Box::new(transactions::Fence(setup)),

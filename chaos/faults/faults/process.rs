@@ -66,17 +66,28 @@ impl Fault<Stage> for Kill {
 }
 
 /// `process.kill_taker`
-pub(crate) struct KillTaker(pub Setup);
+pub(crate) struct KillTaker {
+    setup: Setup,
+    /// Who was killed, also by tries that nobody has taken the region over in.
+    killed: Vec<String>,
+}
+
+impl KillTaker {
+    pub(crate) fn new(setup: Setup) -> KillTaker {
+        KillTaker { setup, killed: Vec::new() }
+    }
+}
 
 impl Fault<Stage> for KillTaker {
     fn inject(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
-        let region = self.0.region(&stage.cluster_status()?, |region| region.owner.is_some())?;
+        let region = self.setup.region(&stage.cluster_status()?, |region| region.owner.is_some())?;
         let (name, owner) = (region.region.clone(), region.owner.unwrap_or_default());
         let mut evidence = Evidence::default();
         // Else it would come back and be the taker itself.
         let _away = stage.workers()?.hold(&owner)?;
         kill_at_once(stage, std::slice::from_ref(&owner), &mut evidence)?;
-        let deadline = Instant::now() + self.0.given.duration("within");
+        self.killed.extend(evidence.0.hit.iter().cloned());
+        let deadline = Instant::now() + self.setup.given.duration("within");
         let taker = loop {
             // While nobody answers the taker may be on its way.
             if let Ok(status) = stage.cluster_status()
@@ -89,14 +100,21 @@ impl Fault<Stage> for KillTaker {
             }
             std::thread::sleep(TAKER_INTERVAL);
         };
-        kill_at_once(stage, &[taker], &mut evidence)?;
+        let owner_died = evidence.0.count;
+        kill_at_once(stage, std::slice::from_ref(&taker), &mut evidence)?;
         let mut fired = evidence.fired();
+        if fired.count == owner_died {
+            return Err(FaultError::NoTarget(format!("{taker}, which took {name} over from {owner}, had died by itself")));
+        }
+        fired.hit.append(&mut self.killed);
+        fired.hit.sort();
+        fired.hit.dedup();
         fired.hit.push(name);
         Ok(fired)
     }
 
     fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {
-        nothing()
+        Ok(Fired { hit: std::mem::take(&mut self.killed), ..Fired::default() })
     }
 }
 
@@ -152,12 +170,20 @@ impl Fault<Stage> for LoseRows {
         let before = lost(&worker);
         workers.set_once(&worker, FAIL_VARIABLE, &format!("engine::lose_rows:{}", self.0.given.count("passing")))?;
         restart(stage, &worker)?;
+        let armed = workers.process(&worker)?;
         let deadline = Instant::now() + within;
         while lost(&worker) == before && Instant::now() < deadline {
             std::thread::sleep(LOOK_INTERVAL);
         }
         let count = lost(&worker) - before;
-        Ok(Fired { evidence: format!("replicas on {worker} began to leave rows out"), hit: vec![worker], count })
+        let evidence = if count > 0 {
+            format!("replicas on {worker} began to leave rows out")
+        } else {
+            // Armed it would begin at some other time, as nobody's fault.
+            armed.terminate(PROCESS_TIME_MAX)?;
+            format!("no replica on {worker} left rows out within {within:?}")
+        };
+        Ok(Fired { evidence, hit: vec![worker], count })
     }
 
     fn undo(&mut self, _: &Stage) -> Result<Fired, FaultError> {

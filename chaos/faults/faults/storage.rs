@@ -12,8 +12,6 @@ use rand_chacha::ChaCha8Rng;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Beside what the state takes now. Little, so that it is full soon.
-const ROOM_BYTES: u64 = 32 << 20;
 const STOP_TIME_MAX: Duration = Duration::from_secs(15);
 
 /// Gives a worker a disk of its own, if it has none. It is away meanwhile.
@@ -22,12 +20,10 @@ fn give_disk(stage: &Stage, worker: &str) -> Result<(), FaultError> {
         return Ok(());
     }
     let workers = stage.workers()?;
-    let hold = workers.hold(worker)?;
+    let (hold, process) = workers.take(worker)?;
     let before = workers.view(worker)?;
-    if let Ok(process) = workers.process(worker) {
-        process.terminate(STOP_TIME_MAX)?;
-    }
-    let given = stage.with_disk(worker, ROOM_BYTES, |_| Ok(()));
+    process.terminate(STOP_TIME_MAX)?;
+    let given = stage.with_disk(worker, |_| Ok(()));
     drop(hold);
     given?;
     workers.wait_started_after(worker, before.starts, STOP_TIME_MAX)?;
@@ -36,8 +32,7 @@ fn give_disk(stage: &Stage, worker: &str) -> Result<(), FaultError> {
 
 /// Kills a worker and keeps it away.
 fn kill_and_hold(stage: &Stage, worker: &str) -> Result<(Hold, u32), FaultError> {
-    let hold = stage.workers()?.hold(worker)?;
-    let process = stage.workers()?.process(worker)?;
+    let (hold, process) = stage.workers()?.take(worker)?;
     process.kill()?;
     Ok((hold, process.pid))
 }
@@ -68,9 +63,10 @@ impl Fault<Stage> for DiskFull {
         let worker = self.setup.worker(stage)?;
         give_disk(stage, &worker)?;
         let before = complaints(stage, &worker, NO_SPACE);
-        let bytes = stage.with_disk(&worker, ROOM_BYTES, |disk| Ok(disk.fill()?))?;
+        // Also half filled it is narrow.
         self.full = Some((worker.clone(), before));
-        let error = stage.with_disk(&worker, ROOM_BYTES, |disk| Ok(disk.try_write()))?;
+        let bytes = stage.with_disk(&worker, |disk| Ok(disk.fill()?))?;
+        let error = stage.with_disk(&worker, |disk| Ok(disk.try_write()))?;
         let full = error.as_ref().is_some_and(|error| error.raw_os_error() == Some(libc::ENOSPC));
         let mut evidence = Evidence::default();
         let met = error.map_or("no error".to_string(), |error| error.to_string());
@@ -81,7 +77,7 @@ impl Fault<Stage> for DiskFull {
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
         let Some((worker, before)) = &self.full else { return nothing() };
         let seen = complaints(stage, worker, NO_SPACE).saturating_sub(*before);
-        stage.with_disk(worker, ROOM_BYTES, |disk| Ok(disk.empty()?))?;
+        stage.with_disk(worker, |disk| Ok(disk.empty()?))?;
         let mut evidence = Evidence::default();
         evidence.add(worker, format!("the worker said {seen} times: {NO_SPACE}"), seen);
         self.full = None;
@@ -107,9 +103,9 @@ impl Fault<Stage> for ReadOnly {
         give_disk(stage, &worker)?;
         let before = complaints(stage, &worker, READ_ONLY);
         let (hold, pid) = kill_and_hold(stage, &worker)?;
-        stage.with_disk(&worker, ROOM_BYTES, |disk| Ok(disk.set_read_only(true)?))?;
+        stage.with_disk(&worker, |disk| Ok(disk.set_read_only(true)?))?;
         self.read_only = Some((worker.clone(), before));
-        let error = stage.with_disk(&worker, ROOM_BYTES, |disk| Ok(disk.try_write()))?;
+        let error = stage.with_disk(&worker, |disk| Ok(disk.try_write()))?;
         drop(hold);
         let seen = error.as_ref().is_some_and(|error| error.raw_os_error() == Some(libc::EROFS));
         let mut evidence = Evidence::default();
@@ -121,7 +117,7 @@ impl Fault<Stage> for ReadOnly {
     fn undo(&mut self, stage: &Stage) -> Result<Fired, FaultError> {
         let Some((worker, before)) = &self.read_only else { return nothing() };
         let seen = complaints(stage, worker, READ_ONLY).saturating_sub(*before);
-        stage.with_disk(worker, ROOM_BYTES, |disk| Ok(disk.set_read_only(false)?))?;
+        stage.with_disk(worker, |disk| Ok(disk.set_read_only(false)?))?;
         let mut evidence = Evidence::default();
         evidence.add(worker, format!("the worker said {seen} times: {READ_ONLY}"), seen);
         self.read_only = None;
@@ -157,17 +153,21 @@ impl Damage {
         if self.setup.given.choice("end") == "kill" {
             return kill_and_hold(stage, worker);
         }
-        let hold = stage.workers()?.hold(worker)?;
-        let process = stage.workers()?.process(worker)?;
+        let (hold, process) = stage.workers()?.take(worker)?;
         process.terminate(STOP_TIME_MAX)?;
         Ok((hold, process.pid))
     }
 
-    /// Files that hold something.
-    fn files(&self, stage: &Stage, worker: &str) -> Result<Vec<PathBuf>, FaultError> {
+    /// Files that hold something, and how much.
+    fn files(&self, stage: &Stage, worker: &str) -> Result<Vec<(PathBuf, u64)>, FaultError> {
         let what = self.setup.given.choice("file");
-        let mut files = files_below(&stage.state_dir(worker));
-        files.retain(|file| is_meant(file, what) && file.metadata().is_ok_and(|found| found.len() > 0));
+        let mut files = Vec::new();
+        for file in files_below(&stage.state_dir(worker)).into_iter().filter(|file| is_meant(file, what)) {
+            let length = file.metadata().with_context(|| file.display().to_string())?.len();
+            if length > 0 {
+                files.push((file, length));
+            }
+        }
         if files.is_empty() { Err(FaultError::NoTarget(format!("the state of {worker} has no {what} file"))) } else { Ok(files) }
     }
 }
@@ -182,16 +182,15 @@ impl Fault<Stage> for Damage {
         let place = |file: &Path| file.strip_prefix(stage.folder()).unwrap_or(file).display().to_string();
         if self.setup.spec.name == "storage.bit_flip" {
             for _ in 0..self.setup.given.count("flips") {
-                let file = files.choose(&mut self.setup.random).context("there are files")?;
+                let (file, _) = files.choose(&mut self.setup.random).context("there are files")?;
                 let told = flip_in_file(file, &mut self.setup.random)?;
                 evidence.add(worker.clone(), format!("{}: {told}", place(file)), 1);
             }
         } else {
             files.shuffle(&mut self.setup.random);
             let wanted = usize::try_from(self.setup.given.count("files")).unwrap_or(usize::MAX);
-            for file in files.iter().take(wanted) {
-                let length = std::fs::metadata(file).with_context(|| place(file))?.len();
-                let rest = self.setup.random.random_range(0..length);
+            for (file, length) in files.iter().take(wanted) {
+                let rest = self.setup.random.random_range(0..*length);
                 std::fs::OpenOptions::new().write(true).open(file).and_then(|file| file.set_len(rest)).with_context(|| place(file))?;
                 evidence.add(worker.clone(), format!("{}: {length} → {rest} bytes", place(file)), 1);
             }
@@ -237,7 +236,11 @@ impl Fault<Stage> for DeleteState {
             for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())?.flatten() {
                 let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
                 let removed = if is_folder { std::fs::remove_dir_all(entry.path()) } else { std::fs::remove_file(entry.path()) };
-                removed.with_context(|| entry.path().display().to_string())?;
+                match removed {
+                    // The ballast of a full disk, which was freed meanwhile.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    removed => removed.with_context(|| entry.path().display().to_string())?,
+                }
             }
             evidence.add(worker, format!("pid {pid} is gone, and {} files of its state", files.len()), 1);
         }

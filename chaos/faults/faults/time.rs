@@ -141,6 +141,11 @@ impl Fault<Stage> for Jump {
         let http = stage.workers()?.view(&worker)?.http;
         if let Err(error) = wait_for_clock(http, 0, READY_TIME_MAX) {
             give_clock_back(stage, &worker)?;
+            // What does not come up without the library either has another reason not to.
+            if wait_for_clock(http, 0, READY_TIME_MAX).is_err() {
+                let neither = "answers neither with a clock that can be set nor without";
+                return Err(FaultError::Harness(anyhow::anyhow!("{worker} {neither}: {error}")));
+            }
             return Err(FaultError::NotPossibleHere(format!("the worker does not run with a clock that can be set: {error}")));
         }
         set_offset(&file, seconds)?;

@@ -10,6 +10,7 @@ use rdkafka::message::Message;
 use rdkafka::producer::{BaseProducer, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::net::TcpStream;
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 const TIMEOUT: Duration = Duration::from_secs(15);
@@ -101,14 +102,17 @@ pub struct Trim {
     pub before: i64,
 }
 
-/// Deletes records; returns how many that were.
-pub fn delete_records(servers: &str, trims: &[Trim]) -> Result<u64> {
+/// The first offset of a partition, and the one behind what can be read of it: what is committed.
+pub fn bounds(servers: &str, topic: &str, partition: i32) -> Result<Range<i64>> {
     let consumer: BaseConsumer = config(servers).create()?;
-    let low = |trim: &Trim| -> Result<i64> { Ok(consumer.fetch_watermarks(&trim.topic, trim.partition, TIMEOUT)?.0) };
+    let (low, high) = consumer.fetch_watermarks(topic, partition, TIMEOUT).with_context(|| format!("{topic}-{partition}"))?;
+    Ok(low..high)
+}
+
+/// Deletes records.
+pub fn delete_records(servers: &str, trims: &[Trim]) -> Result<()> {
     let mut offsets = TopicPartitionList::new();
-    let mut deleted = 0;
     for trim in trims {
-        deleted += u64::try_from(trim.before - low(trim)?).unwrap_or(0);
         offsets.add_partition_offset(&trim.topic, trim.partition, Offset::Offset(trim.before))?;
     }
     let admin: AdminClient<DefaultClientContext> = config(servers).create()?;
@@ -117,7 +121,7 @@ pub fn delete_records(servers: &str, trims: &[Trim]) -> Result<u64> {
     for result in results.elements() {
         result.error().with_context(|| format!("{}-{}", result.topic(), result.partition()))?;
     }
-    Ok(deleted)
+    Ok(())
 }
 
 /// Visits what is committed in a partition, from its beginning to its end of now.

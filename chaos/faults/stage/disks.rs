@@ -1,7 +1,7 @@
 //! A disk of its own for a worker's state, so that it can be full or read-only without anybody else's being so.
 //!
-//! A file system in memory of a few dozen megabytes is mounted over the worker's folder, with what was in it. That takes root; and the worker has to be away
-//! meanwhile. It stays until the stage ends.
+//! A file system in memory is mounted over the worker's folder, with what was in it. That takes root; and the worker has to be away meanwhile. It stays until
+//! the stage ends, and is narrow only while it is full: at other times it takes whatever the worker's state grows to.
 
 use super::watchdog::{UndoRecord, Watchdog, quoted};
 use crate::api::FaultError;
@@ -11,6 +11,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// More than any state takes: the memory is the limit. A file system that had none could not be given one later.
+const WIDE_BYTES: u64 = 1 << 40;
+/// Beside what the disk holds when it is to be full. Little, so that it is full soon.
+const ROOM_BYTES: u64 = 32 << 20;
+
 /// A mounted file system.
 #[derive(Debug)]
 pub(crate) struct Disk {
@@ -19,8 +24,8 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Moves a folder onto a disk that has so much room beside it. Nobody may use the folder meanwhile.
-    pub(crate) fn under(folder: &Path, room_bytes: u64, watchdog: &Watchdog) -> Result<Disk, FaultError> {
+    /// Moves a folder onto a disk. Nobody may use the folder meanwhile.
+    pub(crate) fn under(folder: &Path, watchdog: &Watchdog) -> Result<Disk, FaultError> {
         // SAFETY: geteuid has no arguments and can't fail.
         if unsafe { libc::geteuid() } != 0 {
             return Err(FaultError::NotPossibleHere("a disk of its own for a worker takes root, to mount it".into()));
@@ -31,8 +36,7 @@ impl Disk {
         let undo = watchdog.note_undo("a disk of its own", &script)?;
         std::fs::rename(folder, &before).context("the worker's folder can't be moved")?;
         std::fs::create_dir(folder).context("the worker's folder")?;
-        let size = room_bytes + used_bytes(&before);
-        if let Err(error) = mount(folder, "tmpfs", libc::MS_NODEV | libc::MS_NOSUID, &format!("size={size},mode=0700")) {
+        if let Err(error) = mount(folder, "tmpfs", libc::MS_NODEV | libc::MS_NOSUID, &format!("size={WIDE_BYTES},mode=0700")) {
             std::fs::remove_dir(folder).context("the worker's folder")?;
             std::fs::rename(&before, folder).context("the worker's folder")?;
             undo.forget();
@@ -50,6 +54,7 @@ impl Disk {
     pub(crate) fn fill(&self) -> Result<u64> {
         let ballast = self.ballast();
         let mut file = std::fs::File::create(&ballast).with_context(|| ballast.display().to_string())?;
+        self.resize(used_bytes(&self.folder)? + ROOM_BYTES)?;
         let zeros = vec![0u8; 1 << 16];
         let mut bytes = 0;
         loop {
@@ -65,12 +70,16 @@ impl Disk {
         self.folder.join("ballast")
     }
 
-    /// Frees what was taken.
+    /// Frees what was taken, and is wide again.
     pub(crate) fn empty(&self) -> Result<()> {
         match std::fs::remove_file(self.ballast()) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("the ballast"),
-            _ => Ok(()),
+            _ => self.resize(WIDE_BYTES),
         }
+    }
+
+    fn resize(&self, bytes: u64) -> Result<()> {
+        mount(&self.folder, "tmpfs", libc::MS_REMOUNT | libc::MS_NODEV | libc::MS_NOSUID, &format!("size={bytes}"))
     }
 
     /// Nobody may have a file open for writing.
@@ -106,9 +115,15 @@ fn mount(folder: &Path, kind: &str, flags: libc::c_ulong, options: &str) -> Resu
     Ok(())
 }
 
-/// What the files below a folder take.
-pub(crate) fn used_bytes(folder: &Path) -> u64 {
-    files_below(folder).iter().filter_map(|file| file.metadata().ok()).map(|found| found.len().div_ceil(4096) * 4096).sum()
+/// What a file system holds: also files that have no name any more and are still open.
+fn used_bytes(folder: &Path) -> Result<u64> {
+    let path = CString::new(folder.as_os_str().as_bytes())?;
+    // SAFETY: all-zero bytes are a valid statvfs.
+    let mut found: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: the path is a C string; both outlive the call, which only writes `found`.
+    let code = unsafe { libc::statvfs(path.as_ptr(), &mut found) };
+    ensure!(code == 0, "{}: {}", folder.display(), std::io::Error::last_os_error());
+    Ok((found.f_blocks - found.f_bfree) * found.f_frsize)
 }
 
 /// All plain files below a folder, in order.

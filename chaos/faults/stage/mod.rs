@@ -295,15 +295,10 @@ impl Stage {
     }
 
     /// Does something with a worker's own disk, which it gets at the first time. The worker must be away.
-    pub(crate) fn with_disk<T>(
-        &self,
-        worker: &str,
-        room_bytes: u64,
-        act: impl FnOnce(&Disk) -> Result<T, FaultError>,
-    ) -> Result<T, FaultError> {
+    pub(crate) fn with_disk<T>(&self, worker: &str, act: impl FnOnce(&Disk) -> Result<T, FaultError>) -> Result<T, FaultError> {
         let mut disks = lock(&self.disks);
         if !disks.contains_key(worker) {
-            disks.insert(worker.into(), Disk::under(&self.state_dir(worker), room_bytes, &self.watchdog)?);
+            disks.insert(worker.into(), Disk::under(&self.state_dir(worker), &self.watchdog)?);
         }
         act(disks.get(worker).context("the disk is there")?)
     }

@@ -42,6 +42,14 @@ pub struct WorkerView {
     pub peak_rss_bytes: u64,
 }
 
+/// What every life of a worker gets.
+#[derive(Clone, Default, PartialEq)]
+struct Terms {
+    environment: BTreeMap<String, String>,
+    open_files_max: Option<u64>,
+    cgroups: Vec<PathBuf>,
+}
+
 /// One worker.
 struct Slot {
     job_file: PathBuf,
@@ -51,12 +59,12 @@ struct Slot {
     deaths: u64,
     /// Faults that want it to stay away.
     holds: u32,
+    /// One of them works on what belongs to it.
+    is_taken: bool,
     not_before: Option<Instant>,
-    /// Variables of the next start only, and of every one.
+    /// Variables of the next start only.
     once: BTreeMap<String, String>,
-    environment: BTreeMap<String, String>,
-    open_files_max: Option<u64>,
-    cgroups: Vec<PathBuf>,
+    terms: Terms,
     past_cpu_seconds: f64,
     peak_rss_bytes: u64,
     last_words: String,
@@ -101,12 +109,16 @@ pub struct Workers {
 pub struct Hold {
     shared: Arc<Shared>,
     worker: String,
+    is_alone: bool,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         // A worker that was there does not go away.
-        let _ = self.shared.change(&self.worker, |slot| slot.holds -= 1);
+        let _ = self.shared.change(&self.worker, |slot| {
+            slot.holds -= 1;
+            slot.is_taken &= !self.is_alone;
+        });
     }
 }
 
@@ -127,11 +139,10 @@ impl Workers {
             starts: 0,
             deaths: 0,
             holds: 0,
+            is_taken: false,
             not_before: None,
             once: BTreeMap::new(),
-            environment: environment.clone(),
-            open_files_max: None,
-            cgroups: Vec::new(),
+            terms: Terms { environment: environment.clone(), ..Terms::default() },
             past_cpu_seconds: 0.0,
             peak_rss_bytes: 0,
             last_words: String::new(),
@@ -173,7 +184,22 @@ impl Workers {
     /// Keeps a worker from being started again; a living one goes on.
     pub fn hold(&self, name: &str) -> Result<Hold, FaultError> {
         self.shared.change(name, |slot| slot.holds += 1)?;
-        Ok(Hold { shared: self.shared.clone(), worker: name.into() })
+        Ok(Hold { shared: self.shared.clone(), worker: name.into(), is_alone: false })
+    }
+
+    /// A living worker, held for a fault that is going to end it and to work on its folder: no two do so at once.
+    pub(crate) fn take(&self, name: &str) -> Result<(Hold, Arc<Process>), FaultError> {
+        let is_free = self.shared.change(name, |slot| {
+            let is_free = !slot.is_taken;
+            slot.is_taken = true;
+            slot.holds += u32::from(is_free);
+            is_free
+        })?;
+        if !is_free {
+            return Err(FaultError::NoTarget(format!("another fault is at the folder of {name}")));
+        }
+        let hold = Hold { shared: self.shared.clone(), worker: name.into(), is_alone: true };
+        Ok((hold, self.process(name)?))
     }
 
     /// Its next start comes no sooner than this.
@@ -189,28 +215,28 @@ impl Workers {
     /// A variable of all starts from now on; None takes it away.
     pub fn set_variable(&self, name: &str, key: &str, value: Option<&str>) -> Result<(), FaultError> {
         self.shared.change(name, |slot| match value {
-            Some(value) => slot.environment.insert(key.into(), value.into()),
-            None => slot.environment.remove(key),
+            Some(value) => slot.terms.environment.insert(key.into(), value.into()),
+            None => slot.terms.environment.remove(key),
         })?;
         Ok(())
     }
 
     pub fn variable(&self, name: &str, key: &str) -> Result<Option<String>, FaultError> {
-        self.shared.change(name, |slot| slot.environment.get(key).cloned())
+        self.shared.change(name, |slot| slot.terms.environment.get(key).cloned())
     }
 
     /// Open files of this and all further lives; None: what the system gives.
     pub(crate) fn set_open_files_max(&self, name: &str, limit: Option<u64>) -> Result<(), FaultError> {
-        self.shared.change(name, |slot| slot.open_files_max = limit)
+        self.shared.change(name, |slot| slot.terms.open_files_max = limit)
     }
 
     /// A control group that further lives are put into.
     pub(crate) fn add_cgroup(&self, name: &str, group: &Path) -> Result<(), FaultError> {
-        self.shared.change(name, |slot| slot.cgroups.push(group.to_path_buf()))
+        self.shared.change(name, |slot| slot.terms.cgroups.push(group.to_path_buf()))
     }
 
     pub(crate) fn remove_cgroup(&self, name: &str, group: &Path) -> Result<(), FaultError> {
-        self.shared.change(name, |slot| slot.cgroups.retain(|known| known != group))
+        self.shared.change(name, |slot| slot.terms.cgroups.retain(|known| known != group))
     }
 
     /// Waits for a start after the one with this number.
@@ -294,9 +320,9 @@ fn view(name: &str, slot: &Slot) -> WorkerView {
 /// The thread of one worker: life after life, until the stage ends.
 fn supervise(shared: &Shared, name: &str) {
     let mut pause = RESTART_PAUSE_MIN;
-    while let Some(command) = wait_for_turn(shared, name) {
+    while let Some(turn) = wait_for_turn(shared, name) {
         let started = Instant::now();
-        match start(shared, name, command) {
+        match start(shared, name, turn) {
             Ok(process) => {
                 let ended = wait_for_end(&process);
                 note_end(shared, name, &process, &ended);
@@ -317,8 +343,15 @@ fn supervise(shared: &Shared, name: &str) {
     }
 }
 
+/// A life that is to begin.
+struct Turn {
+    command: Command,
+    starts: u64,
+    terms: Terms,
+}
+
 /// None: the stage ends.
-fn wait_for_turn(shared: &Shared, name: &str) -> Option<Command> {
+fn wait_for_turn(shared: &Shared, name: &str) -> Option<Turn> {
     let mut state = shared.lock();
     loop {
         if state.ends {
@@ -332,8 +365,8 @@ fn wait_for_turn(shared: &Shared, name: &str) -> Option<Command> {
             let mut command = Command::new(&shared.binary);
             command.arg("worker").arg(&slot.job_file).args(["--worker", name, "--metrics-addr"]).arg(slot.http.to_string());
             command.current_dir(&shared.folder).env("NO_COLOR", "1").env("RUST_BACKTRACE", "1");
-            command.envs(&slot.environment).envs(std::mem::take(&mut slot.once));
-            return Some(command);
+            command.envs(&slot.terms.environment).envs(std::mem::take(&mut slot.once));
+            return Some(Turn { command, starts: slot.starts, terms: slot.terms.clone() });
         }
         state = match slot.holds {
             0 => shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
@@ -342,28 +375,25 @@ fn wait_for_turn(shared: &Shared, name: &str) -> Option<Command> {
     }
 }
 
-fn start(shared: &Shared, name: &str, command: Command) -> Result<Arc<Process>> {
-    let (starts, limit, groups) = {
-        let state = shared.lock();
-        let slot = state.slots.get(name).context("a worker stays")?;
-        (slot.starts, slot.open_files_max, slot.cgroups.clone())
-    };
+fn start(shared: &Shared, name: &str, turn: Turn) -> Result<Arc<Process>> {
+    let Turn { command, starts, terms } = turn;
     let process = Arc::new(Process::start(command, &shared.folder.join("logs"), &format!("{name}-{starts}"))?);
     // Right after its start it has used nothing that would count yet.
-    for group in groups {
+    for group in &terms.cgroups {
         std::fs::write(group.join("cgroup.procs"), process.pid.to_string()).with_context(|| group.display().to_string())?;
     }
-    if let Some(limit) = limit {
+    if let Some(limit) = terms.open_files_max {
         super::limits::set_open_files_max(process.pid, limit)?;
     }
     shared.watchdog.note_child(process.pid, process.started_ticks)?;
     shared.events.push(StageEventKind::WorkerStarted { worker: name.into(), pid: process.pid });
     let mut state = shared.lock();
-    // The stage may have ended meanwhile; then nobody else will end this one.
-    if state.ends {
+    let ends = state.ends;
+    let slot = state.slots.get_mut(name).context("a worker stays")?;
+    // Who has changed its terms meanwhile has found nobody to end, and if the stage has ended, nobody else will end this one.
+    if ends || slot.terms != terms {
         process.signal(libc::SIGKILL);
-    }
-    if let Some(slot) = state.slots.get_mut(name) {
+    } else {
         slot.process = Some(process.clone());
     }
     shared.changed.notify_all();
@@ -402,6 +432,46 @@ fn note_end(shared: &Shared, name: &str, process: &Process, ended: &Ended) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+
+    /// One worker that does nothing but sleep.
+    fn sleeper(folder: &Path) -> Workers {
+        std::fs::create_dir_all(folder.join("logs")).expect("a folder");
+        // `sh worker …` runs it.
+        std::fs::write(folder.join("worker"), "exec sleep 600\n").expect("a script");
+        let files = BTreeMap::from([("w1".to_string(), (PathBuf::from("w1.yaml"), SocketAddr::from(([127, 0, 0, 1], 1))))]);
+        let watchdog = Arc::new(Watchdog::start(folder).expect("a watchdog"));
+        let workers = Workers::start(folder, "sh".into(), files, &BTreeMap::new(), Arc::new(Events::new()), watchdog).expect("a thread");
+        workers.wait_started_after("w1", 0, PATIENCE).expect("it starts");
+        workers
+    }
+
+    #[test]
+    fn two_faults_do_not_work_on_the_folder_of_one_worker_at_once() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let workers = sleeper(folder.path());
+        let (hold, process) = workers.take("w1").expect("nobody has it");
+        assert!(matches!(workers.take("w1"), Err(FaultError::NoTarget(_))), "it is taken");
+        process.kill().expect("it dies");
+        assert!(matches!(workers.take("w1"), Err(FaultError::NoTarget(_))), "it still is");
+        drop(hold);
+        workers.wait_started_after("w1", 1, PATIENCE).expect("it is let go");
+        assert!(workers.take("w1").is_ok());
+    }
+
+    #[test]
+    fn a_life_that_began_under_old_terms_is_ended() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let workers = sleeper(folder.path());
+        let mut command = Command::new("sleep");
+        command.arg("600");
+        let terms = Terms { open_files_max: Some(32), ..Terms::default() };
+        let begun = start(&workers.shared, "w1", Turn { command, starts: 2, terms }).expect("it starts");
+        assert_eq!(begun.wait(PATIENCE).and_then(|ended| ended.status.signal()), Some(libc::SIGKILL));
+        assert!(workers.process("w1").is_ok_and(|process| process.pid != begun.pid), "nobody gets to see it");
+    }
 
     #[test]
     fn the_last_error_is_that_of_the_report_or_of_the_log() {

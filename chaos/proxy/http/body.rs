@@ -135,6 +135,15 @@ impl Body {
         Body { framing, left, place: Place::Size }
     }
 
+    /// Whether its end has passed. One that goes on to the connection's end is never over.
+    pub fn is_over(&self) -> bool {
+        match self.framing {
+            Framing::Length(_) => self.left == 0,
+            Framing::Chunked => self.place == Place::Done,
+            Framing::ToTheEnd => false,
+        }
+    }
+
     /// The next bytes as they are on the wire, and whether they are content; none at the end of the body.
     pub async fn piece(&mut self, reader: &mut Reader, most: u64) -> Result<Option<(Bytes, bool)>, Over> {
         match self.framing {

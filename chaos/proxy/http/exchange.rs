@@ -58,13 +58,6 @@ struct Connection<'a> {
     back: Lane,
 }
 
-/// How much of a request goes on.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Upload {
-    Whole,
-    Torn { after_bytes: u64 },
-}
-
 /// What becomes of an answer.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Answer {
@@ -100,40 +93,42 @@ impl Connection<'_> {
         self.wire.shared.counters.add(|counters| counters.requests.frames += 1);
         let request = HttpRequest { method: head.method.clone(), path: head.path.clone(), connection: self.wire.number };
         let Some(rule) = self.rules.decide(&request, head.bytes.len()) else {
-            return self.pass(head, Upload::Whole, Answer::Whole).await;
+            return self.pass(head, Answer::Whole).await;
         };
         match rule.action() {
-            HttpAction::Observe => self.pass(head, Upload::Whole, Answer::Whole).await,
+            HttpAction::Observe => self.pass(head, Answer::Whole).await,
             HttpAction::Delay(pause) => {
                 tokio::time::sleep(pause).await;
-                self.pass(head, Upload::Whole, Answer::Whole).await
+                self.pass(head, Answer::Whole).await
             }
             HttpAction::Status(status) => self.refuse(head, status).await,
             HttpAction::Hang => self.hang(&rule).await,
             HttpAction::HangAfterHead => {
-                self.pass(head, Upload::Whole, Answer::HeadOnly).await?;
+                self.pass(head, Answer::HeadOnly).await?;
                 self.hang(&rule).await
             }
             HttpAction::Reset => self.cut(),
             HttpAction::TearUpload { after_bytes } => {
-                self.pass(head, Upload::Torn { after_bytes }, Answer::Whole).await?;
+                let is_whole = upload(&mut self.client, &mut self.onward, head, after_bytes).await?;
+                self.onward.flushed().await;
+                rule.counters.add(|counters| counters.torn += u64::from(!is_whole));
                 self.cut()
             }
             HttpAction::LoseAnswer => {
-                self.pass(head, Upload::Whole, Answer::Lost).await?;
+                self.pass(head, Answer::Lost).await?;
                 self.cut()
             }
             HttpAction::Truncate { after_bytes } => {
-                self.pass(head, Upload::Whole, Answer::Truncated { after_bytes }).await?;
+                self.pass(head, Answer::Truncated { after_bytes }).await?;
                 Ok(Next::Nothing)
             }
             HttpAction::Shorten { to_bytes } => {
-                self.pass(head, Upload::Whole, Answer::Shortened { to_bytes }).await?;
+                self.pass(head, Answer::Shortened { to_bytes }).await?;
                 Ok(Next::Nothing)
             }
             HttpAction::FlipBit => {
                 let draw = self.random.random();
-                self.pass(head, Upload::Whole, Answer::Turned { draw }).await
+                self.pass(head, Answer::Turned { draw }).await
             }
         }
     }
@@ -174,14 +169,10 @@ impl Connection<'_> {
         Ok(if asks_first || head.closes { Next::Nothing } else { Next::Request })
     }
 
-    async fn pass(&mut self, head: Head, how_much: Upload, what: Answer) -> Result<Next, Over> {
+    async fn pass(&mut self, head: Head, what: Answer) -> Result<Next, Over> {
         let Connection { wire, client, server, onward, back, .. } = self;
         let (method, client_closes) = (head.method.clone(), head.closes);
-        let upload = upload(client, onward, head, how_much);
-        if let Upload::Torn { .. } = how_much {
-            upload.await?;
-            return Ok(Next::Nothing);
-        }
+        let upload = upload(client, onward, head, u64::MAX);
         let answer = download(wire, server, back, &method, what);
         tokio::pin!(upload, answer);
         tokio::select! {
@@ -200,19 +191,16 @@ impl Connection<'_> {
     }
 }
 
-async fn upload(client: &mut Reader, onward: &mut Lane, head: Head, how_much: Upload) -> Result<(), Over> {
+/// Passes a request on, with so much of its body at most; whether that was all of it.
+async fn upload(client: &mut Reader, onward: &mut Lane, head: Head, most: u64) -> Result<bool, Over> {
     onward.push(head.bytes).await?;
-    let mut body = Body::new(head.framing);
-    let mut left = if let Upload::Torn { after_bytes } = how_much { after_bytes } else { u64::MAX };
-    while left > 0 {
+    let (mut body, mut left) = (Body::new(head.framing), most);
+    while !body.is_over() && left > 0 {
         let Some((bytes, is_content)) = body.piece(client, left).await? else { break };
         left -= if is_content { bytes.len() as u64 } else { 0 };
         onward.push(bytes).await?;
     }
-    if how_much != Upload::Whole {
-        onward.flushed().await;
-    }
-    Ok(())
+    Ok(body.is_over())
 }
 
 /// Passes an answer on; whether the connection ends behind it.

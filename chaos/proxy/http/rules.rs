@@ -34,7 +34,7 @@ pub enum HttpAction {
     HangAfterHead,
     /// The connection is reset in place of the request.
     Reset,
-    /// So many bytes of the request's body arrive, then both sides are reset. A shorter body arrives whole, and is reset as well.
+    /// So many bytes of the request's body arrive, then both sides are reset. A shorter body arrives whole, and is reset as well; it does not count as torn.
     TearUpload {
         after_bytes: u64,
     },

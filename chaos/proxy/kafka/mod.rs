@@ -11,7 +11,6 @@ pub(crate) mod addresses;
 pub(crate) mod frames;
 pub(crate) mod request;
 pub(crate) mod rules;
-pub(crate) mod stray;
 
 use crate::link::{Link, Options, Protocol};
 use crate::rules::Rules;

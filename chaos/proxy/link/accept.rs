@@ -37,6 +37,7 @@ pub(super) async fn serve(shared: Arc<Shared>, protocol: Protocol, address: Sock
     let mut tasks = JoinSet::new();
     let (mut random, mut connections) = (shared.random(RESETS), 0);
     let mut next_draw = Instant::now() + RESET_TICK;
+    let mut was_refused = false;
     loop {
         let (door, changes_at, share, ends) = {
             let now = settings.borrow_and_update();
@@ -66,7 +67,19 @@ pub(super) async fn serve(shared: Arc<Shared>, protocol: Protocol, address: Sock
                 }
             }
             accepted = accept(listener.as_ref()), if has_room => {
-                let Ok((client, _)) = accepted else { continue };
+                let client = match accepted {
+                    Ok((client, _)) => client,
+                    Err(error) => {
+                        if !was_refused {
+                            tracing::warn!(link = shared.name, %error, "a proxy can't accept a connection");
+                        }
+                        was_refused = true;
+                        // Where descriptors are short, who waits in the queue is still there at once.
+                        tokio::time::sleep(RESET_TICK).await;
+                        continue;
+                    }
+                };
+                was_refused = false;
                 connections += 1;
                 if door == Door::ResetAtOnce {
                     // With no linger, closing resets; one that is closed already is as good.

@@ -211,12 +211,15 @@ fn a_write_whose_answer_is_lost_was_applied() {
 fn a_torn_upload_is_not_kept_by_the_store() {
     let store = Store::start();
     let proxy = proxy("torn", &store);
-    let _rule = proxy.add(HttpRule::new(HttpAction::TearUpload { after_bytes: 1_000 }).when(HttpRequest::writes).times(1));
+    let rule = proxy.add(HttpRule::new(HttpAction::TearUpload { after_bytes: 1_000 }).when(HttpRequest::writes).times(2));
     let mut client = connect(proxy.address());
     assert_eq!(ask(&mut client, "PUT", "/a", &[7; 100_000]), None);
     eventually("the store sees a part", || !store.torn.lock().expect("lock").is_empty());
     assert!(store.torn.lock().expect("lock")[0] <= 1_000);
     assert_eq!((store.get("/a"), proxy.counters().reset), (None, 1));
+    assert_eq!(ask(&mut connect(proxy.address()), "PUT", "/short", &[7; 1_000]), None);
+    eventually("the store gets a short one whole", || store.get("/short").is_some());
+    assert_eq!((rule.counters().fired, rule.counters().torn), (2, 1));
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 use streamshield_core::epoch::EpochRecord;
 use streamshield_core::ids::{Epoch, RegionId};
-use streamshield_core::ports::checkpoint::Durability;
+use streamshield_core::ports::checkpoint::{CheckpointInfo, Durability};
 
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
@@ -38,23 +38,29 @@ fn hanging(stuck: impl Iterator<Item = PartitionEnd>) -> Findings {
     findings
 }
 
-/// K-2: where the changelog of a region with state was trimmed, the newest checkpoint reaches up to where the rest begins. `first`: the first record that
-/// is there, with its topic.
+/// K-2: a changelog is trimmed behind a checkpoint, never the checkpoint's own record, which proves it, and by which a region without state goes on. So one that
+/// was trimmed holds a record, and that of a region with state begins no later than with the newest checkpoint. `ends` were read before the changelogs,
+/// these before the checkpoints; `first`: the first record that is there, with its topic.
 pub fn check_trims(
+    job: &str,
     ends: &[PartitionEnd],
     first: &BTreeMap<RegionId, (String, EpochRecord)>,
     stateful: &BTreeSet<RegionId>,
     checkpoints: &BTreeMap<RegionId, (Epoch, Durability)>,
 ) -> Findings {
     let mut findings = Findings::default();
-    for (region, (topic, record)) in first.iter().filter(|(region, _)| stateful.contains(region)) {
-        let is_trimmed = ends.iter().any(|end| end.topic == *topic && end.partition == region.partition as i32 && end.low > 0);
-        if !is_trimmed {
-            continue;
-        }
+    for end in ends.iter().filter(|end| is_changelog_of(job, &end.topic) && end.low > 0) {
         findings.looked_at(Invariant::K2, 1);
+        let is_here = |(region, (topic, _)): &(&RegionId, &(String, EpochRecord))| {
+            *topic == end.topic && i64::from(region.partition) == i64::from(end.partition)
+        };
+        let Some((region, (topic, record))) = first.iter().find(is_here) else {
+            let detail = format!("trimmed up to offset {}, and no epoch record is left", end.low);
+            findings.add(Anomaly::new(AnomalyKind::MissingLog, Invariant::K2, detail).at(&end.topic, end.partition, end.low));
+            continue;
+        };
         let checkpoint = checkpoints.get(region).map(|(epoch, _)| *epoch);
-        if checkpoint.is_none_or(|epoch| epoch.next() < record.epoch) {
+        if stateful.contains(region) && checkpoint.is_none_or(|epoch| epoch < record.epoch) {
             let has = checkpoint.map_or("there is no checkpoint".to_string(), |epoch| format!("the newest checkpoint is of epoch {epoch}"));
             let detail = format!("the changelog begins with epoch {}, {has}", record.epoch);
             let anomaly = Anomaly::new(AnomalyKind::MissingLog, Invariant::K2, detail).of(region).in_topic(topic);
@@ -62,6 +68,51 @@ pub fn check_trims(
         }
     }
     findings
+}
+
+/// Topics of the job's own that a restore of a region reads, in the region's partition.
+#[derive(Clone, Debug)]
+pub struct RestoreReads {
+    /// As `s1/0`.
+    pub region: String,
+    pub partition: i32,
+    pub changelog: String,
+    /// None: it reads none, or which one is not known.
+    pub exchange: Option<String>,
+}
+
+/// K-2: a restore begins from a remote checkpoint that is kept, so from there on changelog and exchange are whole; without one, from their beginning.
+/// `ends` were read before `kept` was listed: what is trimmed meanwhile is not held against it, and what has come or was let go meanwhile asks for less.
+pub fn check_kept(ends: &[PartitionEnd], kept: &[CheckpointInfo], reads: &[RestoreReads]) -> Findings {
+    let mut findings = Findings::default();
+    for RestoreReads { region, partition, changelog, exchange } in reads {
+        let needed = needed(kept, region);
+        let places = [(Some(changelog), 0), (exchange.as_ref(), 1)];
+        for (topic, number) in places.into_iter().filter_map(|(topic, number)| Some((topic?, number))) {
+            let Some(end) = ends.iter().find(|end| end.topic == *topic && end.partition == *partition) else { continue };
+            let from = needed.map_or(Some(0), |info| if number == 0 { Some(info.changelog_from) } else { info.positions.first().copied() });
+            let Some(from) = from else { continue };
+            findings.looked_at(Invariant::K2, 1);
+            if end.low > from {
+                let why = needed.map_or("which has no checkpoint in the store".to_string(), |info| {
+                    format!("from its checkpoint of epoch {}", info.epoch)
+                });
+                let detail = format!("begins at offset {}, and a restore of {region}, {why}, reads from offset {from}", end.low);
+                findings.add(Anomaly::new(AnomalyKind::MissingLog, Invariant::K2, detail).at(topic, *partition, end.low).of(region));
+            }
+        }
+    }
+    findings
+}
+
+/// The oldest remote checkpoint of a region that must be of use: of those that the writer of the newest has made in a row. One by somebody else before it
+/// may have come late, behind a trim, and was useless from its start. By which clock it was made does not tell: clocks are a fault here.
+fn needed<'a>(kept: &'a [CheckpointInfo], region: &str) -> Option<&'a CheckpointInfo> {
+    let is_remote = |info: &&CheckpointInfo| info.durability == Durability::Remote && info.region.to_string() == region;
+    let mut remote: Vec<&CheckpointInfo> = kept.iter().filter(is_remote).collect();
+    remote.sort_by_key(|info| (info.epoch, info.incarnation));
+    let writer = remote.last()?.incarnation;
+    remote.into_iter().rev().take_while(|info| info.incarnation == writer).last()
 }
 
 /// Topics that begin with the job's name and are neither its own nor among `known`. `stages`, `exchanges`: how many the genesis says there are.
@@ -137,11 +188,61 @@ mod tests {
             delta: None,
             finished: false,
         };
-        let first = BTreeMap::from([(region, ("c".to_string(), record))]);
-        let missing = |low, checkpoint: Option<u64>| {
+        let topic = "j-c-changelog";
+        let first = BTreeMap::from([(region, (topic.to_string(), record))]);
+        let missing = |low, stateful: bool, checkpoint: Option<u64>| {
             let checkpoints = checkpoint.map(|epoch| (region, (Epoch(epoch), Durability::Remote))).into_iter().collect();
-            check_trims(&[end("c", low, 9, 9)], &first, &BTreeSet::from([region]), &checkpoints).count(AnomalyKind::MissingLog)
+            let stateful = stateful.then_some(region).into_iter().collect();
+            check_trims("j", &[end(topic, low, 9, 9)], &first, &stateful, &checkpoints).count(AnomalyKind::MissingLog)
         };
-        assert_eq!([missing(0, None), missing(3, Some(6)), missing(3, Some(9)), missing(3, Some(5)), missing(3, None)], [0, 0, 0, 1, 1]);
+        assert_eq!([missing(0, true, None), missing(3, true, Some(7)), missing(3, true, Some(9))], [0, 0, 0]);
+        // A checkpoint is proven by its own record.
+        assert_eq!([missing(3, true, Some(6)), missing(3, true, Some(5)), missing(3, true, None)], [1, 1, 1]);
+        assert_eq!(missing(3, false, None), 0, "a region without state goes on by its last record");
+    }
+
+    #[test]
+    fn a_changelog_that_is_trimmed_to_its_end_is_found_without_a_record() {
+        let missing = |low, high| {
+            let ends = [end("j-c-changelog", low, high, high), end("j-c-repartition", 9, 9, 9)];
+            check_trims("j", &ends, &BTreeMap::new(), &BTreeSet::new(), &BTreeMap::new()).count(AnomalyKind::MissingLog)
+        };
+        assert_eq!([missing(0, 0), missing(0, 3), missing(3, 3), missing(3, 4)], [0, 0, 1, 1]);
+    }
+
+    fn checkpoint(epoch: u64, incarnation: u64, from: i64) -> CheckpointInfo {
+        use streamshield_core::ids::{Incarnation, PlanFingerprint, StageId};
+        CheckpointInfo {
+            region: RegionId { stage: StageId(1), partition: 0 },
+            epoch: Epoch(epoch),
+            incarnation: Incarnation(incarnation),
+            plan: PlanFingerprint(1),
+            positions: vec![10 * from],
+            watermark: streamshield_core::watermark::Watermark::MIN,
+            changelog_from: from,
+            durability: Durability::Remote,
+            pinned: false,
+            created_ms: 0,
+            manifest: format!("{epoch}-{incarnation}.json"),
+            files: 1,
+            bytes: 1,
+        }
+    }
+
+    #[test]
+    fn a_trim_beyond_what_a_kept_checkpoint_needs_is_found() {
+        let missing = |changelog: i64, exchange: i64, kept: &[CheckpointInfo]| {
+            let ends = [end("c", changelog, 99, 99), end("x", exchange, 99, 99)];
+            let reads = [RestoreReads { region: "s1/0".into(), partition: 0, changelog: "c".into(), exchange: Some("x".into()) }];
+            check_kept(&ends, kept, &reads).count(AnomalyKind::MissingLog)
+        };
+        let kept = [checkpoint(7, 1, 3), checkpoint(9, 1, 5)];
+        assert_eq!([missing(0, 0, &kept), missing(3, 30, &kept)], [0, 0]);
+        assert_eq!([missing(4, 30, &kept), missing(3, 31, &kept), missing(9, 90, &kept)], [1, 1, 2]);
+        assert_eq!([missing(0, 0, &[]), missing(1, 0, &[]), missing(1, 1, &[])], [0, 1, 2]);
+        let local = CheckpointInfo { durability: Durability::Local, ..checkpoint(7, 1, 3) };
+        assert_eq!([missing(5, 50, &[local.clone(), checkpoint(9, 1, 5)]), missing(3, 0, &[local])], [0, 1]);
+        // What somebody else has made may have come behind the trim.
+        assert_eq!(missing(5, 50, &[checkpoint(6, 1, 2), checkpoint(7, 2, 3), checkpoint(9, 1, 5)]), 0);
     }
 }

@@ -38,6 +38,8 @@ pub struct EpochsFound {
     pub first: BTreeMap<RegionId, (String, EpochRecord)>,
     pub last: BTreeMap<RegionId, EpochRecord>,
     pub incarnations: BTreeSet<u64>,
+    /// Epochs before the first records that are there: trimmed before anybody here has looked at them.
+    pub unseen: u64,
 }
 
 impl EpochsCheck {
@@ -89,6 +91,9 @@ impl EpochsCheck {
             self.add(kind, detail, Some(region), (partition, offset));
         }
         self.found.incarnations.insert(record.incarnation.0);
+        if is_first && self.trimmed.contains(&partition) {
+            self.found.unseen += record.epoch.0.saturating_sub(1);
+        }
         if is_first {
             self.found.first.insert(region, (self.topic.clone(), record.clone()));
         }
@@ -184,6 +189,19 @@ mod tests {
         assert_eq!(found(&[record("a", 1, 5, 5), record("a", 3, 5, 9)]), broken);
         assert_eq!(found(&[record("a", 1, 5, 5), record("a", 2, 5, 9), record("a", 2, 5, 9)]), broken);
         assert_eq!(found(&[record("a", 2, 5, 9)]), broken);
+    }
+
+    #[test]
+    fn a_trimmed_changelog_says_how_many_epochs_nobody_has_looked_at() {
+        let unseen = |trimmed: &[i32]| {
+            let mut check = EpochsCheck::default();
+            check.begin("job-count-changelog", trimmed.iter().copied().collect());
+            check.take(0, 40, Some(EPOCH_KEY), &record("a", 8, 5, 9).encode());
+            check.take(0, 41, Some(EPOCH_KEY), &record("a", 9, 9, 9).encode());
+            let found = check.finish(OwnerHistory::from_middle(BTreeSet::new()));
+            (found.unseen, found.findings.count(AnomalyKind::BrokenEpochs))
+        };
+        assert_eq!((unseen(&[0]), unseen(&[])), ((7, 0), (0, 1)));
     }
 
     #[test]

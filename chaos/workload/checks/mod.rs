@@ -92,10 +92,11 @@ pub fn check_job(
     let control = control.finish();
     let epochs = epochs.finish(control.history.clone());
     checked.findings.merge(exchanges.finish(&epochs.last));
-    checked.findings.merge(ends::check_trims(&partitions, &epochs.first, &control.stateful, &control.checkpoints));
+    checked.findings.merge(ends::check_trims(job, &partitions, &epochs.first, &control.stateful, &control.checkpoints));
     checked.findings.merge(ends::check_names(job, &names, others, (control.stages, control.exchanges)));
     checked.findings.merge(control.findings);
     checked.findings.merge(epochs.findings);
+    checked.findings.epochs_unseen = epochs.unseen;
     checked.source_stages = control.source_stages;
     checked.epochs = checked.findings.checked.get(&Invariant::E1).copied().unwrap_or(0);
     checked.last = epochs.last.into_iter().map(|(region, record)| (region, (record.epoch, record.positions))).collect();

@@ -8,7 +8,7 @@
 //! | nothing of the input is left | by its rows | by the positions in the epoch records |
 //! | rows in = rows out + dead letters | yes | where a stage gives a row for each row (no filter, no window, no list) |
 //! | dead letters | exactly those of the faulty records | exactly those of the faulty records; any other one is an anomaly |
-//! | late rows | exactly those that were injected | none: all rows are in the order of their event time |
+//! | late rows | exactly those that were injected | none: all rows are in the order of their event time. Not judged where a source has an idle timeout: an outage makes rows late |
 //! | sums, windows, order, torn transactions in sinks | yes | no |
 //!
 //! The tables are not parsed here: `streamshield explain JOB --format json` tells them. Every source table with the connector `kafka` and JSON values gets rows by the
@@ -54,6 +54,9 @@ pub struct Table {
     pub options: BTreeMap<String, String>,
     #[serde(default)]
     pub event_time: BTreeSet<String>,
+    /// Of a source; the job's, where the table has none.
+    #[serde(default)]
+    pub idle_timeout_ms: Option<u64>,
 }
 
 /// A column of the records.
@@ -140,6 +143,11 @@ impl UserJob {
     /// Bad records become dead letters.
     pub fn has_dead_letters(&self) -> bool {
         self.file.get("on_bad_record").and_then(Value::as_str) == Some("dead_letter")
+    }
+
+    /// After an outage of a part of the brokers rows may be late, as in any engine.
+    pub fn has_idle_timeout(&self) -> bool {
+        self.stages.iter().filter_map(|stage| stage.source.as_ref()).any(|table| table.idle_timeout_ms.is_some())
     }
 
     /// Creates the topics of sources and sinks. They must not exist: rows of somebody else would be judged, too.

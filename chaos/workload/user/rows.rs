@@ -322,6 +322,7 @@ mod tests {
                 .map(|(key, value)| (key.to_string(), value.to_string()))
                 .into(),
             event_time: ["ms".to_string()].into(),
+            idle_timeout_ms: None,
         };
         let rows = TableRows::new(&table, "t").expect("a table of ours");
         let schedule = Schedule::new(3, Settings::default(), 1_000_000);

@@ -4,6 +4,7 @@
 //! or on finite tables (limits, joins by key), and the ones that split distinct aggregates, which [`crate::aggregate`] does for two levels.
 
 use crate::error::Checked;
+use crate::fine_times::FineTimes;
 use crate::windows::{WINDOW_TIME, WindowNode};
 use datafusion_common::Column;
 use datafusion_common::config::ConfigOptions;
@@ -29,6 +30,7 @@ pub(crate) fn analyze(plan: LogicalPlan, options: &ConfigOptions) -> Checked<Log
 pub(crate) fn optimize(plan: LogicalPlan, options: &ConfigOptions) -> Checked<LogicalPlan> {
     let optimizer = Optimizer::with_rules(vec![
         Arc::new(OptimizeUnions::new()),
+        Arc::new(FineTimes),
         Arc::new(SimplifyExpressions::new()),
         Arc::new(ReplaceDistinctWithAggregate::new()),
         Arc::new(EliminateDuplicatedExpr::new()),

@@ -15,6 +15,7 @@ mod ddl;
 mod dialect;
 mod error;
 pub mod explain;
+mod fine_times;
 mod fingerprint;
 mod functions;
 mod graph;

@@ -11,7 +11,8 @@
 //! - A CASE and a column of a UNION have the common type of all their values; that of a decimal and a DOUBLE is DOUBLE, also where they are compared.
 //! - What is cast to STRING is written as Java writes it; a time that is cast to fewer digits is rounded down. Between times and
 //!   numbers there is no cast.
-//! - What a cast makes of a decimal is what it is compared by: such a cast is a function where digits may be lost.
+//! - What a cast makes of a decimal is what it is compared by: such a cast is a function where digits may be lost. What is too long for a
+//!   decimal is NULL.
 //! - `FIRST_VALUE` and `LAST_VALUE` go by the time attribute and skip nulls.
 //!
 //! Done to every query right after it is planned, so that views, `INSERT INTO` and the fingerprint see Flink's types.
@@ -45,6 +46,7 @@ pub(crate) fn flink_results(plan: LogicalPlan, functions: &Functions) -> Checked
     Ok(changed.data)
 }
 
+/// The schema stays what it was: of its inputs' new types DataFusion may know no product until [`plain_results`] has been here.
 fn narrow_literals(node: LogicalPlan) -> Result<LogicalPlan> {
     let names = NamePreserver::new(&node);
     let narrowed = node.map_expressions(|expression| {
@@ -66,7 +68,7 @@ fn narrow_literals(node: LogicalPlan) -> Result<LogicalPlan> {
         })?;
         Ok(changed.update_data(|expression| name.restore(expression)))
     })?;
-    narrowed.data.recompute_schema()
+    Ok(narrowed.data)
 }
 
 /// Types that SQL does not have never leave a function: string views, unsigned numbers. Casts and arithmetic become Flink's. A call that could
@@ -159,7 +161,7 @@ fn flink_decimals(binary: &BinaryExpr, schema: &DFSchema, functions: &Functions)
     let mut binary = binary.clone();
     for (side, data_type) in [(&mut binary.left, left), (&mut binary.right, right)] {
         if data_type == DataType::Int64 {
-            *side = Box::new(cast((**side).clone(), DataType::Decimal128(decimals::BIGINT_DIGITS, 0)));
+            **side = cast((**side).clone(), DataType::Decimal128(decimals::BIGINT_DIGITS, 0));
         }
     }
     Ok(Some(Expr::BinaryExpr(binary)))
@@ -256,13 +258,11 @@ fn check_cast(value: &Expr, from: &DataType, to: &DataType) -> Checked<()> {
 
 /// A cast that means something else in Flink, or that DataFusion would not keep.
 fn flink_cast(value: &Expr, from: &DataType, to: &DataType, is_try: bool, functions: &Functions) -> Option<Expr> {
-    if decimals::loses_digits(from, to) {
-        let function = functions.scalars.get(if is_try { "__try_cast" } else { "__cast" })?;
-        let wanted = Expr::Literal(ScalarValue::new_zero(to).ok()?, None);
-        return Some(function.call(vec![value.clone(), wanted]));
-    }
     if is_decimal(to) {
         return as_decimal(value, from, to, is_try, functions);
+    }
+    if decimals::loses_digits(from, to) {
+        return decimals::cast_by_function(value.clone(), to, is_try).ok();
     }
     if *from == DataType::Utf8 && to.is_signed_integer() {
         let function = functions.scalars.get("__whole_text")?;
@@ -283,9 +283,13 @@ fn flink_cast(value: &Expr, from: &DataType, to: &DataType, is_try: bool, functi
     rounded_down(value, from, to, functions).map(|value| cast(value, to.clone()))
 }
 
-/// A DOUBLE or FLOAT as a decimal.
+/// A DOUBLE or FLOAT, or a number that may be too long, as a decimal: NULL where its digits do not suffice.
 pub(crate) fn as_decimal(value: &Expr, from: &DataType, to: &DataType, is_try: bool, functions: &Functions) -> Option<Expr> {
-    let (DataType::Float32 | DataType::Float64, DataType::Decimal128(precision, scale)) = (from, to) else { return None };
+    let DataType::Decimal128(precision, scale) = to else { return None };
+    if decimals::loses_digits(from, to) {
+        return decimals::cast_by_function(value.clone(), to, is_try).ok();
+    }
+    let (DataType::Float32 | DataType::Float64) = from else { return None };
     let function = functions.scalars.get(if is_try { "__try_decimal_of" } else { "__decimal_of" })?;
     let wanted = Expr::Literal(ScalarValue::Decimal128(Some(0), *precision, *scale), None);
     Some(function.call(vec![value.clone(), wanted]))

@@ -124,7 +124,7 @@ pub fn send_together(bootstrap_servers: &str, topic: &str, values: &[(i32, Value
 pub fn empty_topic(bootstrap_servers: &str, topic: &str) -> Result<()> {
     let admin: AdminClient<DefaultClientContext> = config(bootstrap_servers).create()?;
     let mut before = TopicPartitionList::new();
-    for end in ends(bootstrap_servers, topic)? {
+    for end in ends(bootstrap_servers, topic)?.into_iter().filter(|end| end.topic == topic) {
         before.add_partition_offset(topic, end.partition, Offset::Offset(end.stable))?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -20,6 +20,7 @@ use streamshield_core::ports::checkpoint::{
     CheckpointError, CheckpointInfo, CheckpointRequest, CheckpointStore, Durability, Restored, Saved,
 };
 use streamshield_core::ports::log::*;
+use streamshield_sim::state::DiskFaults;
 use streamshield_sim::{ClientId, FaultPlan, Sim};
 
 /// A rule of the engine, broken.
@@ -49,6 +50,13 @@ impl Rule {
     /// Rules that a client keeps, and not the engine, are broken in the world.
     pub fn change(self, faults: &mut FaultPlan) {
         faults.forgives_doubt |= self == Rule::Doubt;
+    }
+
+    /// What a rule is about has to come to pass often enough: regions are given up where their state can't be written.
+    pub fn change_disk(self, faults: &mut DiskFaults) {
+        if self == Rule::ReadBack {
+            faults.write_fails = 1_000;
+        }
     }
 }
 

@@ -92,7 +92,7 @@ pub fn create_topics(path: &Path, dry_run: bool, redactor: &Redactor) -> ExitSta
             (false, true) => "would create",
             (false, false) => "created     ",
         };
-        println!("{what} {}", topic.describe());
+        say(format_args!("{what} {}", topic.describe()));
     }
     ExitStatus::Ok
 }

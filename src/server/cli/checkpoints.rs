@@ -177,8 +177,8 @@ fn verify_selected(admin: &dyn CheckpointAdmin, selection: Selection, redactor: 
         let checked = admin.verify(region).map_err(failed)?;
         for checked in checked.iter().filter(|checked| selection.epoch.is_none_or(|epoch| checked.epoch == Some(epoch))) {
             let verdict = if checked.problems.is_empty() { "ok" } else { "damaged" };
-            println!("{verdict:8} {region} {} ({} files, {})", checked.manifest, checked.files, tables::bytes(checked.bytes));
-            checked.problems.iter().for_each(|problem| println!("         {}", redactor.redact(problem)));
+            say(format_args!("{verdict:8} {region} {} ({} files, {})", checked.manifest, checked.files, tables::bytes(checked.bytes)));
+            checked.problems.iter().for_each(|problem| say(format_args!("         {}", redactor.redact(problem))));
             if checked.problems.is_empty() { whole += 1 } else { damaged += 1 }
         }
     }
@@ -190,7 +190,7 @@ fn verify_selected(admin: &dyn CheckpointAdmin, selection: Selection, redactor: 
     if whole == 0 {
         return Err(none_found(selection));
     }
-    println!("{whole} checkpoints are whole");
+    say(format_args!("{whole} checkpoints are whole"));
     Ok(())
 }
 
@@ -204,10 +204,10 @@ fn pin_selected(admin: &dyn CheckpointAdmin, selection: Selection, pinned: bool)
     for checkpoint in &chosen {
         let (region, epoch) = (checkpoint.region, checkpoint.epoch);
         if pinned { admin.pin(region, epoch) } else { admin.unpin(region, epoch) }.map_err(failed)?;
-        println!("{} {} epoch {}", if pinned { "pinned  " } else { "unpinned" }, checkpoint.region, checkpoint.epoch);
+        say(format_args!("{} {} epoch {}", if pinned { "pinned  " } else { "unpinned" }, checkpoint.region, checkpoint.epoch));
     }
     if chosen.is_empty() {
-        println!("nothing was pinned");
+        say("nothing was pinned");
     }
     Ok(())
 }
@@ -217,7 +217,7 @@ fn collect_all(admin: &dyn CheckpointAdmin, grace: Option<Duration>) -> Result<(
     for region in admin.regions().map_err(failed)? {
         deleted += admin.collect_garbage(region, grace).map_err(failed)?;
     }
-    println!("{deleted} objects deleted; what is needless since now goes when the grace is over");
+    say(format_args!("{deleted} objects deleted; what is needless since now goes when the grace is over"));
     Ok(())
 }
 
@@ -272,12 +272,12 @@ fn restore_as(planned: &PlannedJob, admin: &dyn CheckpointAdmin, to: RestoreTo, 
     let starts = wiring::restore::restore(planned, admin, &log, to, new_job).map_err(stop)?;
     for start in &starts {
         match start.made_ms {
-            Some(made_ms) => println!("{} from epoch {}, made {}", start.region, start.epoch, tables::time(Some(made_ms))),
-            None => println!("{} from epoch {}", start.region, start.epoch),
+            Some(made_ms) => say(format_args!("{} from epoch {}, made {}", start.region, start.epoch, tables::time(Some(made_ms)))),
+            None => say(format_args!("{} from epoch {}", start.region, start.epoch)),
         }
     }
     let bytes = tables::bytes(starts.iter().map(|start| start.bytes).sum());
-    println!("job `{new_job}` starts from these ({bytes}): set `name: {new_job}` in its job file and run it");
+    say(format_args!("job `{new_job}` starts from these ({bytes}): set `name: {new_job}` in its job file and run it"));
     Ok(())
 }
 

@@ -445,11 +445,11 @@ pub fn main() -> u8 {
         Command::Gate(arguments) => return chaos::gate(&arguments),
         Command::Topics { command: TopicsCommand::Create { job, dry_run } } => check::create_topics(&job, dry_run, &redactor),
         Command::Schema => {
-            print!("{}", schema::json_schema_text());
+            show(schema::json_schema_text());
             ExitStatus::Ok
         }
         Command::Version => {
-            println!("streamshield {}", env!("CARGO_PKG_VERSION"));
+            say(concat!("streamshield ", env!("CARGO_PKG_VERSION")));
             ExitStatus::Ok
         }
     };

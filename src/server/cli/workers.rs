@@ -42,12 +42,12 @@ pub fn drain(path: &Path, request: &DrainRequest<'_>, redactor: &Redactor) -> Ex
         let record = ControlRecord::Drain { worker: request.worker.to_string(), undo: request.undo, incarnation };
         control.append(&record).map_err(Stop::failed)?;
         match (request.undo, request.wait) {
-            (true, _) => println!("worker `{}` takes regions again", request.worker),
+            (true, _) => say(format_args!("worker `{}` takes regions again", request.worker)),
             (false, None) => {
                 if let Some(problem) = called_off(&asked, &find(&job.name, &control, request.worker)?) {
                     return Err(Stop::with(ExitStatus::Failed, problem));
                 }
-                println!("worker `{}` is draining; `streamshield workers list` shows what it still owns", request.worker);
+                say(format_args!("worker `{}` is draining; `streamshield workers list` shows what it still owns", request.worker));
             }
             (false, Some(time_max)) => wait_until_empty(&job.name, &mut control, &asked, time_max)?,
         }
@@ -92,7 +92,7 @@ fn wait_until_empty(job: &str, control: &mut ControlLog, asked: &WorkerStatus, t
         let status = ClusterStatus::assemble(job, &control.cluster);
         let Some(worker) = status.workers.iter().find(|worker| worker.worker == name) else {
             if control.cluster.standing(last) == Standing::Left {
-                println!("worker `{name}` has left");
+                say(format_args!("worker `{name}` has left"));
                 return Ok(());
             }
             // Expired, or on its way to a new incarnation, which would know nothing of the request.
@@ -112,7 +112,7 @@ fn wait_until_empty(job: &str, control: &mut ControlLog, asked: &WorkerStatus, t
         let left = status.unfinished_regions_of(name);
         if left == 0 {
             let finished = if worker.regions_owned > 0 { " but finished regions" } else { "" };
-            println!("worker `{name}` owns nothing any more{finished}: it can be stopped");
+            say(format_args!("worker `{name}` owns nothing any more{finished}: it can be stopped"));
             return Ok(());
         }
         if status.workers.iter().all(|worker| worker.draining) {

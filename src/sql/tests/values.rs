@@ -1,6 +1,6 @@
 //! Planned expressions, evaluated over one row: functions, types and the binding of columns.
 
-use super::planned;
+use super::{explained, planned};
 use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
 use arrow_cast::display::array_value_to_string;
 use arrow_schema::Schema;
@@ -354,6 +354,66 @@ fn a_decimal_that_is_cast_is_compared_by_what_the_cast_gives() {
     );
     check("BIGINT", &[("CAST(n * 0.5 AS BIGINT)", "-3"), ("CAST(n * 1.5 AS BIGINT) + 1", "-9")]);
     check("DECIMAL(10, 1)", &[("CAST(n * 0.25 AS DECIMAL(10, 1))", "-1.8"), ("CAST(n AS DECIMAL(10, 1))", "-7.0")]);
+}
+
+#[test]
+fn what_is_too_long_for_a_decimal_is_null() {
+    // By a CAST, and by INSERT INTO.
+    check(
+        "DECIMAL(5, 2)",
+        &[
+            ("CAST(i AS DECIMAL(5, 2))", "NULL"),
+            ("CAST(123456 AS DECIMAL(5, 2))", "NULL"),
+            ("CAST(n * 1000.0 AS DECIMAL(5, 2))", "NULL"),
+            ("i", "NULL"),
+            ("n * 1000.0", "NULL"),
+            // Rounded, -100.0 has a digit too many.
+            ("CAST(n * 14.28 AS DECIMAL(3, 1))", "NULL"),
+            ("CAST(n * 14.27 AS DECIMAL(3, 1))", "-99.90"),
+            ("n", "-7.00"),
+        ],
+    );
+    check("BOOLEAN", &[("CAST(i AS DECIMAL(5, 0)) < 0", "NULL"), ("CAST(i AS DECIMAL(5, 0)) IS NULL", "true")]);
+}
+
+/// `ts` ends in 05.067.
+#[test]
+fn a_time_is_compared_with_all_digits_of_a_constant() {
+    let time = |digits: &str| format!("TIMESTAMP '2024-03-09 15:04:05.{digits}'");
+    let (before, whole, behind) = (time("066999"), time("067"), time("067001"));
+    for (expression, expected) in [
+        (format!("ts = {behind}"), "false"),
+        (format!("ts <> {behind}"), "true"),
+        (format!("ts < {behind}"), "true"),
+        (format!("ts >= {behind}"), "false"),
+        (format!("{behind} > ts"), "true"),
+        (format!("ts > {before}"), "true"),
+        (format!("ts <= {before}"), "false"),
+        (format!("ts = {whole}"), "true"),
+        (format!("ts BETWEEN {behind} AND {}", time("068")), "false"),
+        (format!("ts NOT BETWEEN {behind} AND {}", time("068")), "true"),
+        (format!("ts BETWEEN {before} AND {behind}"), "true"),
+        (format!("ts IN ({behind}, {before})"), "false"),
+        (format!("ts NOT IN ({behind}, {before})"), "true"),
+        (format!("ts IN ({whole}, {behind})"), "true"),
+        (format!("ts IN ({behind}, {before}, {}, {}, {})", time("067002"), time("067003"), time("1")), "false"),
+        (format!("CAST(ts AS TIMESTAMP(6)) = {behind}"), "false"),
+        (format!("TRY_CAST(ts AS TIMESTAMP(6)) = {behind}"), "false"),
+        ("ts < CAST('2024-03-09 15:04:05.067000001' AS TIMESTAMP(9))".into(), "true"),
+        (format!("CAST(missing AS TIMESTAMP(3)) = {behind}"), "NULL"),
+        (format!("NULLIF(ts, {behind}) IS NULL"), "false"),
+    ] {
+        assert_eq!(value(&expression, "BOOLEAN"), expected, "{expression}");
+    }
+    let plan = |select: String| {
+        explained(&format!("{TABLE}CREATE TABLE r (x BOOLEAN) WITH ('connector' = 'kafka', 'topic' = 'r');\nINSERT INTO r {select};"))
+    };
+    // A constant that has no more digits than the column is the column's own.
+    let text = plan(format!("SELECT ts < {} FROM t", time("067000")));
+    assert!(!text.to_lowercase().contains("cast("), "{text}");
+    // The filter meets the cast once it has been pushed down.
+    let text = plan(format!("SELECT n > 0 FROM (SELECT n, CAST(ts AS TIMESTAMP(6)) AS u FROM t) AS a WHERE u = {behind}"));
+    assert!(text.contains("__cast(ts"), "{text}");
 }
 
 /// What is computed with a CASE goes by the common type of its results, whichever comes first.

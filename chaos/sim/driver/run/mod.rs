@@ -180,10 +180,14 @@ impl<'a> Run<'a> {
         let (control, oracle) = (Control::of(JOB), SharedOracle::default());
         sim.set_checks(checks(&control, &oracle));
         let feeder = Feeder::new(&sim, scenario).expect("nothing goes wrong in a world without faults");
+        let mut faults = scenario.disk.clone();
+        if let Some(rule) = broken {
+            rule.change_disk(&mut faults);
+        }
         let machine = |number: usize| {
             let name = format!("w{number}");
             let wall_error_ms = scenario.wall_error_ms[number];
-            Machine { disk: SimDisk::new(&sim, &name, scenario.disk.clone()), name, client: None, wall_error_ms, replaced: 0 }
+            Machine { disk: SimDisk::new(&sim, &name, faults.clone()), name, client: None, wall_error_ms, replaced: 0 }
         };
         Run {
             scenario,

@@ -167,8 +167,8 @@ impl ExternalContent for EpochFile {
         let visible = self.names.visible(self.epoch);
         if visible.exists() {
             let message = format!(
-                "'{}' is there already: it is of another job, or of this one before it began anew; move such files away, or give each job a \
-                 folder of its own",
+                "'{}' is there already: it is of another job, or of this one before it began anew (as it does at each start if its topics are in \
+                 memory); move such files away, or give each job a folder of its own",
                 visible.display()
             );
             return Err(SinkError { retry: false, message });
@@ -223,6 +223,10 @@ fn failed(folder: &Path, path: &Path, error: &io::Error) -> SinkError {
             error.kind(),
             io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory | io::ErrorKind::NotFound
         );
-    let hint = if is_away { "; the folder was there before: is a mount away? One that was deleted has to be made again" } else { "" };
+    let hint = if is_away {
+        "; is a mount away? A folder that was deleted, or that a restored job does not find, has to be made by hand"
+    } else {
+        ""
+    };
     SinkError { retry, message: format!("can't write '{}': {error}{hint}", path.display()) }
 }

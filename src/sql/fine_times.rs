@@ -3,7 +3,7 @@
 //! Where a TIMESTAMP(3) is compared with a TIMESTAMP(6), it is cast to that type. DataFusion's simplifier drops the cast if the other side is
 //! a constant, and cuts the constant to three digits: `ts = TIMESTAMP '… 05.067001'` would be true at 05.067. Where an expression has such a
 //! constant, its casts of times to more digits are functions, which the simplifier leaves alone. All other expressions are
-//! left as they are.
+//! left as they are. A TIMESTAMP(9) ends in 2262: in a comparison with such a constant a later time is refused.
 
 use crate::functions::decimals::cast_by_function;
 use arrow_schema::{DataType, TimeUnit};

@@ -164,9 +164,13 @@ fn fails_at_the_third_record(name: &str, record: Value, job: impl Fn(&Stage) -> 
 }
 
 /// Two partitions; the second one is far ahead, so that its row at 1 s is late by its own watermark, and by the other one's as well.
+///
+/// Both begin before either goes on: one that has had no row for two seconds is idle, and no window waits for it.
 fn send_late(stage: &Stage) -> Result<()> {
-    stage.send(0, &[row("a", 1, 0), row("a", 2, 30_000)])?;
-    stage.send(1, &[row("a", 4, 0), row("a", 8, 30_000), row("late", 16, 1_000)])
+    stage.send(0, &[row("a", 1, 0)])?;
+    stage.send(1, &[row("a", 4, 0)])?;
+    stage.send(0, &[row("a", 2, 30_000)])?;
+    stage.send(1, &[row("a", 8, 30_000), row("late", 16, 1_000)])
 }
 
 #[test]

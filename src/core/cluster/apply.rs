@@ -118,6 +118,9 @@ impl Cluster {
             ControlRecord::Ready { incarnation, region, .. } => self.ready(incarnation, region, turn),
             ControlRecord::NotReady { incarnation, region, .. } => self.not_ready(incarnation, region),
             ControlRecord::Released { incarnation, region, assignment, .. } => self.release(incarnation, region, assignment, turn),
+            ControlRecord::Failed { incarnation, region, assignment, reason, away: true, .. } => {
+                self.give_back(incarnation, region, assignment, &reason, turn)
+            }
             ControlRecord::Failed { incarnation, region, assignment, reason, retry, .. } => {
                 self.fail(incarnation, region, assignment, (reason, retry), turn)
             }
@@ -302,6 +305,17 @@ impl Cluster {
         if !retry || failures >= FAILURES_MAX {
             turn.effects.push(Effect::Quarantined { region: id, reason });
         }
+        Verdict::Valid
+    }
+
+    /// It does not come up there, for no fault of its own.
+    fn give_back(&mut self, incarnation: Incarnation, id: RegionId, assignment: Offset, reason: &str, turn: &mut Turn) -> Verdict {
+        if !self.is_owner(incarnation, id, assignment) {
+            return Verdict::Ignored;
+        }
+        self.balance_later();
+        self.change_region(id, |region| region.lose_owner(Why::Failed));
+        turn.effects.push(Effect::GivenBack { region: id, reason: shortened(reason).to_string() });
         Verdict::Valid
     }
 

@@ -11,9 +11,8 @@ use streamshield_core::ports::log::TopicPartition;
 
 /// How long a follower rests that can't go on, unless the region is to be owned here.
 const RESTS: Duration = Duration::from_secs(60);
-/// Waits for what may be away for this worker alone, before another one tries. They take more than eleven minutes, which is longer than failures may lie apart
-/// to add up: an outage never ends in a quarantine.
-pub(crate) const WAITS_MAX: u32 = 140;
+/// Waits for what may be away for this worker alone, before another one tries: about half a minute.
+pub(crate) const WAITS_MAX: u32 = 12;
 
 impl Nursery {
     /// Sorts a failure out: again, anew, or over to somebody else.
@@ -56,7 +55,7 @@ impl Nursery {
         task.ready_told = None;
         task.resume_at = self.now() + pause_after(task.tries);
         if task.tries > TRIES_MAX {
-            self.let_others_try(id, &mut task, &message);
+            self.let_others_try(id, &mut task, Failure::new(&message, true));
         }
         self.charges.tasks.insert(id, task);
         Ok(Tended::Quiet)
@@ -73,15 +72,14 @@ impl Nursery {
         }
         task.resume_at = self.now() + pause;
         if task.waits > WAITS_MAX {
-            self.let_others_try(id, &mut task, message);
+            self.let_others_try(id, &mut task, Failure::away(message));
         }
         self.charges.tasks.insert(id, task);
         Tended::Quiet
     }
 
-    fn let_others_try(&self, id: RegionId, task: &mut Task, message: &str) {
+    fn let_others_try(&self, id: RegionId, task: &mut Task, failure: Failure) {
         let Role::Owner { assignment, .. } = task.role else { return };
-        let failure = Failure::new(message, true);
         self.give_back(id, assignment, &failure);
         task.given_back = Some((assignment, failure));
         task.tries = 0;
@@ -118,8 +116,8 @@ impl Nursery {
     /// Gives an owned region back to the control log. A repeated record is a no-op.
     pub(super) fn give_back(&self, region: RegionId, assignment: Offset, failure: &Failure) {
         let (incarnation, epoch) = (self.slot.incarnation, Epoch(0));
-        let Failure { reason, retry } = failure.clone();
-        let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry };
+        let Failure { reason, retry, away } = failure.clone();
+        let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry, away };
         if let Err(error) = self.membership.append(&record) {
             tracing::debug!(%region, %error, "could not give the region back yet");
         }

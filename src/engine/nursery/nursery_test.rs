@@ -533,8 +533,12 @@ fn what_only_this_worker_may_not_reach_is_left_to_others_after_a_long_time() {
     (task.waits, task.resume_at) = (WAITS_MAX, Duration::ZERO);
     bed.turns(true);
     assert!(log.told("failed") > 0);
-    // The failures of a long outage are counted only where they come less than ten minutes after each other.
-    assert!((1..=WAITS_MAX).map(pause_after).sum::<Duration>() > Duration::from_secs(600));
+    let (failures, owned_since) = bed.nursery.membership.view(|cluster| {
+        let region = cluster.region(region(0)).expect("the genesis has it");
+        (region.failures, region.owner.map(|owner| owner.assignment))
+    });
+    assert_eq!(failures, 0, "an outage never ends in a quarantine");
+    assert!(owned_since > Some(1), "it was given anew");
 }
 
 #[test]

@@ -59,7 +59,11 @@ impl Slot {
                 }
                 self.work.unopened.insert(id, Unopened { tries, resume_at: self.clock.steady() + pause });
             }
-            Err(RegionError::Retry(reason) | RegionError::Stop(reason) | RegionError::Failed(reason)) => {
+            Err(RegionError::Retry(reason)) => {
+                tracing::warn!(region = %id, reason, "the input is away here");
+                region.failed = Some(Failure::away(&reason));
+            }
+            Err(RegionError::Stop(reason) | RegionError::Failed(reason)) => {
                 tracing::warn!(region = %id, reason, "the input can't be read");
                 region.failed = Some(Failure::new(&reason, true));
             }

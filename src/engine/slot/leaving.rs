@@ -88,11 +88,11 @@ impl Slot {
         let (assignment, epoch) = (region.assignment, region.epoch);
         match region.failed.clone() {
             // What was sealed is committed, or refused for good; what was not is no epoch.
-            Some(Failure { reason, retry }) => {
+            Some(Failure { reason, retry, away }) => {
                 // Closed before anybody may open it.
                 region.drop_state();
                 self.work.failed_here.insert(id);
-                ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry }
+                ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry, away }
             }
             None if region.leaving => ControlRecord::Released { incarnation, region: id, assignment, epoch },
             None => ControlRecord::Finished { incarnation, region: id, assignment, epoch },

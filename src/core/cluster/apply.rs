@@ -308,13 +308,19 @@ impl Cluster {
         Verdict::Valid
     }
 
-    /// It does not come up there, for no fault of its own.
+    /// It does not come up there, for no fault of its own. It is never quarantined for that; as any that has failed it stays where it works.
     fn give_back(&mut self, incarnation: Incarnation, id: RegionId, assignment: Offset, reason: &str, turn: &mut Turn) -> Verdict {
         if !self.is_owner(incarnation, id, assignment) {
             return Verdict::Ignored;
         }
         self.balance_later();
-        self.change_region(id, |region| region.lose_owner(Why::Failed));
+        let now_ms = self.state.clock.now_ms;
+        self.change_region(id, |region| {
+            region.failures = region.failures.max(1);
+            region.failed_ms = now_ms;
+            region.cold_at.insert(incarnation);
+            region.lose_owner(Why::Failed);
+        });
         turn.effects.push(Effect::GivenBack { region: id, reason: shortened(reason).to_string() });
         Verdict::Valid
     }

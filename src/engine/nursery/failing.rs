@@ -9,7 +9,7 @@ use streamshield_core::cluster::ControlRecord;
 use streamshield_core::ids::{Epoch, Offset, RegionId};
 use streamshield_core::ports::log::TopicPartition;
 
-/// How long a follower rests that can't go on, unless the region is to be owned here.
+/// How long a follower rests that can't go on, unless the region is to be owned here; and how long after a wait the next one is the first again.
 const RESTS: Duration = Duration::from_secs(60);
 /// Waits for what may be away for this worker alone, before another one tries: about half a minute.
 pub(crate) const WAITS_MAX: u32 = 12;
@@ -63,6 +63,10 @@ impl Nursery {
 
     /// Something outside is away. That is no failure, and no try is counted.
     fn waits(&mut self, id: RegionId, mut task: Task, message: &str) -> Tended {
+        if self.now() > task.resume_at + RESTS {
+            // It got on since the last time.
+            task.waits = 0;
+        }
         task.waits += 1;
         let pause = pause_after(task.waits);
         if pause < RETRY_PAUSE_MAX {
@@ -71,7 +75,7 @@ impl Nursery {
             tracing::warn!(region = %id, message, "the region waits for what it needs");
         }
         task.resume_at = self.now() + pause;
-        if task.waits > WAITS_MAX {
+        if task.waits > WAITS_MAX && self.membership.view(|cluster| cluster.has_untried(id, self.slot.incarnation)) {
             self.let_others_try(id, &mut task, Failure::away(message));
         }
         self.charges.tasks.insert(id, task);
@@ -80,7 +84,11 @@ impl Nursery {
 
     fn let_others_try(&self, id: RegionId, task: &mut Task, failure: Failure) {
         let Role::Owner { assignment, .. } = task.role else { return };
-        self.give_back(id, assignment, &failure);
+        let is_told = self.give_back(id, assignment, &failure);
+        if failure.away && !is_told {
+            // The log is away, and so for all.
+            return;
+        }
         task.given_back = Some((assignment, failure));
         task.tries = 0;
         task.waits = 0;
@@ -114,13 +122,15 @@ impl Nursery {
     }
 
     /// Gives an owned region back to the control log. A repeated record is a no-op.
-    pub(super) fn give_back(&self, region: RegionId, assignment: Offset, failure: &Failure) {
+    pub(super) fn give_back(&self, region: RegionId, assignment: Offset, failure: &Failure) -> bool {
         let (incarnation, epoch) = (self.slot.incarnation, Epoch(0));
         let Failure { reason, retry, away } = failure.clone();
         let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry, away };
-        if let Err(error) = self.membership.append(&record) {
+        let told = self.membership.append(&record);
+        if let Err(error) = &told {
             tracing::debug!(%region, %error, "could not give the region back yet");
         }
+        told.is_ok()
     }
 
     /// A follower that was dropped in an error left its partitions assigned.

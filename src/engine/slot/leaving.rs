@@ -91,7 +91,9 @@ impl Slot {
             Some(Failure { reason, retry, away }) => {
                 // Closed before anybody may open it.
                 region.drop_state();
-                self.work.failed_here.insert(id);
+                if !away {
+                    self.work.failed_here.insert(id);
+                }
                 ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry, away }
             }
             None if region.leaving => ControlRecord::Released { incarnation, region: id, assignment, epoch },

@@ -189,9 +189,6 @@ impl Membership {
             Effect::Quarantined { region, reason } => {
                 tracing::warn!(%region, reason, "a region is quarantined: nobody works on it, and the rest of the job goes on");
             }
-            Effect::GivenBack { region, reason } => {
-                tracing::warn!(%region, reason, "a region does not come up where it is, since something is away there: another worker tries");
-            }
             other => tracing::debug!(effect = ?other, "cluster"),
         }
     }

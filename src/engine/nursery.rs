@@ -15,10 +15,9 @@
 //! An owned region that is asked for before it is up is released as it is: who waits for it is ready.
 //!
 //! On failure: a region that can't be brought up is tried again after a pause; an owned one that fails again and again is given back to the control log with the
-//! reason, which gives it to another worker or quarantines it. While the log, a store or a sink is away, it is waited for, and after half a
-//! minute one of those who have not tried yet does: what is away for one may be there for another. No failure is counted for that. A follower
-//! that diverged (E-4) or whose state is of no use is rebuilt and not ready until then. Where another try would end in the same way (a damaged changelog), an owned
-//! region is given back at once, and a followed one is left alone; what is wrong with all regions (another plan, other topics) ends the worker.
+//! reason, which gives it to another worker or quarantines it. While the log, a store or a sink is away, it is waited for, and for eleven minutes nothing is given
+//! back. A follower that diverged (E-4) or whose state is of no use is rebuilt and not ready until then. Where another try would end in the same way (a damaged
+//! changelog), an owned region is given back at once, and a followed one is left alone; what is wrong with all regions (another plan, other topics) ends the worker.
 
 mod failing;
 mod finishing;

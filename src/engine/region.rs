@@ -74,17 +74,11 @@ pub struct Failure {
     pub reason: String,
     /// Another try may go better.
     pub retry: bool,
-    /// Nothing is wrong with the region: what it needs is away, for this worker at least.
-    pub away: bool,
 }
 
 impl Failure {
     pub fn new(reason: &str, retry: bool) -> Failure {
-        Failure { reason: shortened(reason).to_string(), retry, away: false }
-    }
-
-    pub fn away(reason: &str) -> Failure {
-        Failure { away: true, ..Failure::new(reason, true) }
+        Failure { reason: shortened(reason).to_string(), retry }
     }
 }
 

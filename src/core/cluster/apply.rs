@@ -118,9 +118,6 @@ impl Cluster {
             ControlRecord::Ready { incarnation, region, .. } => self.ready(incarnation, region, turn),
             ControlRecord::NotReady { incarnation, region, .. } => self.not_ready(incarnation, region),
             ControlRecord::Released { incarnation, region, assignment, .. } => self.release(incarnation, region, assignment, turn),
-            ControlRecord::Failed { incarnation, region, assignment, reason, away: true, .. } => {
-                self.give_back(incarnation, region, assignment, &reason, turn)
-            }
             ControlRecord::Failed { incarnation, region, assignment, reason, retry, .. } => {
                 self.fail(incarnation, region, assignment, (reason, retry), turn)
             }
@@ -305,23 +302,6 @@ impl Cluster {
         if !retry || failures >= FAILURES_MAX {
             turn.effects.push(Effect::Quarantined { region: id, reason });
         }
-        Verdict::Valid
-    }
-
-    /// It does not come up there, for no fault of its own. It is never quarantined for that; as any that has failed it stays where it works.
-    fn give_back(&mut self, incarnation: Incarnation, id: RegionId, assignment: Offset, reason: &str, turn: &mut Turn) -> Verdict {
-        if !self.is_owner(incarnation, id, assignment) {
-            return Verdict::Ignored;
-        }
-        self.balance_later();
-        let now_ms = self.state.clock.now_ms;
-        self.change_region(id, |region| {
-            region.failures = region.failures.max(1);
-            region.failed_ms = now_ms;
-            region.cold_at.insert(incarnation);
-            region.lose_owner(Why::Failed);
-        });
-        turn.effects.push(Effect::GivenBack { region: id, reason: shortened(reason).to_string() });
         Verdict::Valid
     }
 

@@ -56,14 +56,10 @@ impl<'a> Placement<'a> {
     /// The slot that gets the region. None: nobody is alive.
     pub fn owner_for(&mut self, region: &Region, lost: Option<Loss>) -> Option<SlotId> {
         let failed_at = lost.filter(|lost| lost.why == Why::Failed).map(|lost| lost.from);
-        let avoid: BTreeSet<Incarnation> = failed_at.map(|slot| slot.incarnation).into_iter().collect();
-        // Nor where it did not come up before, unless that is everywhere.
-        let avoid_all = failed_at.map(|_| &avoid | &region.cold_at).unwrap_or_default();
+        let avoid = failed_at.map(|slot| slot.incarnation);
         let slot = self
-            .warmest(region, lost, &avoid_all)
-            .or_else(|| self.least_loaded(&avoid_all).map(|member| self.slot_of(member)))
-            .or_else(|| self.warmest(region, lost, &avoid))
-            .or_else(|| self.least_loaded(&avoid).map(|member| self.slot_of(member)))
+            .warmest(region, lost, avoid)
+            .or_else(|| self.least_loaded(avoid).map(|member| self.slot_of(member)))
             .or_else(|| failed_at.filter(|slot| self.is_live(slot.incarnation)))
             .or_else(|| self.least_loaded_draining().map(|member| self.slot_of(member)))?;
         self.change_load(slot, |load| load + region.weight());
@@ -71,12 +67,12 @@ impl<'a> Placement<'a> {
     }
 
     /// A follower; the target of a move counts as one.
-    fn warmest(&self, region: &Region, lost: Option<Loss>, avoid: &BTreeSet<Incarnation>) -> Option<SlotId> {
+    fn warmest(&self, region: &Region, lost: Option<Loss>, avoid: Option<Incarnation>) -> Option<SlotId> {
         let target = region.moving.map(|moving| (moving.to, moving.ready));
         let followers = region.followers.iter().map(|follower| (follower.slot, follower.ready)).chain(target);
         let lost_rack = lost.and_then(|lost| self.rack(lost.from.incarnation));
         followers
-            .filter(|(slot, _)| self.is_live(slot.incarnation) && !avoid.contains(&slot.incarnation))
+            .filter(|(slot, _)| self.is_live(slot.incarnation) && Some(slot.incarnation) != avoid)
             .min_by_key(|(slot, ready)| {
                 let member = &self.index.members[&slot.incarnation];
                 let is_same_rack = member.rack.is_some() && member.rack.as_deref() == lost_rack;
@@ -85,15 +81,15 @@ impl<'a> Placement<'a> {
             .map(|(slot, _)| slot)
     }
 
-    fn least_loaded(&mut self, avoid: &BTreeSet<Incarnation>) -> Option<Incarnation> {
+    fn least_loaded(&mut self, avoid: Option<Incarnation>) -> Option<Incarnation> {
         let is_out = |placement: &Self, member: &Incarnation| Some(*member) == placement.without || placement.loads.contains_key(member);
         // Whoever was touched once stays so.
         while self.untouched.clone().next().is_some_and(|(_, member)| is_out(self, member)) {
             self.untouched.next();
         }
-        let is_wanted = |member: &Incarnation| !avoid.contains(member) && !is_out(self, member);
+        let is_wanted = |member: &Incarnation| Some(*member) != avoid && !is_out(self, member);
         let untouched = self.untouched.clone().find(|(_, member)| is_wanted(member));
-        let touched = self.touched.iter().find(|(_, member)| !avoid.contains(member));
+        let touched = self.touched.iter().find(|(_, member)| Some(*member) != avoid);
         untouched.into_iter().chain(touched).min().map(|(_, member)| *member)
     }
 
@@ -170,9 +166,8 @@ impl Cluster {
         self.change_region(id, |region| {
             region.owner = Some(Owner { slot: to, assignment: at, release_since_ms: None });
             region.moving = None;
-            if region.lost.take().is_none_or(|lost| lost.why != Why::Failed) {
-                region.cold_at.clear();
-            }
+            region.lost = None;
+            region.cold_at.clear();
             let follower = region.followers.iter().map(|follower| follower.slot).find(|slot| slot.incarnation == to.incarnation);
             if let Some(slot) = follower {
                 region.remove_follower(slot);

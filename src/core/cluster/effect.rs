@@ -77,11 +77,6 @@ pub enum Effect {
         failures: u32,
         reason: String,
     },
-    /// For no fault of its own: what it needs is away there.
-    GivenBack {
-        region: RegionId,
-        reason: String,
-    },
     Quarantined {
         region: RegionId,
         reason: String,
@@ -151,7 +146,6 @@ impl fmt::Display for Effect {
             Effect::Moved { region, from, to } => write!(f, "region {region}: moved from {from} to {to}"),
             Effect::Fenced { slot, by } => write!(f, "{slot} fenced by {}", by.0),
             Effect::Failed { region, failures, reason } => write!(f, "region {region}: failed {failures} times: {reason}"),
-            Effect::GivenBack { region, reason } => write!(f, "region {region}: does not come up there: {reason}"),
             Effect::Quarantined { region, reason } => write!(f, "region {region}: quarantined: {reason}"),
             Effect::QuarantineLifted { region } => write!(f, "region {region}: quarantine lifted"),
             Effect::Finished { region } => write!(f, "region {region}: finished"),

@@ -175,13 +175,6 @@ impl Cluster {
         takers && self.index.slots_of(incarnation).any(|(_, slot)| slot.owned.iter().any(is_unfinished))
     }
 
-    /// Whether somebody else could try a region that does not come up there.
-    pub fn has_untried(&self, region: RegionId, owner: Incarnation) -> bool {
-        let cold_at = self.state.regions.get(&region).map(|region| &region.cold_at);
-        let is_untried = |member: Incarnation| member != owner && cold_at.is_some_and(|cold_at| !cold_at.contains(&member));
-        self.index.by_load.iter().any(|(_, member)| is_untried(*member))
-    }
-
     /// What this slot keeps warm: as a follower, or as the target of a move.
     pub fn followed(&self, slot: SlotId) -> Vec<RegionId> {
         self.index.slots.get(&slot).map(|index| index.followed.iter().copied().collect()).unwrap_or_default()

@@ -91,7 +91,7 @@ fn say() -> impl Strategy<Value = Say> {
         2 => (0u8..5, any::<bool>(), prop::option::of(incarnation())).prop_map(|(worker, undo, incarnation)| ControlRecord::Drain { worker: format!("worker-{worker}"), undo, incarnation }),
         4 => (incarnation(), region()).prop_map(move |(incarnation, region)| ControlRecord::Ready { incarnation, region, epoch }),
         3 => (incarnation(), region(), -1i64..60).prop_map(move |(incarnation, region, assignment)| ControlRecord::Released { incarnation, region, assignment, epoch }),
-        2 => (incarnation(), region(), -1i64..60, any::<bool>(), any::<bool>()).prop_map(move |(incarnation, region, assignment, retry, away)| ControlRecord::Failed { incarnation, region, assignment, epoch, reason: "é".repeat(700), retry, away }),
+        2 => (incarnation(), region(), -1i64..60, any::<bool>()).prop_map(move |(incarnation, region, assignment, retry)| ControlRecord::Failed { incarnation, region, assignment, epoch, reason: "é".repeat(700), retry }),
         1 => (incarnation(), region(), -1i64..60).prop_map(move |(incarnation, region, assignment)| ControlRecord::Finished { incarnation, region, assignment, epoch }),
         2 => (incarnation(), region(), any::<bool>()).prop_map(|(incarnation, region, reads)| ControlRecord::Begun { incarnation, regions: vec![region], reads }),
         3 => (incarnation(), slot()).prop_map(|(incarnation, slot)| ControlRecord::Fenced { incarnation, slot }),
@@ -131,7 +131,7 @@ impl Fold {
             Say::ByOwner(region, what) => owner(*region).map_or(nothing, |owner| {
                 let (incarnation, region, assignment) = (owner.slot.incarnation, *region, owner.assignment);
                 match what {
-                    0 => ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry: true, away: false },
+                    0 => ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry: true },
                     1 => ControlRecord::Finished { incarnation, region, assignment, epoch },
                     _ => ControlRecord::Released { incarnation, region, assignment, epoch },
                 }

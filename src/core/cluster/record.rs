@@ -195,9 +195,6 @@ pub enum ControlRecord {
         epoch: Epoch,
         reason: String,
         retry: bool,
-        /// What it needs is away, there at least: others are to try, and it does not count as a failure.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        away: bool,
     },
     /// The region's inputs have ended and everything is committed.
     Finished {

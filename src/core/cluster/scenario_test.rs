@@ -196,7 +196,6 @@ impl Runner {
             "failed" => {
                 let region = words.region(2);
                 let retry = words.plain.get(3) != Some(&"for-good");
-                let away = words.plain.get(3) == Some(&"away");
                 ControlRecord::Failed {
                     incarnation: words.incarnation(1),
                     region,
@@ -204,7 +203,6 @@ impl Runner {
                     epoch,
                     reason: "boom".into(),
                     retry,
-                    away,
                 }
             }
             "finished" => {

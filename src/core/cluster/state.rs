@@ -157,8 +157,7 @@ pub struct Region {
     /// Of processes that worked on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deaths: Option<Deaths>,
-    /// Where it was to move and did not become warm in time, and where it was owned and did not come up because something was away there. Until it is
-    /// ready there, is moved, or somebody joins, a drain or another failure takes it elsewhere.
+    /// Where it was to move and did not become warm in time. Until it does, has another owner, or somebody joins, a drain takes it elsewhere.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub cold_at: BTreeSet<Incarnation>,
     /// The newest one.

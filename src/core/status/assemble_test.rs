@@ -141,15 +141,7 @@ fn checkpoints_and_quarantine_come_from_the_log() {
     log.append(&ControlRecord::CheckpointDone { incarnation, region: id, epoch: Epoch(40), durability: Durability::Local });
     let shown = |log: &Log| log.status().regions.into_iter().find(|region| region.region == of_a).expect("the region");
     assert_eq!(shown(&log).checkpoint, Some(CheckpointView { epoch: Epoch(40), durability: Durability::Local, age_ms: None }));
-    log.append(&ControlRecord::Failed {
-        incarnation,
-        region: id,
-        assignment,
-        epoch: Epoch(41),
-        reason: "bad".into(),
-        retry: false,
-        away: false,
-    });
+    log.append(&ControlRecord::Failed { incarnation, region: id, assignment, epoch: Epoch(41), reason: "bad".into(), retry: false });
     assert_eq!(shown(&log).state, RegionState::Quarantined { reason: "bad".into() });
 }
 

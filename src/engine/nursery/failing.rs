@@ -9,10 +9,11 @@ use streamshield_core::cluster::ControlRecord;
 use streamshield_core::ids::{Epoch, Offset, RegionId};
 use streamshield_core::ports::log::TopicPartition;
 
-/// How long a follower rests that can't go on, unless the region is to be owned here; and how long after a wait the next one is the first again.
+/// How long a follower rests that can't go on, unless the region is to be owned here.
 const RESTS: Duration = Duration::from_secs(60);
-/// Waits for what may be away for this worker alone, before another one tries: about half a minute.
-pub(crate) const WAITS_MAX: u32 = 12;
+/// Waits for what may be away for this worker alone, before another one tries. They take more than eleven minutes, which is longer than failures may lie apart
+/// to add up: an outage never ends in a quarantine.
+pub(crate) const WAITS_MAX: u32 = 140;
 
 impl Nursery {
     /// Sorts a failure out: again, anew, or over to somebody else.
@@ -55,7 +56,7 @@ impl Nursery {
         task.ready_told = None;
         task.resume_at = self.now() + pause_after(task.tries);
         if task.tries > TRIES_MAX {
-            self.let_others_try(id, &mut task, Failure::new(&message, true));
+            self.let_others_try(id, &mut task, &message);
         }
         self.charges.tasks.insert(id, task);
         Ok(Tended::Quiet)
@@ -63,10 +64,6 @@ impl Nursery {
 
     /// Something outside is away. That is no failure, and no try is counted.
     fn waits(&mut self, id: RegionId, mut task: Task, message: &str) -> Tended {
-        if self.now() > task.resume_at + RESTS {
-            // It got on since the last time.
-            task.waits = 0;
-        }
         task.waits += 1;
         let pause = pause_after(task.waits);
         if pause < RETRY_PAUSE_MAX {
@@ -75,20 +72,17 @@ impl Nursery {
             tracing::warn!(region = %id, message, "the region waits for what it needs");
         }
         task.resume_at = self.now() + pause;
-        if task.waits > WAITS_MAX && self.membership.view(|cluster| cluster.has_untried(id, self.slot.incarnation)) {
-            self.let_others_try(id, &mut task, Failure::away(message));
+        if task.waits > WAITS_MAX {
+            self.let_others_try(id, &mut task, message);
         }
         self.charges.tasks.insert(id, task);
         Tended::Quiet
     }
 
-    fn let_others_try(&self, id: RegionId, task: &mut Task, failure: Failure) {
+    fn let_others_try(&self, id: RegionId, task: &mut Task, message: &str) {
         let Role::Owner { assignment, .. } = task.role else { return };
-        let is_told = self.give_back(id, assignment, &failure);
-        if failure.away && !is_told {
-            // The log is away, and so for all.
-            return;
-        }
+        let failure = Failure::new(message, true);
+        self.give_back(id, assignment, &failure);
         task.given_back = Some((assignment, failure));
         task.tries = 0;
         task.waits = 0;
@@ -122,15 +116,13 @@ impl Nursery {
     }
 
     /// Gives an owned region back to the control log. A repeated record is a no-op.
-    pub(super) fn give_back(&self, region: RegionId, assignment: Offset, failure: &Failure) -> bool {
+    pub(super) fn give_back(&self, region: RegionId, assignment: Offset, failure: &Failure) {
         let (incarnation, epoch) = (self.slot.incarnation, Epoch(0));
-        let Failure { reason, retry, away } = failure.clone();
-        let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry, away };
-        let told = self.membership.append(&record);
-        if let Err(error) = &told {
+        let Failure { reason, retry } = failure.clone();
+        let record = ControlRecord::Failed { incarnation, region, assignment, epoch, reason, retry };
+        if let Err(error) = self.membership.append(&record) {
             tracing::debug!(%region, %error, "could not give the region back yet");
         }
-        told.is_ok()
     }
 
     /// A follower that was dropped in an error left its partitions assigned.

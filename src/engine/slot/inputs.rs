@@ -1,7 +1,7 @@
 //! The inputs of a slot's regions: source readers and the exchange reader, from the first connection to the last region that reads there.
 //!
 //! On failure: an input that can't be opened is a failure of the region that came with it, not of the slot. While what it reads is away, the region stands still
-//! and tries again: that is no failure. After half a minute it is given to one of those who have not tried yet.
+//! and tries again: that is no failure.
 
 use super::Slot;
 use crate::nursery::{RETRY_PAUSE_MAX, WAITS_MAX, pause_after};
@@ -50,9 +50,7 @@ impl Slot {
         let tries = self.work.unopened.remove(&id).map_or(1, |unopened| unopened.tries + 1);
         match self.open_input(region) {
             Ok(()) => {}
-            Err(RegionError::Retry(reason))
-                if tries <= WAITS_MAX || !self.membership.view(|cluster| cluster.has_untried(id, self.id.incarnation)) =>
-            {
+            Err(RegionError::Retry(reason)) if tries <= WAITS_MAX => {
                 let pause = pause_after(tries);
                 if pause < RETRY_PAUSE_MAX {
                     tracing::debug!(region = %id, reason, "the region waits for its input");
@@ -61,11 +59,7 @@ impl Slot {
                 }
                 self.work.unopened.insert(id, Unopened { tries, resume_at: self.clock.steady() + pause });
             }
-            Err(RegionError::Retry(reason)) => {
-                tracing::warn!(region = %id, reason, "the input is away here");
-                region.failed = Some(Failure::away(&reason));
-            }
-            Err(RegionError::Stop(reason) | RegionError::Failed(reason)) => {
+            Err(RegionError::Retry(reason) | RegionError::Stop(reason) | RegionError::Failed(reason)) => {
                 tracing::warn!(region = %id, reason, "the input can't be read");
                 region.failed = Some(Failure::new(&reason, true));
             }

@@ -88,13 +88,11 @@ impl Slot {
         let (assignment, epoch) = (region.assignment, region.epoch);
         match region.failed.clone() {
             // What was sealed is committed, or refused for good; what was not is no epoch.
-            Some(Failure { reason, retry, away }) => {
+            Some(Failure { reason, retry }) => {
                 // Closed before anybody may open it.
                 region.drop_state();
-                if !away {
-                    self.work.failed_here.insert(id);
-                }
-                ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry, away }
+                self.work.failed_here.insert(id);
+                ControlRecord::Failed { incarnation, region: id, assignment, epoch, reason, retry }
             }
             None if region.leaving => ControlRecord::Released { incarnation, region: id, assignment, epoch },
             None => ControlRecord::Finished { incarnation, region: id, assignment, epoch },

@@ -303,7 +303,6 @@ impl Heads {
                 epoch,
                 reason: "failed".into(),
                 retry: true,
-                away: false,
             },
             Event::Left { actor, clean } => ControlRecord::Left { incarnation: incarnation(actor), clean },
             Event::Drain { actor, undo } => ControlRecord::Drain { worker: worker_of(cluster, actor), undo, incarnation: None },

@@ -20,6 +20,7 @@ use super::kit::{Env, STEP, millis};
 
 /// The coordinator loads, moves, or still ends the last transaction: try again.
 const RETRIABLE: [i16; 4] = [14, 15, 16, 51];
+const NOT_LEADER: i16 = 6;
 
 pub struct RawClient {
     stream: TcpStream,
@@ -73,7 +74,7 @@ impl RawClient {
         Ok(topic.topic_id)
     }
 
-    /// Error code and base offset.
+    /// Error code and base offset. A broker that has just lost the partition to nobody, since its controller did not hear of it in time, is asked again.
     pub fn produce(&mut self, transactional_id: Option<&str>, topic: &str, records: &Bytes) -> Result<(i16, i64)> {
         let partition = PartitionProduceData::default().with_index(0).with_records(Some(records.clone()));
         let topic = TopicProduceData::default().with_name(name(topic)).with_partition_data(vec![partition]);
@@ -82,9 +83,16 @@ impl RawClient {
             .with_acks(-1)
             .with_timeout_ms(10_000)
             .with_topic_data(vec![topic]);
-        let answer = self.call(&request, 9)?;
-        let partition = answer.responses.first().and_then(|topic| topic.partition_responses.first()).ok_or_else(|| anyhow!("no answer"))?;
-        Ok((partition.error_code, partition.base_offset))
+        let started = std::time::Instant::now();
+        loop {
+            let answer = self.call(&request, 9)?;
+            let partition =
+                answer.responses.first().and_then(|topic| topic.partition_responses.first()).ok_or_else(|| anyhow!("no answer"))?;
+            if partition.error_code != NOT_LEADER || started.elapsed() > STEP {
+                return Ok((partition.error_code, partition.base_offset));
+            }
+            std::thread::sleep(millis(20));
+        }
     }
 
     pub fn init_producer_id(&mut self, transactional_id: Option<&str>) -> Result<Producer> {

@@ -244,6 +244,32 @@ fn unmeasured(measured: &BTreeSet<String>, status: &ClusterStatus) -> Option<Str
     regions.find(|region| is_unknown(region.lag_records, &region.region)).map(|region| region.region.clone())
 }
 
+/// A region of which nothing else is known.
+#[cfg(test)]
+pub(super) fn region_view(
+    region: &str,
+    owner: &str,
+    state: RegionState,
+    lag_records: Option<u64>,
+) -> streamshield_core::status::RegionView {
+    streamshield_core::status::RegionView {
+        region: region.into(),
+        stage: "orders".into(),
+        stateful: true,
+        owner: Some(owner.into()),
+        state,
+        epoch: None,
+        lag_records,
+        lag_ms: None,
+        watermark_ms: None,
+        state_bytes: 0,
+        followers: Vec::new(),
+        checkpoint: None,
+        stopped: None,
+        failures: 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -251,22 +277,7 @@ mod tests {
 
     #[test]
     fn a_lag_that_nobody_tells_any_more_is_not_known_and_one_that_nobody_ever_told_is_none() {
-        let region = |name: &str, state: RegionState, lag_records: Option<u64>| RegionView {
-            region: name.into(),
-            stage: "orders".into(),
-            stateful: true,
-            owner: Some("w1".into()),
-            state,
-            epoch: None,
-            lag_records,
-            lag_ms: None,
-            watermark_ms: None,
-            state_bytes: 0,
-            followers: Vec::new(),
-            checkpoint: None,
-            stopped: None,
-            failures: 0,
-        };
+        let region = |name, state, lag_records| region_view(name, "w1", state, lag_records);
         let found = |regions: Vec<RegionView>| {
             let measured = BTreeSet::from(["s0/0".to_string(), "s0/1".to_string()]);
             unmeasured(&measured, &ClusterStatus { regions, ..ClusterStatus::default() })

@@ -397,22 +397,7 @@ mod tests {
             phases_ms: Default::default(),
         };
         let status = |owner: &str, state: RegionState, lag_records: Option<u64>| {
-            let region = RegionView {
-                region: "s0/1".into(),
-                stage: "orders".into(),
-                stateful: true,
-                owner: Some(owner.into()),
-                state,
-                epoch: None,
-                lag_records,
-                lag_ms: None,
-                watermark_ms: None,
-                state_bytes: 0,
-                followers: Vec::new(),
-                checkpoint: None,
-                stopped: None,
-                failures: 0,
-            };
+            let region = crate::runner::shared::region_view("s0/1", owner, state, lag_records);
             ClusterStatus { regions: vec![region], ..ClusterStatus::default() }
         };
         let owes = |owner: &str, state: RegionState, lag_records: Option<u64>| {

@@ -11,6 +11,21 @@ use streamshield_checkpoint::ObjectCheckpoints;
 use streamshield_core::ids::{Epoch, Incarnation};
 use streamshield_core::ports::checkpoint::{CheckpointStore, Restored};
 
+/// A store whose files can't be read until the last one is true; says so when somebody tries.
+fn held_at_the_files(place: &Place) -> (Arc<Faulty>, mpsc::Receiver<()>, Arc<AtomicBool>) {
+    let (at_the_files, arrived) = mpsc::channel();
+    let go_on = Arc::new(AtomicBool::new(false));
+    let may_go_on = go_on.clone();
+    let faulty = Faulty::new(place.store.clone(), move |op, path| {
+        if op == Op::Get && path.contains("/files/") && !may_go_on.load(Ordering::SeqCst) {
+            at_the_files.send(()).ok();
+            return Fault::Until(may_go_on.clone());
+        }
+        Fault::None
+    });
+    (faulty, arrived, go_on)
+}
+
 /// A restore that stops after it has read its manifest, until the collector has done all it wants; then goes on.
 /// Returns what came of it.
 fn restore_beside_a_collection(place: &Place, grace: Duration) -> (Option<Restored>, Vec<u64>) {
@@ -26,16 +41,7 @@ fn restore_beside_a_collection(place: &Place, grace: Duration) -> (Option<Restor
     let owner = ObjectCheckpoints::open(config.clone(), JOB).unwrap();
     owner.save(&small(disk, 1, 5)).unwrap();
 
-    let (at_the_files, arrived) = mpsc::channel();
-    let go_on = Arc::new(AtomicBool::new(false));
-    let may_go_on = go_on.clone();
-    let faulty = Faulty::new(place.store.clone(), move |op, path| {
-        if op == Op::Get && path.contains("/files/") && !may_go_on.load(Ordering::SeqCst) {
-            at_the_files.send(()).ok();
-            return Fault::Until(may_go_on.clone());
-        }
-        Fault::None
-    });
+    let (faulty, arrived, go_on) = held_at_the_files(place);
     let mut slow = config;
     slow.retry_timeout = Duration::from_secs(15);
     slow.request_timeout = Duration::from_secs(15);
@@ -164,16 +170,7 @@ fn what_is_collected_while_it_is_verified_is_left_out_and_what_is_damaged_is_not
     let of_the_third = place.names(&format!("{FOLDER}/files")).into_iter().find(|name| name.ends_with("000013.sst")).unwrap();
     place.delete(&format!("{FOLDER}/files/{of_the_third}"));
 
-    let (at_the_files, arrived) = mpsc::channel();
-    let go_on = Arc::new(AtomicBool::new(false));
-    let may_go_on = go_on.clone();
-    let faulty = Faulty::new(place.store.clone(), move |op, path| {
-        if op == Op::Get && path.contains("/files/") && !may_go_on.load(Ordering::SeqCst) {
-            at_the_files.send(()).ok();
-            return Fault::Until(may_go_on.clone());
-        }
-        Fault::None
-    });
+    let (faulty, arrived, go_on) = held_at_the_files(&place);
     let reader = ObjectCheckpoints::with_store(config, JOB, faulty, "").unwrap();
     let verified = std::thread::scope(|scope| {
         let verify = scope.spawn(|| reader.verify(REGION));

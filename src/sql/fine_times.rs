@@ -5,7 +5,7 @@
 //! constant, its casts of times to more digits are functions, which the simplifier leaves alone. All other expressions are
 //! left as they are. A TIMESTAMP(9) ends in 2262: in a comparison with such a constant a later time is refused.
 
-use crate::functions::decimals::cast_by_function;
+use crate::functions::casts::cast_by_function;
 use arrow_schema::{DataType, TimeUnit};
 use datafusion_common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion_common::{DFSchema, Result, ScalarValue};

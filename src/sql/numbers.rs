@@ -18,7 +18,7 @@
 //! Done to every query right after it is planned, so that views, `INSERT INTO` and the fingerprint see Flink's types.
 
 use crate::error::{Checked, Fault, place_of};
-use crate::functions::{Functions, check_literals, decimals};
+use crate::functions::{Functions, casts, check_literals, decimals};
 use crate::time::{self, TimeRole};
 use crate::types::words;
 use arrow_schema::{DataType, TimeUnit};
@@ -262,7 +262,7 @@ fn flink_cast(value: &Expr, from: &DataType, to: &DataType, is_try: bool, functi
         return as_decimal(value, from, to, is_try, functions);
     }
     if decimals::loses_digits(from, to) {
-        return decimals::cast_by_function(value.clone(), to, is_try).ok();
+        return casts::cast_by_function(value.clone(), to, is_try).ok();
     }
     if *from == DataType::Utf8 && to.is_signed_integer() {
         let function = functions.scalars.get("__whole_text")?;
@@ -287,7 +287,7 @@ fn flink_cast(value: &Expr, from: &DataType, to: &DataType, is_try: bool, functi
 pub(crate) fn as_decimal(value: &Expr, from: &DataType, to: &DataType, is_try: bool, functions: &Functions) -> Option<Expr> {
     let DataType::Decimal128(precision, scale) = to else { return None };
     if decimals::loses_digits(from, to) {
-        return decimals::cast_by_function(value.clone(), to, is_try).ok();
+        return casts::cast_by_function(value.clone(), to, is_try).ok();
     }
     let (DataType::Float32 | DataType::Float64) = from else { return None };
     let function = functions.scalars.get(if is_try { "__try_decimal_of" } else { "__decimal_of" })?;

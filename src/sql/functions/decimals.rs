@@ -3,8 +3,6 @@
 //! - Division: Arrow's gives four digits more than the dividend has and cuts off the rest. The share `errors * 1.0 / total` would have five,
 //!   and be rounded towards zero.
 //! - Sums, differences and products that may need more than 38 digits: Flink gives up digits behind the point, Arrow those before it.
-//! - Casts that may lose digits: they are functions, because DataFusion compares what was cast with a literal as if it had all of its digits.
-//!   What is too long for a decimal is NULL.
 //!
 //! All else is Arrow's own.
 
@@ -12,11 +10,11 @@ use super::scalar::{Body, Returns, of_any};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Decimal128Type, Decimal256Type};
 use arrow_array::{ArrayRef, Decimal128Array};
-use arrow_cast::{CastOptions, cast, cast_with_options};
+use arrow_cast::cast;
 use arrow_schema::{ArrowError, DataType};
-use datafusion_common::{DFSchema, Result, ScalarValue, plan_err};
+use datafusion_common::{DFSchema, Result, plan_err};
 use datafusion_expr::planner::{ExprPlanner, PlannerResult, RawBinaryExpr};
-use datafusion_expr::{Expr, ExprSchemable, Operator, ScalarUDF};
+use datafusion_expr::{ExprSchemable, Operator, ScalarUDF};
 use sqlparser::ast::BinaryOperator;
 use std::sync::Arc;
 
@@ -44,8 +42,6 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
         of_any("__decimal_subtract", 2..=2, Returns::Decimal(Operation::Subtract), subtract),
         multiplication(),
         of_any("__decimal_divide", 2..=2, Returns::Decimal(Operation::Divide), divide),
-        cast_function(false),
-        cast_function(true),
     ];
     functions.into_iter().map(Arc::new).collect()
 }
@@ -53,19 +49,6 @@ pub(super) fn functions() -> Vec<Arc<ScalarUDF>> {
 fn multiplication() -> ScalarUDF {
     let multiply: Body = |columns| calculate(Operation::Multiply, Wide::checked_mul, columns);
     of_any("__decimal_multiply", 2..=2, Returns::Decimal(Operation::Multiply), multiply)
-}
-
-/// The second argument is a value of the wanted type.
-fn cast_function(is_try: bool) -> ScalarUDF {
-    match is_try {
-        true => of_any("__try_cast", 2..=2, Returns::LikeArgument(1), |columns| cast_like(columns, true)),
-        false => of_any("__cast", 2..=2, Returns::LikeArgument(1), |columns| cast_like(columns, false)),
-    }
-}
-
-/// A cast that DataFusion's optimizer does not see through.
-pub(crate) fn cast_by_function(value: Expr, to: &DataType, is_try: bool) -> Result<Expr> {
-    Ok(cast_function(is_try).call(vec![value, Expr::Literal(ScalarValue::new_zero(to)?, None)]))
 }
 
 /// The function for what Arrow calculates otherwise.
@@ -127,13 +110,6 @@ pub(crate) fn loses_digits(from: &DataType, to: &DataType) -> bool {
     // Of the numbers with all digits of a whole number's type some are too large for it.
     let before_point = if matches!(to, DataType::Decimal128(..)) { p2 - s2 } else { p2 - 1 };
     is_exact(from, to) && (s1 > s2 || p1 - s1 > before_point)
-}
-
-/// What does not fit is NULL if it becomes a decimal, as in Flink, or in a TRY_CAST; else the row is refused.
-fn cast_like(columns: &[ArrayRef], is_try: bool) -> Result<ArrayRef> {
-    let to = columns[1].data_type();
-    let options = CastOptions { safe: is_try || matches!(to, DataType::Decimal128(..)), ..CastOptions::default() };
-    Ok(cast_with_options(&columns[0], to, &options)?)
 }
 
 /// Precision and scale of the result if there were no limit, as in Flink's `LogicalTypeMerging`.

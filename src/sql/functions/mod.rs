@@ -2,12 +2,13 @@
 //!
 //! - [`clock`]: functions that read the epoch's clock or seed;
 //! - [`seeded`]: what `RAND()` and `UUID()` become;
-//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`encodings`]; [`wrapping`]; [`decimals`]; [`doubles`].
+//! - [`datetime`], with Java's date patterns in [`pattern`]; [`strings`]; [`encodings`]; [`wrapping`]; [`decimals`]; [`doubles`]; [`casts`].
 //!
 //! The session's time zone is UTC.
 //!
 //! Names are not case-sensitive. Aggregates whose state grows with their input are refused where they are planned.
 
+pub(crate) mod casts;
 pub(crate) mod clock;
 mod datetime;
 pub(crate) mod decimals;
@@ -39,7 +40,12 @@ impl Functions {
             datafusion_functions::all_default_functions().into_iter().chain(datafusion_functions_nested::all_default_nested_functions());
         // Ours come last: they replace what has the same name.
         let ours = clock::functions().into_iter().chain(datetime::functions()).chain(strings::functions());
-        let ours = ours.chain(encodings::functions()).chain(wrapping::functions()).chain(decimals::functions()).chain(doubles::functions());
+        let ours = ours
+            .chain(encodings::functions())
+            .chain(wrapping::functions())
+            .chain(decimals::functions())
+            .chain(doubles::functions())
+            .chain(casts::functions());
         for function in theirs.chain(ours) {
             for name in function.aliases() {
                 scalars.insert(name.to_lowercase(), Arc::clone(&function));
